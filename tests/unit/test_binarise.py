@@ -1,0 +1,91 @@
+"""The binary format by hand-worked ids, through the step's command line and fairseq's own tool."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import knnlm
+from knnlm.errors import KnnlmError
+from knnlm.steps import binarise
+
+DICTIONARY = "the 5\nlow@@ 3\ner 2\né 1\n@-@ 0\nmadeupword0000 0\nmadeupword0001 0\nmadeupword0002 0\nmadeupword0003 0\n"
+PIECES = {"train": "the low@@ er\n\né the @-@ <unk>\nlow@@ low@@ er\n", "valid": "the\nabsent the\n", "test": "\nlow@@ er\n"}
+TOKENS = {"train": [4, 5, 6, 2, 2, 7, 4, 8, 3, 2, 5, 5, 6, 2], "valid": [4, 2, 3, 4, 2], "test": [2, 5, 6, 2]}
+LINES = {"train": [0, 4, 5, 10, 14], "valid": [0, 2, 5], "test": [0, 1, 4]}
+LINE_DOCUMENTS = {"train": [0, 2, 4], "valid": [0, 1, 2], "test": [0, 2]}
+DOCUMENTS = {"train": [0, 5, 14], "valid": [0, 2, 5], "test": [0, 4]}
+SETTINGS = {"lm": {"training": {"tokens_per_sample": 14}}, "retrieval": {"k": 7}, "fractions": [0.5, 1.0]}
+
+
+def run(folder: Path, settings: dict) -> subprocess.CompletedProcess:
+    """Write the inputs to `folder` and run the step as a rule does, outputs below `folder`/out."""
+    (folder / "dictionary.txt").write_text(DICTIONARY)
+    command = [sys.executable, "-m", "knnlm.steps.binarise", "--settings", json.dumps(settings), "--dictionary", str(folder / "dictionary.txt")]
+    for split, pieces in PIECES.items():
+        (folder / f"{split}.txt").write_text(pieces)
+        np.save(folder / f"{split}.npy", np.array(LINE_DOCUMENTS[split]))
+    out = folder / "out"
+    command += ["--pieces", *(str(folder / f"{split}.txt") for split in PIECES)]
+    command += ["--line-documents", *(str(folder / f"{split}.npy") for split in PIECES)]
+    command += ["--binary", *(str(out / "binary" / f"{split}.{end}") for split in PIECES for end in ("bin", "idx")), str(out / "binary/dict.txt")]
+    for option, name in {"tokens": "{}.npy", "lines": "{}.lines.npy", "documents": "{}.documents.npy"}.items():
+        command += [f"--{option}", *(str(out / "tokens" / name.format(split)) for split in PIECES)]
+    command += ["--continuation", str(out / "tokens/continuation.npy"), "--manifest", str(out / "tokens/manifest.json")]
+    environment = os.environ | {"PYTHONPATH": str(Path(knnlm.__file__).parent.parent)}
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The step's output folder; fairseq's tool runs once for all tests here."""
+    folder = tmp_path_factory.mktemp("a,b")  # fairseq splits paths at commas
+    done = run(folder, SETTINGS)
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+@pytest.mark.parametrize("split", PIECES)
+def test_arrays(made, split):
+    for name, values, dtype in [("", TOKENS, np.int32), (".lines", LINES, np.int64), (".documents", DOCUMENTS, np.int64)]:
+        array = np.load(made / "tokens" / f"{split}{name}.npy")
+        assert array.dtype == dtype
+        assert array.tolist() == values[split]
+    assert np.fromfile(made / "binary" / f"{split}.bin", dtype=np.uint16).tolist() == TOKENS[split]
+
+
+def test_dictionary_and_continuation(made):
+    assert (made / "binary/dict.txt").read_text() == DICTIONARY
+    continuation = np.load(made / "tokens/continuation.npy")
+    assert continuation.dtype == bool
+    assert np.flatnonzero(continuation).tolist() == [5]
+    assert len(continuation) == 13
+
+
+def test_manifest(made):
+    manifest = json.loads((made / "tokens/manifest.json").read_text())
+    assert manifest["vocabulary_size"] == 13
+    assert manifest["tokens"] == {"train": 14, "valid": 5, "test": 4}
+    assert manifest["words"] == {"train": 11, "valid": 5, "test": 3}
+    assert manifest["documents"] == {"train": 2, "valid": 2, "test": 1}
+    assert manifest["unknown"] == {"train": 1, "valid": 1, "test": 0}
+    assert manifest["dictionary"] == hashlib.sha256(DICTIONARY.encode()).hexdigest()
+
+
+def test_only_declared_files_are_left(made):
+    assert sorted(path.name for path in (made / "binary").iterdir()) == sorted(["dict.txt", *(f"{split}.{end}" for split in PIECES for end in ("bin", "idx"))])
+    assert len(list((made / "tokens").iterdir())) == 11
+
+
+def test_text_too_small_leaves_nothing_behind(tmp_path):
+    done = run(tmp_path, SETTINGS | {"retrieval": {"k": 8}})
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: retrieval.k is 8, but the smallest fraction (0.5) of the datastore has 7 rows")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(KnnlmError, match=r"lm\.training\.tokens_per_sample is 14, but the training text has 13 tokens"):
+        binarise.check_size(13, SETTINGS)

@@ -1,0 +1,101 @@
+"""The environments agree with each other and with what is installed."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENTS = ROOT / "envs"
+
+
+def parsed(lines: list[str]) -> tuple[dict[str, Requirement], list[str]]:
+    """Return the requirements by name and the lines that are options of pip."""
+    lines = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    requirements = [Requirement(line) for line in lines if not line.startswith("-")]
+    assert len({requirement.name for requirement in requirements}) == len(requirements)
+    return {requirement.name: requirement for requirement in requirements}, [line for line in lines if line.startswith("-")]
+
+
+def pip_file(name: str) -> tuple[dict[str, Requirement], list[str]]:
+    return parsed((ENVIRONMENTS / name).read_text().splitlines())
+
+
+def conda_file(name: str) -> dict:
+    return yaml.safe_load((ENVIRONMENTS / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["cpu.txt", "gpu.txt", "development.txt"])
+def test_every_requirement_is_pinned_to_one_version(name):
+    requirements, _ = pip_file(name)
+    assert requirements
+    for requirement in requirements.values():
+        assert re.fullmatch(r"==\d+(\.\d+)+", str(requirement.specifier)), requirement
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_conda_lists_exactly_what_pip_installs(kind):
+    dependencies = conda_file(f"{kind}.yaml")["dependencies"]
+    (pip,) = [dependency["pip"] for dependency in dependencies if isinstance(dependency, dict)]
+    assert parsed(pip) == pip_file(f"{kind}.txt")
+    assert "pip" in dependencies
+
+
+def test_conda_python_is_one_the_project_allows():
+    allowed = Requirement(f"python{tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['requires-python']}").specifier
+    for kind in ("cpu", "gpu"):
+        (python,) = [line for line in conda_file(f"{kind}.yaml")["dependencies"] if str(line).startswith("python=")]
+        assert allowed.contains(python.removeprefix("python="))
+
+
+def test_gpu_differs_from_cpu_in_faiss_and_the_index_of_torch_alone():
+    (cpu, cpu_options), (gpu, gpu_options) = pip_file("cpu.txt"), pip_file("gpu.txt")
+    assert cpu.pop("faiss-cpu").specifier == gpu.pop("faiss-gpu").specifier
+    assert cpu == gpu
+    assert cpu_options == []  # pyproject.toml reads this file, and reading it allows no options
+    assert [option.split()[0] for option in gpu_options] == ["--extra-index-url"]
+
+
+def test_development_builds_on_the_cpu_environment():
+    development, options = pip_file("development.txt")
+    assert options == ["-r cpu.txt"]
+    assert not development.keys() & pip_file("cpu.txt")[0].keys()
+    assert {"pytest", "hypothesis", "ruff", "snakefmt"} <= development.keys()
+
+
+@pytest.mark.parametrize("requirement", [r for name in ("cpu.txt", "development.txt") for r in pip_file(name)[0].values()], ids=lambda r: r.name)
+def test_installed_version_is_the_pinned_one(requirement):
+    try:
+        installed = version(requirement.name)
+    except PackageNotFoundError:
+        if requirement.name != "faiss-cpu":
+            raise
+        pytest.skip(f"faiss-gpu {version('faiss-gpu')} is installed instead")  # fails where neither is
+    assert requirement.specifier.contains(Version(installed).public)
+
+
+def test_project_metadata_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert "MIT License" in (ROOT / "LICENSE").read_text()
+
+
+def test_nothing_outside_the_library_is_imported_without_being_pinned():
+    """Every distribution that the library imports is listed in cpu.txt."""
+    names = {"faiss": "faiss-cpu", "fairseq": "ve-fairseq", "yaml": "pyyaml"}
+    imported = set()
+    for path in (ROOT / "workflow").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names_here = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported |= {name.split(".")[0] for name in names_here + ([node.module] if isinstance(node, ast.ImportFrom) else [])}
+    third_party = imported - set(sys.stdlib_module_names) - {"knnlm", "fairseq_plugin"}
+    assert {names.get(name, name) for name in third_party} <= pip_file("cpu.txt")[0].keys()

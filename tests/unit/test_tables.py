@@ -1,0 +1,229 @@
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize_scalar
+
+from knnlm import steps
+from knnlm.errors import KnnlmError
+from knnlm.steps import tables as tables_step
+from knnlm.tables import COMPONENT_COLUMNS, DESCRIPTION, Split, component_table, datastore_size_table, lambda_table, main_variants
+
+CONTINUATION = np.array([False] * 4 + [True] * 3 + [False] * 5)
+OFFSETS = {"valid": np.array([0, 100, 180, 300, 360, 400]), "test": np.array([0, 50, 200, 330, 500])}
+VARIANTS = [("approximate", "faiss", "faiss"), ("approximate", "faiss", "real"), ("exact", "real", "real")]
+FRACTIONS = [0.05, 0.5, 1.0]
+SETTINGS = {"seed": 1, "significance": {"resamples": 400, "level": 0.9}, "main": {"h": "att", "metric": "l2"}, "fractions": FRACTIONS}
+
+
+def describe(name, **facts):
+    return dict.fromkeys(DESCRIPTION) | {"component": name, "family": "lm"} | facts
+
+
+def descriptions():
+    """A base LM, the three main variants at three fractions, tuned and not, and one component of another h."""
+    made = [describe("base")]
+    for search, mask, score in VARIANTS:
+        knn = {"family": "knn", "mask": mask, "score": score, "k": 64, "added_parameters": 0}
+        for fraction in FRACTIONS:
+            suffix = "" if fraction == 1 else f"-f{fraction:g}"
+            name, main = f"knn-att-l2-{search}-{score}{suffix}", knn | {"h": "att", "metric": "l2", "fraction": fraction}
+            made.append(describe(name, temperature=4.5, temperature_status="optimum", **main))
+        made.append(describe(f"knn-att-l2-{search}-{score}-untuned", temperature=1.0, temperature_status="fixed", **main))
+    other = knn | {"h": "ffn", "metric": "ip", "fraction": 1.0}
+    return [*made, describe("knn-ffn-ip-exact-real", temperature=100.0, temperature_status="edge", **other)]
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Random log p that a kNN component could have: often worse than the base LM, at times much better, here and there without mass."""
+    generator, parts = np.random.default_rng(0), descriptions()
+    tokens = {split: generator.integers(2, 12, offsets[-1]).astype(np.int32) for split, offsets in OFFSETS.items()}
+    log_p = {}
+    for split, offsets in OFFSETS.items():
+        base = -generator.exponential(4, offsets[-1])
+        log_p["base", split] = base.astype(np.float32)
+        for part in parts[1:]:
+            component = np.minimum(base + generator.normal(-0.5, 2, offsets[-1]), -1e-3)
+            component[generator.random(offsets[-1]) < 0.05] = -np.inf
+            log_p[part["component"], split] = component.astype(np.float32)
+    splits = [Split.of(split, tokens[split], offsets, CONTINUATION) for split, offsets in OFFSETS.items()]
+
+    def read(component, split):
+        return log_p[component, split]
+
+    return parts, log_p, tokens, splits, read, component_table(parts, read, splits, 400, 0.9, 1)
+
+
+def test_one_row_per_component_and_split_base_first(run):
+    parts, _, _, _, _, table = run
+    assert list(table) == COMPONENT_COLUMNS
+    assert list(zip(table["component"], table["split"], strict=True)) == [(part["component"], split) for part in parts for split in OFFSETS]
+
+
+def test_rows_are_what_plain_arithmetic_gives(run):
+    _, log_p, tokens, _, _, table = run
+    for row in table.to_dict("records"):
+        base, own = (np.exp(np.float64(log_p[name, row["split"]])) for name in ("base", row["component"]))
+        words = sum(not CONTINUATION[token] for token in tokens[row["split"]])
+        assert (row["tokens"], row["words"]) == (len(base), words)
+        with np.errstate(divide="ignore"):
+            assert row["ppl"] == pytest.approx(np.prod(((1 - row["lambda"]) * base + row["lambda"] * own) ** (-1 / words)), rel=1e-9)
+            assert row["ppl_alone"] == pytest.approx(np.exp(-np.log(own).sum() / words), rel=1e-9)
+        assert row["oracle"] == pytest.approx(np.exp(-np.log(np.maximum(base, own)).sum() / words), rel=1e-9)
+
+
+def test_the_weight_is_tuned_on_valid_and_used_on_test(run):
+    _, log_p, _, _, _, table = run
+    for component, rows in table.groupby("component"):
+        assert rows["lambda"].nunique() == 1
+        base, own = (np.exp(np.float64(log_p[name, "valid"])) for name in ("base", component))
+        best = minimize_scalar(lambda weight: -np.log((1 - weight) * base + weight * own).sum(), bounds=(0, 1), method="bounded", options={"xatol": 1e-9})  # noqa: B023
+        assert component == "base" or rows["lambda"].iloc[0] == pytest.approx(best.x, abs=1e-4)
+
+
+def test_gains_and_intervals(run):
+    table = run[-1]
+    for _, rows in table.groupby("split"):
+        base = rows.iloc[0]
+        assert (base["ppl_alone"], base["lambda"], base["gain"], base["gain_low"], base["gain_high"]) == (base["ppl"], 0, 0, 0, 0)
+        np.testing.assert_allclose(rows["gain"], base["ppl"] - rows["ppl"])
+        assert (rows["ppl_low"] < rows["ppl"]).all()
+        assert (rows["ppl"] < rows["ppl_high"]).all()
+        others = rows.iloc[1:]
+        assert (others["gain_low"] < others["gain"]).all()
+        assert (others["gain"] < others["gain_high"]).all()
+
+
+def test_intervals_are_those_of_a_plain_paired_bootstrap(run):
+    parts, log_p, tokens, splits, read, _ = run
+    name, offsets = parts[1]["component"], OFFSETS["test"]
+    table = component_table(parts[:2], read, splits, 4000, 0.9, 1)
+    row = table[(table["component"] == name) & (table["split"] == "test")].iloc[0]
+    base, own = (np.exp(np.float64(log_p[part, "test"])) for part in ("base", name))
+    mixture, is_word = np.log((1 - row["lambda"]) * base + row["lambda"] * own), ~CONTINUATION[tokens["test"]]
+    generator, gains = np.random.default_rng(99), []
+    for _ in range(4000):
+        drawn = np.concatenate([np.arange(offsets[d], offsets[d + 1]) for d in generator.integers(0, len(offsets) - 1, len(offsets) - 1)])
+        words = is_word[drawn].sum()
+        gains.append(np.exp(-np.log(base[drawn]).sum() / words) - np.exp(-mixture[drawn].sum() / words))
+    np.testing.assert_allclose([row["gain_low"], row["gain_high"]], np.quantile(gains, [0.05, 0.95]), atol=0.05 * np.ptp(gains))
+
+
+def test_a_split_of_one_document_has_no_intervals(run):
+    parts, _, tokens, _, read, _ = run
+    splits = [Split.of(split, tokens[split], np.array([0, tokens[split].size]), CONTINUATION) for split in OFFSETS]
+    table = component_table(parts[:3], read, splits, 50, 0.9, 1)
+    assert table[["ppl_low", "ppl_high", "gain_low", "gain_high"]].isna().all(axis=None)
+    assert table[["ppl", "gain"]].notna().all(axis=None)
+
+
+def test_a_missing_or_doubled_component_is_refused(run):
+    parts, _, _, splits, read, _ = run
+    for wrong in (parts[1:], [*parts, parts[-1]]):
+        with pytest.raises(KnnlmError, match="base"):
+            component_table(wrong, read, splits, 10, 0.9, 1)
+
+
+def test_datastore_size_table_holds_the_tuned_main_variants_at_every_fraction(run):
+    table = datastore_size_table(run[-1], "att", "l2", FRACTIONS)
+    assert list(table) == COMPONENT_COLUMNS
+    assert len(table) == len(VARIANTS) * len(FRACTIONS) * len(OFFSETS)
+    assert set(table["temperature_status"]) == {"optimum"}
+    assert set(table["h"]) == {"att"}
+    with pytest.raises(KnnlmError, match=r"lacks the fractions \[0\.1\]"):
+        datastore_size_table(run[-1], "att", "l2", [0.1, *FRACTIONS])
+    with pytest.raises(KnnlmError, match="none is made from ffn"):
+        datastore_size_table(run[-1], "ffn", "l2", FRACTIONS)
+
+
+def test_lambda_curves_run_from_the_base_lm_to_the_component_alone(run):
+    _, _, _, splits, read, components = run
+    names = main_variants(components, "att", "l2")
+    assert names == [f"knn-att-l2-{search}-{score}" for search, _, score in VARIANTS]
+    table = lambda_table(names, read, splits)
+    known = components.set_index(["component", "split"])
+    for (name, split), curve in table.groupby(["component", "split"]):
+        np.testing.assert_array_equal(curve["lambda"], np.arange(101) / 100)
+        assert curve["ppl"].iloc[0] == pytest.approx(known.loc[("base", split), "ppl"])
+        assert curve["ppl"].iloc[-1] == known.loc[(name, split), "ppl_alone"] == np.inf
+        if split == "valid":
+            assert curve["ppl"].min() >= known.loc[(name, split), "ppl"] * (1 - 1e-12)
+            assert curve["lambda"].iloc[curve["ppl"].argmin()] == pytest.approx(known.loc[(name, split), "lambda"], abs=0.01)
+
+
+@pytest.fixture
+def folder(run, tmp_path, monkeypatch):
+    """The files of a run that the step reads, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    parts, log_p, tokens, _, _, _ = run
+    for (component, split), values in log_p.items():
+        np.save(tmp_path / f"{component}.{split}.npy", values)
+    for part in parts:
+        # the base LM's description may leave out what it has no use for
+        facts = {key: value for key, value in part.items() if value is not None or key == "temperature_status"} if part["component"] == "base" else part
+        (tmp_path / f"{part['component']}.json").write_text(json.dumps(facts))
+    for split, offsets in OFFSETS.items():
+        np.save(tmp_path / f"tokens-{split}.npy", tokens[split])
+        np.save(tmp_path / f"documents-{split}.npy", offsets)
+    np.save(tmp_path / "continuation.npy", CONTINUATION)
+    header = "component,h,metric,mask,score,fraction,temperature,split,lambda,ppl\n"
+    (tmp_path / "a.temperature.csv").write_text(header + "knn-att-l2-exact-real,att,l2,real,real,1.0,0.10,valid,0.123456789012345,99.5\n")
+    (tmp_path / "b.temperature.csv").write_text(header + "knn-ffn-ip-exact-real,ffn,ip,real,real,1.0,0.10,test,0.2,inf\n")
+    (tmp_path / "loss.csv").write_text("update,epoch,split,loss,perplexity,learning_rate,tokens_per_second\n50,1,train,5.0,148.4131591,0.001,9000\n")
+    return tmp_path
+
+
+def step(monkeypatch, folder, output, parts=None):
+    """Call the step as its command line does."""
+    options = {
+        "settings": [json.dumps(SETTINGS)],
+        "descriptions": parts or sorted(path.name for path in folder.glob("*.json")),
+        "tokens": ["tokens-valid.npy", "tokens-test.npy"],
+        "documents": ["documents-valid.npy", "documents-test.npy"],
+        "continuation": ["continuation.npy"],
+        "temperatures": ["a.temperature.csv", "b.temperature.csv"],
+        "loss": ["loss.csv"],
+    }
+    options |= {f"{table}-table": [f"{output}/{table}.csv"] for table in ("components", "temperature", "datastore-size", "lambda", "loss")}
+    monkeypatch.setattr(sys, "argv", ["tables", *(word for name, values in options.items() for word in (f"--{name}", *values))])
+    steps.run(tables_step.main, tables_step.parser())
+
+
+def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
+    for output in ("once", "twice"):
+        step(monkeypatch, folder, output)
+    once, twice = ({path.name: path.read_bytes() for path in (folder / output).iterdir()} for output in ("once", "twice"))
+    assert once == twice
+    assert len(once) == 5
+    written = pd.read_csv(folder / "once/components.csv", dtype={"k": "Int64", "added_parameters": "Int64"}).set_index(["component", "split"]).sort_index()
+    expected = run[-1].set_index(["component", "split"]).sort_index()
+    pd.testing.assert_frame_equal(written, expected, check_dtype=False, rtol=1e-9)
+    assert written.loc[("knn-ffn-ip-exact-real", "test"), "temperature_status"] == "edge"
+    assert (folder / "once/loss.csv").read_text() == (folder / "loss.csv").read_text()
+    temperature = (folder / "once/temperature.csv").read_text()
+    assert "0.10,valid,0.123456789012345,99.5\n" in temperature
+    assert "test,0.2,inf\n" in temperature
+    assert temperature.count("component") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: np.save(folder / "base.test.npy", np.zeros(7, np.float32)), "base.test.npy: has shape (7,), expected (500,)"),
+        (lambda folder: np.save(folder / "base.test.npy", np.full(500, np.nan, np.float32)), "base.test.npy: not log-probabilities"),
+        (lambda folder: np.save(folder / "documents-test.npy", np.array([0, 50])), "documents-test.npy: document offsets"),
+        (lambda folder: np.save(folder / "continuation.npy", np.zeros(5, bool)), "tokens-valid.npy: holds ids beyond"),
+        (lambda folder: (folder / "loss.csv").write_text("update,loss\n1,2\n"), "loss.csv: has the columns update, loss"),
+        (lambda folder: (folder / "base.json").write_text('{"component": "other"}'), "base.json: lacks"),
+        (lambda folder: (folder / "b.temperature.csv").write_text(""), "b.temperature.csv: not a readable table"),
+    ],
+)
+def test_the_step_names_a_damaged_file_and_writes_nothing(folder, monkeypatch, damage, message):
+    damage(folder)
+    with pytest.raises(SystemExit) as ended:
+        step(monkeypatch, folder, "tables", ["base.json", *sorted(path.name for path in folder.glob("knn-att-l2*.json"))])
+    assert message in ended.value.code
+    assert not (folder / "tables").exists()

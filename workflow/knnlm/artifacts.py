@@ -1,0 +1,105 @@
+"""Files that later stages trust: atomic writes, arrays that carry their shape, manifests that are checked."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.errors import KnnlmError
+
+FORMAT = 1  # raised whenever the layout or meaning of a stored file changes
+SOFTWARE = ("numpy", "torch", "faiss", "ve-fairseq")
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that takes its place only if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def save_array(path: str | Path, array: np.ndarray) -> None:
+    """Write `array` as `.npy`, whole or not at all."""
+    with atomic(path) as unfinished, open(unfinished, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+@contextmanager
+def new_array(path: str | Path, dtype: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield a writable memory-mapped `.npy` array that takes its place only if the block succeeds: for results larger than memory."""
+    with atomic(path) as unfinished:
+        array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+        yield array
+        array.flush()
+
+
+def load_array(path: str | Path, dtype: str | None = None, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
+    """Memory-map an `.npy` file read-only and check what it should hold.
+
+    `shape` may leave sizes open with None. Raises KnnlmError, naming the file, if it is missing, damaged or of another dtype or shape.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise KnnlmError(f"{path}: the file is missing; rerun the step that makes it.") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise KnnlmError(f"{path}: not a readable .npy array ({error}); delete it and rerun the step that makes it.") from None
+    if dtype is not None and array.dtype != np.dtype(dtype):
+        raise KnnlmError(f"{path}: holds {array.dtype}, expected {dtype}; delete it and rerun the step that makes it.")
+    if shape is not None:
+        fits = len(shape) == array.ndim and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+        if not fits:
+            raise KnnlmError(f"{path}: has shape {array.shape}, expected {shape}; delete it and rerun the step that makes it.")
+    return array
+
+
+def sha256(path: str | Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def software() -> dict[str, str]:
+    """Return the versions that a manifest records."""
+    found = {"python": platform.python_version()}
+    for name in SOFTWARE:
+        distributions = ("faiss-cpu", "faiss-gpu") if name == "faiss" else (name,)
+        for distribution in distributions:
+            try:
+                found[distribution] = version(distribution)
+            except ModuleNotFoundError:
+                continue
+    return found
+
+
+def write_manifest(path: str | Path, **facts: object) -> None:
+    """Write what is known of the files beside `path` (rows, dimension, metric, checkpoint, settings ...) as JSON."""
+    with atomic(path) as unfinished:
+        content = {"format": FORMAT, **facts, "software": software()}
+        unfinished.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_manifest(path: str | Path, **expected: object) -> dict:
+    """Read a manifest and refuse it, by name, where a fact differs from what is expected of it."""
+    try:
+        facts = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise KnnlmError(f"{path}: the manifest is missing; rerun the step that makes it.") from None
+    except ValueError:
+        raise KnnlmError(f"{path}: not a readable manifest; delete it and rerun the step that makes it.") from None
+    for key, value in {"format": FORMAT, **expected}.items():
+        if facts.get(key) != value:
+            raise KnnlmError(f"{path}: {key} is {facts.get(key)!r}, but {value!r} is needed here; delete the folder and rerun.")
+    return facts

@@ -1,0 +1,100 @@
+"""What a component is: a named column of log-probabilities of the gold token, and the list of those a config asks for."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts import atomic, load_array, save_array
+from knnlm.errors import KnnlmError
+
+VARIANTS = {"approximate-faiss": ("faiss", "faiss"), "approximate-real": ("faiss", "real"), "exact-real": ("real", "real")}
+SEARCHES = {"approximate": ("approximate-faiss", "approximate-real"), "exact": ("exact-real",)}
+UNTUNED_TEMPERATURE = 1.0
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component; the fields stand in the tables under the same names. `temperature` is None until it has been tuned on valid."""
+
+    component: str
+    family: str
+    h: str | None = None
+    metric: str | None = None
+    mask: str | None = None
+    score: str | None = None
+    temperature: float | None = None
+    temperature_status: str | None = None
+    fraction: float | None = None
+    k: int | None = None
+    added_parameters: int = 0
+
+    def tuned(self, temperature: float, status: str) -> "Component":
+        """Return the component with its temperature and how it was found (`fixed`, `optimum` or `edge`)."""
+        return replace(self, temperature=temperature, temperature_status=status)
+
+
+BASE = Component("base", "lm")
+
+
+def save_components(descriptions_file: str | Path, components: list[Component], log_p: dict[str, list[np.ndarray]]) -> None:
+    """Write components that belong together: what each is as JSON, and beside it one float32 array (components, tokens) for each split."""
+    for split, columns in log_p.items():
+        save_array(component_file(descriptions_file, split), np.stack(columns).astype(np.float32))
+    with atomic(descriptions_file) as unfinished:
+        unfinished.write_text(json.dumps([asdict(component) for component in components], indent=1) + "\n")
+
+
+def load_components(descriptions_file: str | Path, split: str, tokens: int) -> list[tuple[Component, np.ndarray]]:
+    """Return each component of a file with its log-probabilities, float32 (tokens,), memory-mapped.
+
+    Raises KnnlmError, naming the file, if it is missing, damaged or not for this many tokens.
+    """
+    try:
+        components = [Component(**fields) for fields in json.loads(Path(descriptions_file).read_text())]
+    except (OSError, ValueError, TypeError):
+        raise KnnlmError(f"{descriptions_file}: not a readable list of components; delete it and rerun the step that makes it.") from None
+    array = load_array(component_file(descriptions_file, split), dtype="float32", shape=(len(components), tokens))
+    return list(zip(components, array, strict=True))
+
+
+def component_file(descriptions_file: str | Path, split: str) -> Path:
+    """Return the array of a split that belongs to a description file."""
+    return Path(descriptions_file).with_suffix(f".{split}.npy")
+
+
+def searched_fractions(settings: dict, h: str, metric: str) -> list[float]:
+    """Return the fractions of the store that are searched: all for the main representation and metric, else the full store alone."""
+    is_main = settings["main"] == {"h": h, "metric": metric}
+    return list(settings["fractions"]) if is_main else [1.0]
+
+
+def real_score_fractions(settings: dict, h: str, metric: str) -> list[float]:
+    """Return the fractions at which the neighbours FAISS found are scored again with their real keys: the smallest and the largest."""
+    fractions = searched_fractions(settings, h, metric)
+    return sorted({fractions[0], fractions[-1]})
+
+
+def knn_components(settings: dict, h: str, metric: str, search: str) -> list[Component]:
+    """List the kNN components that one retrieval gives: each score, each fraction, temperature tuned; on the full store also untuned.
+
+    `settings` holds the config sections retrieval, main and fractions.
+    """
+    found = []
+    for variant in SEARCHES[search]:
+        mask, score = VARIANTS[variant]
+        rescored = mask == "faiss" and score == "real"
+        for fraction in (real_score_fractions if rescored else searched_fractions)(settings, h, metric):
+            name = f"knn-{h}-{metric}-{variant}"
+            name = name if fraction == 1.0 else f"{name}-f{fraction:g}"
+            tuned = Component(name, "knn", h, metric, mask, score, fraction=fraction, k=settings["retrieval"]["k"])
+            found.append(tuned)
+            if fraction == 1.0:
+                found.append(replace(tuned, component=f"{name}-untuned", temperature=UNTUNED_TEMPERATURE, temperature_status="fixed"))
+    return found
+
+
+def retrievals(settings: dict) -> list[tuple[str, str, str]]:
+    """List the retrievals (h, metric, search) that a config asks for."""
+    return [(h, metric, search) for h in settings["retrieval"]["h"] for metric in settings["retrieval"]["metrics"] for search in SEARCHES]

@@ -1,0 +1,91 @@
+"""The datastore: one (hidden state, next token) pair per training token, in chunks of shuffled rows.
+
+Chunk c holds the states of a contiguous stretch of the training text. Its rows stand in random order and remember their corpus position, so
+the first f·n rows of every chunk are a uniform sample of fraction f. The global id of a row is the chunk's first corpus position plus the row's
+number in the chunk: ids run from 0 to the number of training tokens, each used once.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts import load_array, read_manifest
+from knnlm.errors import KnnlmError
+
+
+def shuffled_order(rows: int, seed: int, chunk: int) -> np.ndarray:
+    """Return the random order of a chunk's rows, int64 (rows,): row i of the chunk is state order[i] of the text."""
+    return np.random.default_rng([seed, chunk]).permutation(rows)
+
+
+def prefix_rows(fraction: float, rows: int) -> int:
+    """Return how many rows of a chunk belong to a store of this fraction, rounded down."""
+    return math.floor(fraction * rows + 1e-9)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk on disk: `att` and `ffn` keys, float16 (rows, width); values, int32 (rows,); positions, int64 (rows,)."""
+
+    folder: Path
+    rows: int
+    width: int
+    first_position: int
+
+    def keys_of(self, h: str) -> np.ndarray:
+        """Return the keys of one input representation (`att` or `ffn`), memory-mapped."""
+        return load_array(self.folder / f"{h}.npy", dtype="float16", shape=(self.rows, self.width))
+
+    def values_of_rows(self) -> np.ndarray:
+        """Return the target token of every row, memory-mapped."""
+        return load_array(self.folder / "values.npy", dtype="int32", shape=(self.rows,))
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """All chunks of one store, in the order of the text."""
+
+    chunks: tuple[Chunk, ...]
+    checkpoint: str
+
+    @property
+    def rows(self) -> int:
+        """Number of (key, value) pairs, which is the number of training tokens."""
+        return sum(chunk.rows for chunk in self.chunks)
+
+    @property
+    def width(self) -> int:
+        """Dimension of a key."""
+        return self.chunks[0].width
+
+    def all_values(self) -> np.ndarray:
+        """Return the values of the whole store by global id, int32 (rows,)."""
+        return np.concatenate([chunk.values_of_rows() for chunk in self.chunks])
+
+    def sample(self, h: str, rows: int) -> np.ndarray:
+        """Return a uniform sample of about `rows` keys, float32: the same prefix of every chunk."""
+        fraction = min(1.0, rows / self.rows)
+        return np.concatenate([chunk.keys_of(h)[: prefix_rows(fraction, chunk.rows)].astype(np.float32) for chunk in self.chunks])
+
+
+def open_datastore(manifests: list[str | Path]) -> Datastore:
+    """Open a store by the manifests of its chunks and check that they are one store, whole.
+
+    Raises KnnlmError if a chunk is missing, comes from another LM, or the rows are not exactly the tokens of the training text.
+    """
+    facts = sorted(((read_manifest(path, kind="datastore chunk"), Path(path)) for path in manifests), key=lambda item: item[0]["chunk"])
+    first, first_path = facts[0]
+    chunks, position = [], 0
+    for number, (fact, path) in enumerate(facts):
+        for key in ("checkpoint", "corpus_tokens", "chunks", "width"):
+            if fact[key] != first[key]:
+                raise KnnlmError(f"{path}: {key} differs from that of {first_path}; delete the datastore folder and rerun.")
+        if fact["chunk"] != number or fact["first_position"] != position:
+            raise KnnlmError(f"{path}: chunk {number} of the datastore is not where it belongs; delete the datastore folder and rerun.")
+        chunks.append(Chunk(path.parent, fact["rows"], fact["width"], position))
+        position += fact["rows"]
+    if position != first["corpus_tokens"] or len(chunks) != first["chunks"]:
+        raise KnnlmError(f"{first_path.parent.parent}: holds {position} rows for {first['corpus_tokens']} training tokens; delete it and rerun.")
+    return Datastore(tuple(chunks), first["checkpoint"])

@@ -1,0 +1,59 @@
+"""FAISS indexes of the datastore: trained once on a sample, filled chunk by chunk, joined in memory for any part of the store."""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from knnlm.artifacts import atomic
+from knnlm.datastore import Chunk, prefix_rows
+from knnlm.errors import KnnlmError
+
+METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
+ROWS_AT_ONCE = 131072
+
+
+def train_index(factory: str, metric: str, sample: np.ndarray, seed: int) -> faiss.Index:
+    """Train an index of `factory` (such as `IVF4096,PQ64`, spec §3) on `sample`, float32 (rows, width)."""
+    index = faiss.index_factory(sample.shape[1], factory, METRICS[metric])
+    index.cp.seed = seed
+    if isinstance(index, faiss.IndexIVFPQ):
+        index.pq.cp.seed = seed
+    index.train(sample)
+    return index
+
+
+def fill_index(index: faiss.Index, chunk: Chunk, h: str) -> None:
+    """Add one chunk's keys to a trained, empty index under their global ids, in ascending order."""
+    keys = chunk.keys_of(h)
+    for begin in range(0, chunk.rows, ROWS_AT_ONCE):
+        block = keys[begin : begin + ROWS_AT_ONCE].astype(np.float32)
+        first = chunk.first_position + begin
+        index.add_with_ids(block, np.arange(first, first + len(block)))
+
+
+def join_indexes(trained: faiss.Index, filled: list[faiss.Index], chunks: tuple[Chunk, ...], low: float, high: float) -> faiss.Index:
+    """Return one index over the rows between fractions `low` and `high` of every chunk; codes are copied, nothing is encoded again."""
+    joined = faiss.clone_index(trained)
+    for index, chunk in zip(filled, chunks, strict=True):
+        begin, end = (chunk.first_position + prefix_rows(fraction, chunk.rows) for fraction in (low, high))
+        index.copy_subset_to(joined, faiss.InvertedLists.SUBSET_TYPE_ID_RANGE, begin, end)
+    return joined
+
+
+def save_index(index: faiss.Index, path: str | Path) -> None:
+    """Write an index, whole or not at all."""
+    with atomic(path) as unfinished:
+        faiss.write_index(index, str(unfinished))
+
+
+def load_index(path: str | Path, metric: str, width: int, rows: int) -> faiss.Index:
+    """Read an index file; raises KnnlmError, naming it, if it is damaged or of another metric, dimension or number of rows."""
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError:
+        raise KnnlmError(f"{path}: not a readable FAISS index; delete it and rerun the step that makes it.") from None
+    for name, have, want in (("metric", index.metric_type, METRICS[metric]), ("dimension", index.d, width), ("rows", index.ntotal, rows)):
+        if have != want:
+            raise KnnlmError(f"{path}: {name} is {have}, but {want} is needed here; delete it and rerun the step that makes it.")
+    return index

@@ -1,0 +1,93 @@
+"""The base language model behind a small door: token ids in; `att`, `ffn` and log-probabilities out.
+
+The only module that imports fairseq. A model file holds plain tensors and its architecture's sizes, and is read without unpickling code.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models.transformer_lm import TransformerLanguageModel
+
+from knnlm.artifacts import atomic
+from knnlm.errors import KnnlmError
+
+PLUGIN = Path(__file__).parent.parent / "fairseq_plugin"
+PAD = 1
+END_OF_LINE = 2
+POSITIONS_AT_ONCE = 4096  # rows of the V-wide softmax held in memory
+
+
+def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str) -> TransformerLanguageModel:
+    """Build the untrained network: pre-norm, no final LayerNorm, untied output without bias (paper, appendix A; spec §1.1)."""
+    from fairseq.utils import import_user_module
+
+    import_user_module(Namespace(user_dir=str(PLUGIN)))
+    from fairseq_plugin import transformer_lm_wikibpe
+
+    settings = Namespace(
+        decoder_layers=architecture["layers"],
+        decoder_embed_dim=architecture["width"],
+        decoder_ffn_embed_dim=architecture["feed_forward_width"],
+        decoder_attention_heads=architecture["heads"],
+        max_target_positions=tokens_per_sample,
+        tokens_per_sample=tokens_per_sample,
+    )
+    transformer_lm_wikibpe(settings)
+    dictionary = Dictionary.load(dictionary_file)
+    return TransformerLanguageModel.build_model(settings, Namespace(source_dictionary=dictionary, target_dictionary=dictionary))
+
+
+def export_model(checkpoint: str | Path, model_file: str | Path, architecture: dict, tokens_per_sample: int) -> None:
+    """Turn a fairseq checkpoint that this run has just written into a model file of plain tensors."""
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["model"]
+    content = {
+        "architecture": architecture,
+        "tokens_per_sample": tokens_per_sample,
+        "weights": {name: weight.float() for name, weight in weights.items()},
+    }
+    with atomic(model_file) as unfinished:
+        torch.save(content, unfinished)
+
+
+class LanguageModel:
+    """A trained LM that only ever evaluates: no dropout, no gradients."""
+
+    def __init__(self, model_file: str | Path, dictionary_file: str | Path, device: str):
+        """Load a model file. Raises KnnlmError, naming it, if it is damaged or does not fit the dictionary."""
+        try:
+            content = torch.load(model_file, map_location="cpu", weights_only=True)
+            network = build_model(content["architecture"], content["tokens_per_sample"], str(dictionary_file))
+            network.load_state_dict(content["weights"])
+        except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise KnnlmError(f"{model_file}: not a language model for {dictionary_file} ({reason}); delete it and rerun train_lm.") from None
+        torch.set_float32_matmul_precision("highest")  # the plugin lowers it for training
+        self.device = torch.device(device)
+        self.longest_input = content["tokens_per_sample"]
+        self.decoder = network.decoder.eval().to(self.device)
+        self.width = self.decoder.output_embed_dim
+        self._att = torch.empty(0)
+        self.decoder.layers[-1].final_layer_norm.register_forward_hook(self._keep_att)
+
+    def _keep_att(self, module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        self._att = output
+
+    @torch.inference_mode()
+    def states(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `att` and `ffn` at every position (spec §2.1), float32 (batch, length, width) each.
+
+        `source` is int64 (batch, length): the token *before* each position that is asked about; rows are padded at their end with PAD.
+        `att` is what enters the last layer's feed-forward network, after its LayerNorm; `ffn` is the vector that W_sm multiplies.
+        """
+        ffn, _ = self.decoder.extract_features(source.to(self.device), None)
+        return self._att.transpose(0, 1), ffn
+
+    @torch.inference_mode()
+    def log_probabilities(self, ffn: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return log p_LM of `targets` (rows,) given `ffn` (rows, width): float32 (rows,), nats."""
+        found = []
+        for features, gold in zip(ffn.split(POSITIONS_AT_ONCE), targets.to(self.device).split(POSITIONS_AT_ONCE), strict=True):
+            found.append(-torch.nn.functional.cross_entropy(self.decoder.output_projection(features).float(), gold, reduction="none"))
+        return torch.cat(found)

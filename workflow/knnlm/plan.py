@@ -1,0 +1,290 @@
+"""What a run will cost, before it runs: rows, bytes on disk, peak memory and floating-point operations of each stage.
+
+Symbols in the docstrings: T tokens of train, E of valid and test together; L layers, d width, f inner width, V types, P parameters; k neighbours;
+c bytes a row has in the index; n rows of the largest chunk. Bytes on disk and rows are exact for the files they count; memory and operations
+are estimates, meant to be right within a factor of two. One multiply-add counts as two operations.
+"""
+
+import math
+from dataclasses import dataclass
+
+from knnlm.components import Component, knn_components, real_score_fractions, retrievals, searched_fractions
+from knnlm.configuration import PQ_CENTROIDS, IndexFactory, parse_factory
+
+KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
+HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
+TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
+QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE = 8192, 262144, 131072  # blocks of search, exact search and index filling
+TYPES_BEYOND_MERGES = 1400  # single characters and the like: the paper's 33,344 types come of 32,000 merges
+COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
+OPERATIONS_PER_NEIGHBOUR = 10  # of one term of the kNN softmax, its exponential included
+TEMPERATURES_SEARCHED = 40  # evaluations of the one-dimensional search beside the grid
+WEIGHTS_SEARCHED = 60  # evaluations of the search for λ
+BYTES_PER_TABLE_ROW = 250
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the plan; `rows` is what the stage counts by (tokens, keys, queries, table rows), None for the total."""
+
+    stage: str
+    rows: int | None
+    disk_bytes: int
+    memory_bytes: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """The sizes that all stages are computed from: the config with defaults filled, tokens of each split, and types of the vocabulary."""
+
+    config: dict
+    tokens: dict[str, int]
+    vocabulary: int
+
+    @property
+    def evaluated(self) -> int:
+        """Tokens of valid and test together (E)."""
+        return self.tokens["valid"] + self.tokens["test"]
+
+    @property
+    def largest_split(self) -> int:
+        """Tokens of the larger of valid and test."""
+        return max(self.tokens["valid"], self.tokens["test"])
+
+    @property
+    def width(self) -> int:
+        """Dimension of a key (d)."""
+        return self.config["lm"]["architecture"]["width"]
+
+    @property
+    def k(self) -> int:
+        """Neighbours of each query."""
+        return self.config["retrieval"]["k"]
+
+    @property
+    def factory(self) -> IndexFactory:
+        """What the index stores."""
+        return parse_factory(self.config["index"]["factory"], self.width)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the LM (P)."""
+        return parameter_count(self.config["lm"]["architecture"], self.vocabulary)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of the largest datastore chunk (n): its share of the windows."""
+        new, chunks = self.config["windows"]["train"]["new"], self.config["datastore"]["chunks"]
+        return min(self.tokens["train"], math.ceil(math.ceil(self.tokens["train"] / new) / chunks) * new)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The combinations of hidden state and metric that are indexed and searched."""
+        return sorted({(h, metric) for h, metric, _ in retrievals(self.config)})
+
+    @property
+    def knn_components(self) -> list[Component]:
+        """All kNN components of the run."""
+        return [component for retrieval in retrievals(self.config) for component in knn_components(self.config, *retrieval)]
+
+
+def estimated_vocabulary(bpe_merges: int) -> int:
+    """Return the types to expect of this many merges, a multiple of 8 as fairseq pads them; used until the corpus is there."""
+    return math.ceil((bpe_merges + TYPES_BEYOND_MERGES) / 8) * 8
+
+
+def layer_parameters(architecture: dict) -> int:
+    """Return the parameters of all layers: L · (4d² + 4d [attention] + 2df + f + d [feed-forward] + 4d [two LayerNorms])."""
+    d, f = architecture["width"], architecture["feed_forward_width"]
+    return architecture["layers"] * (4 * d * d + 4 * d + 2 * d * f + f + d + 4 * d)
+
+
+def parameter_count(architecture: dict, vocabulary: int) -> int:
+    """Return the parameters of the LM: its layers and two embeddings of V·d (untied, no bias; sinusoidal positions have none)."""
+    return layer_parameters(architecture) + 2 * vocabulary * architecture["width"]
+
+
+def tokens_per_update(config: dict) -> int:
+    """Return the tokens of one update: tokens_per_sample · batch_samples · accumulate · devices."""
+    training = config["lm"]["training"]
+    return training["tokens_per_sample"] * training["batch_samples"] * training["accumulate"] * max(config["resources"]["training_gpus"], 1)
+
+
+def forward_flops(architecture: dict, length: int, vocabulary: int = 0) -> float:
+    """Return operations of the forward pass for one token in an input of `length`: 2·(layer parameters) + 2·L·d·length + 2·d·V.
+
+    The second term is attention, 4·L·d for each of length/2 positions on average; the third is left out where no logits are made.
+    """
+    layers, d = architecture["layers"], architecture["width"]
+    return 2 * layer_parameters(architecture) + 2 * layers * d * length + 2 * d * vocabulary
+
+
+def plan(config: dict, tokens: dict[str, int], vocabulary: int | None = None) -> list[Stage]:
+    """Return all stages of a run and their total (bytes and operations added, memory the largest).
+
+    `config` has its defaults filled; `tokens` are BPE tokens of train, valid and test. Without `vocabulary` it is estimated from the merges.
+    """
+    run = Run(config, tokens, vocabulary or estimated_vocabulary(config["corpus"]["bpe_merges"]))
+    functions = (training, states, datastore, index, exact_retrieval, approximate_retrieval, real_scores, components, tables)
+    stages = [function(run) for function in functions]
+    disk, memory, flops = sum(s.disk_bytes for s in stages), max(s.memory_bytes for s in stages), sum(s.flops for s in stages)
+    return [*stages, Stage("total", None, disk, memory, flops)]
+
+
+def training(run: Run) -> Stage:
+    """Train the base LM.
+
+    Operations: 3 · forward · tokens seen. Disk: the model, 4P, and three checkpoints of weights and s moments (2 for adam, 1 for nag). Memory
+    (of one device): 4P · (2 + s), in float16 4P more, and the activations of one forward pass: for each token and layer 10d + 2f values and 3
+    attention weights for each head and position, and V logits with their float32 softmax and gradient.
+    """
+    settings, architecture, parameters = run.config["lm"]["training"], run.config["lm"]["architecture"], run.parameters
+    moments, size = (2 if settings["optimiser"] == "adam" else 1), (HALF if settings["fp16"] else SINGLE)
+    length, seen = settings["tokens_per_sample"], settings["updates"] * tokens_per_update(run.config)
+    checkpoint = (size + SINGLE * moments) * parameters
+    layer = size * (10 * run.width + 2 * architecture["feed_forward_width"] + 3 * architecture["heads"] * length)
+    activations = settings["batch_samples"] * length * (architecture["layers"] * layer + run.vocabulary * (size + 2 * SINGLE))
+    memory = SINGLE * parameters * (2 + moments + (1 if settings["fp16"] else 0)) + activations
+    return Stage("training", seen, SINGLE * parameters + 3 * checkpoint, memory, 3.0 * seen * forward_flops(architecture, length, run.vocabulary))
+
+
+def states(run: Run) -> Stage:
+    """Run the LM over valid and test.
+
+    Disk: E rows of two float16 vectors, 2 · 2d. Operations: forward over context and new tokens, with logits for the new ones only. Memory: the
+    model, the states of the larger split, and one batch.
+    """
+    architecture, window = run.config["lm"]["architecture"], run.config["windows"]["evaluation"]
+    length, row = window["context"] + window["new"], KEY_TYPES * HALF * run.width
+    flops = run.evaluated * (length / window["new"] * forward_flops(architecture, length) + 2 * run.width * run.vocabulary)
+    logits = 2 * SINGLE * TOKENS_AT_ONCE * run.vocabulary
+    return Stage("states", run.evaluated, run.evaluated * row, run.largest_split * row + _model_memory(run, length) + logits, flops)
+
+
+def datastore(run: Run) -> Stage:
+    """Run the LM over train and store keys and values.
+
+    Disk: T rows of two float16 keys (2 · 2d), an int32 value and an int64 position. Operations: forward without logits. Memory: the model, one
+    batch, and one chunk with a shuffled copy of one key type, n · (3 · 2d + 12).
+    """
+    architecture, window = run.config["lm"]["architecture"], run.config["windows"]["train"]
+    length = window["context"] + window["new"]
+    row = KEY_TYPES * HALF * run.width + SINGLE + 8
+    memory = run.chunk_rows * (row + HALF * run.width) + _model_memory(run, length)
+    flops = run.tokens["train"] * length / window["new"] * forward_flops(architecture, length)
+    return Stage("datastore", run.tokens["train"], run.tokens["train"] * row, memory, flops)
+
+
+def index(run: Run) -> Stage:
+    """Train and fill one index for each hidden state and metric.
+
+    Disk, for each: T · (c + 8), and in the trained file and each chunk's the centroids, lists · 4d, with PQ also 256 · 4d. Operations, for each:
+    k-means, 2 · 10 · rows · lists · d on at most 256 rows a list, and 2 · 25 · 65,536 · 256 · d for PQ; adding, 2 · T · (lists + 256) · d.
+    Memory: the sample in float32 and a copy, or a filled chunk and one block of keys.
+    """
+    factory, settings, chunks = run.factory, run.config["index"], run.config["datastore"]["chunks"]
+    rows, sampled = run.tokens["train"], min(settings["training_rows"], run.tokens["train"])
+    codewords = PQ_CENTROIDS if factory.sub_quantisers else 0
+    coarse = 2 * COARSE_ITERATIONS * min(sampled, 256 * factory.lists) * factory.lists * run.width
+    fine = 2 * PQ_ITERATIONS * min(sampled, PQ_TRAINING_ROWS) * codewords * run.width
+    adding = 2 * rows * (factory.lists + codewords) * run.width
+    disk = rows * (factory.code_bytes + 8) + (chunks + 1) * _centroid_bytes(run)
+    filling = run.chunk_rows * (factory.code_bytes + 8) + ROWS_AT_ONCE * run.width * (SINGLE + HALF)
+    memory = _centroid_bytes(run) + max(2 * SINGLE * sampled * run.width, filling)
+    return Stage("index", rows, len(run.pairs) * disk, memory, float(len(run.pairs) * (coarse + fine + adding)))
+
+
+def exact_retrieval(run: Run) -> Stage:
+    """Search all keys for each hidden state and metric, all fractions in one pass.
+
+    Disk: an int32 id and a float32 similarity for each of E · k neighbours at each fraction. Operations: 2 · E · T · d for each. Memory: queries
+    (float32, and float16 while they are read), the running neighbours, one block of keys and one of results.
+    """
+    results = sum(len(searched_fractions(run.config, *pair)) for pair in run.pairs)
+    memory = _queries_and_neighbours(run) + _key_block(run)
+    flops = 2.0 * len(run.pairs) * run.evaluated * run.tokens["train"] * run.width
+    return Stage("exact retrieval", run.evaluated, results * run.evaluated * run.k * 2 * SINGLE, memory, flops)
+
+
+def approximate_retrieval(run: Run) -> Stage:
+    """Search the indexes, from one fraction to the next.
+
+    Disk: as exact retrieval. Operations, for each hidden state and metric: at each fraction 2 · E · lists · d to choose lists and with PQ
+    2 · E · nprobe · 256 · d for look-up tables; and once for all fractions E · T · nprobe / lists rows, one look-up for each PQ code, else 2d.
+    Memory: queries and neighbours, the filled indexes, and a joined copy.
+    """
+    factory, nprobe = run.factory, run.config["index"]["nprobe"]
+    results = sum(len(searched_fractions(run.config, *pair)) for pair in run.pairs)
+    choosing = 2 * run.evaluated * run.width * (factory.lists + (nprobe * PQ_CENTROIDS if factory.sub_quantisers else 0))
+    scanning = run.evaluated * run.tokens["train"] * nprobe / factory.lists * (factory.sub_quantisers or 2 * run.width)
+    flops = float(results * choosing + len(run.pairs) * scanning)
+    return Stage("approximate retrieval", run.evaluated, results * run.evaluated * run.k * 2 * SINGLE, _approximate_memory(run), flops)
+
+
+def real_scores(run: Run) -> Stage:
+    """Score the neighbours that FAISS found with their stored keys, at the smallest and the largest fraction.
+
+    Disk: a float32 for each of E · k neighbours. Operations: 2 · E · k · d. Memory: as approximate retrieval, and the scores and one block of keys.
+    """
+    results = sum(len(real_score_fractions(run.config, *pair)) for pair in run.pairs)
+    scores = run.evaluated * run.k * SINGLE
+    memory = _approximate_memory(run) + scores + _key_block(run)
+    return Stage("real scores", run.evaluated, results * scores, memory, 2.0 * results * run.evaluated * run.k * run.width)
+
+
+def components(run: Run) -> Stage:
+    """Tune temperatures on valid and write log p of every component, the base LM's included.
+
+    Disk: a float32 for each component and token. Operations: 10 · k for each token and temperature, over valid for the grid and the search, over
+    valid and test for curves at the smallest and the full store. Memory: all values, 4T, matches of both splits, and three float32 arrays of the
+    larger split's neighbours.
+    """
+    found, grid, ends = run.knn_components, len(run.config["temperature"]["grid"]), {run.config["fractions"][0], 1.0}
+    tuned = [component for component in found if component.temperature is None]
+    curves = sum(component.fraction in ends for component in tuned)
+    scored = len(tuned) * (grid + TEMPERATURES_SEARCHED) * run.tokens["valid"] + (curves * grid + len(found)) * run.evaluated
+    memory = SINGLE * run.tokens["train"] + run.evaluated * run.k + 3 * SINGLE * run.largest_split * run.k
+    return Stage("components", run.evaluated, (len(found) + 1) * run.evaluated * SINGLE, memory, float(OPERATIONS_PER_NEIGHBOUR * run.k * scored))
+
+
+def tables(run: Run) -> Stage:
+    """Interpolate each component with the base LM and resample.
+
+    Rows: of `components.csv`, one a component and split. Disk: those, as many again for datastore size, λ and temperature curves, 250 bytes each.
+    Operations: 10 for each component, token of valid and λ tried; the bootstrap works on sums of documents and is left out. Memory: log p of two
+    components in float64 and the bootstrap's perplexities.
+    """
+    rows = 2 * (len(run.knn_components) + 1)
+    temperatures = 2 * len(run.pairs) * 3 * len(run.config["temperature"]["grid"])
+    memory = 4 * 8 * run.evaluated + rows * 8 * run.config["significance"]["resamples"]
+    flops = float(OPERATIONS_PER_NEIGHBOUR * rows / 2 * run.tokens["valid"] * WEIGHTS_SEARCHED)
+    return Stage("tables", rows, BYTES_PER_TABLE_ROW * (2 * rows + temperatures), memory, flops)
+
+
+def _model_memory(run: Run, length: int) -> int:
+    """Return bytes of the model's weights and of one layer's activations in a batch of states."""
+    architecture = run.config["lm"]["architecture"]
+    layer = 10 * run.width + 2 * architecture["feed_forward_width"] + 3 * architecture["heads"] * length
+    return SINGLE * (run.parameters + max(TOKENS_AT_ONCE, length) * layer)
+
+
+def _centroid_bytes(run: Run) -> int:
+    """Return bytes of an index that holds no rows: centroids of its lists and of its PQ codes."""
+    return SINGLE * run.width * (run.factory.lists + (PQ_CENTROIDS if run.factory.sub_quantisers else 0))
+
+
+def _queries_and_neighbours(run: Run) -> int:
+    """Return bytes of all queries and their running neighbours, and of one block of results being merged (three of id and similarity)."""
+    return run.evaluated * (run.width * (SINGLE + HALF) + run.k * 2 * SINGLE) + min(QUERIES_AT_ONCE, run.evaluated) * run.k * 3 * 12
+
+
+def _key_block(run: Run) -> int:
+    """Return bytes of the block of keys that is compared at a time, as stored and in float32."""
+    return min(KEYS_AT_ONCE, run.chunk_rows) * run.width * (SINGLE + HALF)
+
+
+def _approximate_memory(run: Run) -> int:
+    """Return bytes of approximate search: the filled indexes and one joined copy beside queries and neighbours."""
+    rows = 2 * run.tokens["train"] * (run.factory.code_bytes + 8)
+    return _queries_and_neighbours(run) + rows + (run.config["datastore"]["chunks"] + 2) * _centroid_bytes(run)

@@ -1,0 +1,30 @@
+"""One thin command line per rule: paths and settings in, library calls, files out."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+
+from knnlm.errors import KnnlmError
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line and call `main`; a KnnlmError ends the step with its sentence and status 1."""
+    arguments = parser.parse_args()
+    if hasattr(arguments, "settings"):
+        arguments.settings = json.loads(arguments.settings)
+    try:
+        main(arguments)
+    except KnnlmError as error:
+        sys.exit(f"Error: {error}")
+
+
+def device_for(gpus: int) -> str:
+    """Return the torch device for a rule that was given this many GPUs; raises KnnlmError where they are not there."""
+    if gpus == 0:
+        return "cpu"
+    import torch
+
+    if torch.cuda.device_count() < gpus:
+        raise KnnlmError(f"this step was given {gpus} GPU(s) but CUDA shows {torch.cuda.device_count()}; run with --resources gpu=0 to use the CPU.")
+    return "cuda"

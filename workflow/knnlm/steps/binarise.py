@@ -1,0 +1,124 @@
+"""Turn pieces into token ids in fairseq's binary format (by fairseq's own tool) and, beside it, into NumPy arrays with line and document offsets."""
+
+import argparse
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from math import floor
+from pathlib import Path
+
+import numpy as np
+
+from knnlm import artifacts
+from knnlm.bpe import CONTINUATION, SPECIAL
+from knnlm.corpus import SPLITS
+from knnlm.errors import KnnlmError
+from knnlm.steps import run
+
+UNKNOWN_ID = SPECIAL.index("<unk>")
+INDEX_MAGIC = b"MMIDIDX\x00\x00"
+INDEX_TYPES = {4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}  # of the types that the format numbers, those fairseq-preprocess may choose
+SHOWN_LOG_LINES = 5
+
+
+def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -> None:
+    """Run fairseq-preprocess on the pieces of train, valid and test; its files go to `folder`. Raises KnnlmError with its last words if it fails."""
+    # Links, because fairseq splits a path at its commas.
+    for split, path in zip(SPLITS, pieces, strict=True):
+        (folder / split).symlink_to(Path(path).resolve())
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--dataset-impl", "mmap", "--workers", str(workers), "--destdir", "."]
+    command += ["--srcdict", str(Path(dictionary).resolve())]
+    for split in SPLITS:
+        command += [f"--{split}pref", split]
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    if done.returncode:
+        log = "\n".join((done.stdout + done.stderr).splitlines()[-SHOWN_LOG_LINES:])
+        raise KnnlmError(f"{dictionary}: fairseq-preprocess failed (status {done.returncode}); its last lines:\n{log}")
+
+
+def read_binary(prefix: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return token ids (T,) and line offsets, int64 (lines+1,), of `prefix`.bin and `prefix`.idx, fairseq's memory-mapped format."""
+    with open(f"{prefix}.idx", "rb") as file:
+        magic, version, code, lines = struct.unpack("<9sQBQ", file.read(26))
+        if magic != INDEX_MAGIC or version != 1 or code not in INDEX_TYPES:
+            raise KnnlmError(f"{prefix}.idx: not the index format that is known here; install the pinned version of ve-fairseq.")
+        sizes = np.fromfile(file, dtype=np.int32, count=lines)
+    tokens = np.memmap(f"{prefix}.bin", dtype=INDEX_TYPES[code], mode="r")
+    return tokens, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def line_sizes(path: str | Path) -> np.ndarray:
+    """Return the number of tokens of each line of a piece file, `</s>` included: int64 (lines,)."""
+    with open(path, encoding="utf-8", newline="\n") as lines:
+        return np.fromiter((len(line.split()) + 1 for line in lines), dtype=np.int64)
+
+
+def continuation_of(dictionary: str | Path) -> np.ndarray:
+    """Return for each token id whether its piece ends in `@@`: bool (V,)."""
+    with open(dictionary, encoding="utf-8", newline="\n") as lines:
+        pieces = [line.rsplit(" ", 1)[0] for line in lines]
+    return np.array([piece.endswith(CONTINUATION) for piece in (*SPECIAL, *pieces)])
+
+
+def check_size(train_tokens: int, settings: dict) -> None:
+    """Raise KnnlmError where the training text is too small for the model's samples or for the k neighbours of the smallest datastore."""
+    needed = settings["lm"]["training"]["tokens_per_sample"]
+    if train_tokens < needed:
+        raise KnnlmError(f"lm.training.tokens_per_sample is {needed}, but the training text has {train_tokens} tokens; lower the key or give more text.")
+    fraction, k = min(settings["fractions"]), settings["retrieval"]["k"]
+    if k > (rows := floor(fraction * train_tokens)):
+        raise KnnlmError(
+            f"retrieval.k is {k}, but the smallest fraction ({fraction}) of the datastore has {rows} rows of {train_tokens} training tokens; "
+            "lower retrieval.k, raise the smallest of fractions or give more text."
+        )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write fairseq's files, the arrays and the manifest; nothing is written before all of it has been checked."""
+    continuation = continuation_of(arguments.dictionary)
+    facts: dict[str, dict[str, int]] = {name: {} for name in ("tokens", "words", "documents", "unknown")}
+    arrays = {arguments.continuation: continuation}
+    sizes = [line_sizes(path) for path in arguments.pieces]
+    check_size(int(sizes[0].sum()), arguments.settings)
+    beside = Path(arguments.binary[0]).parent  # so that the finished files only need another name
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished.") as name:
+        folder = Path(name)
+        preprocess(arguments.pieces, arguments.dictionary, folder, arguments.threads)
+        for number, split in enumerate(SPLITS):
+            tokens, lines = read_binary(folder / split)
+            if not np.array_equal(np.diff(lines), sizes[number]) or len(tokens) != lines[-1]:
+                raise KnnlmError(f"{arguments.pieces[number]}: fairseq-preprocess counts other tokens than the text has; delete the file and rerun.")
+            first_lines = artifacts.load_array(arguments.line_documents[number], dtype="int64", shape=(None,))
+            if len(first_lines) < 2 or first_lines[-1] != len(lines) - 1:
+                raise KnnlmError(f"{arguments.line_documents[number]}: does not fit {arguments.pieces[number]}; delete both and rerun.")
+            arrays[arguments.tokens[number]] = tokens.astype(np.int32)
+            arrays[arguments.lines[number]] = lines
+            arrays[arguments.documents[number]] = lines[first_lines]
+            facts["tokens"][split] = len(tokens)
+            facts["words"][split] = len(tokens) - int(np.count_nonzero(continuation[tokens]))
+            facts["documents"][split] = len(first_lines) - 1
+            facts["unknown"][split] = int(np.count_nonzero(tokens == UNKNOWN_ID))
+        for path, array in arrays.items():
+            artifacts.save_array(path, array)
+        for path in arguments.binary:
+            os.replace(folder / Path(path).name, path)
+    artifacts.write_manifest(arguments.manifest, vocabulary_size=len(continuation), **facts, dictionary=artifacts.sha256(arguments.dictionary))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help='JSON: {"lm": {"training": {"tokens_per_sample"}}, "retrieval": {"k"}, "fractions"}')
+    parser.add_argument("--pieces", nargs=3, required=True, metavar="TXT", help="train, valid, test")
+    parser.add_argument("--dictionary", required=True, help="fairseq's dict.txt")
+    parser.add_argument("--line-documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first line of each document")
+    parser.add_argument("--binary", nargs=7, required=True, help="train.bin train.idx valid.bin valid.idx test.bin test.idx dict.txt (written)")
+    parser.add_argument("--tokens", nargs=3, required=True, metavar="NPY", help="train, valid, test: token ids (written)")
+    parser.add_argument("--lines", nargs=3, required=True, metavar="NPY", help="train, valid, test: first token of each line (written)")
+    parser.add_argument("--documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first token of each document (written)")
+    parser.add_argument("--continuation", required=True, metavar="NPY", help="which ids end in @@ (written)")
+    parser.add_argument("--manifest", required=True, metavar="JSON", help="what the arrays hold (written)")
+    parser.add_argument("--threads", type=int, default=1, help="processes")
+    run(main, parser)

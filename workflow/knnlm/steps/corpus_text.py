@@ -1,0 +1,28 @@
+"""Make the text of the three splits, one line a paragraph, with document boundaries."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from knnlm import artifacts, corpus
+from knnlm.steps import run
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Read the source that the config names and write its splits; nothing is written before all of it has been read."""
+    folder = Path(arguments.texts[0]).parent.parent
+    splits = corpus.load(arguments.settings["corpus"], arguments.settings["seed"], folder / "wikitext-103-v1.zip")
+    if shared := corpus.duplicates(splits):
+        print(f"Warning: {shared} documents stand in more than one split; numbers on valid and test will look better than they are.", file=sys.stderr)
+    for split, text, documents in zip(corpus.SPLITS, arguments.texts, arguments.documents, strict=True):
+        with artifacts.atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(corpus.lines_of(splits[split]))
+        artifacts.save_array(documents, corpus.document_offsets(splits[split]))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help='JSON: {"seed", "corpus"}')
+    parser.add_argument("--texts", nargs=3, required=True, metavar="TXT", help="train, valid, test (written)")
+    parser.add_argument("--documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first line of each document (written)")
+    run(main, parser)

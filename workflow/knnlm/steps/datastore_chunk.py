@@ -1,0 +1,61 @@
+"""Build one chunk of the datastore: run the LM over its share of the training text and store shuffled (key, value) pairs."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts import load_array, save_array, sha256, write_manifest
+from knnlm.datastore import shuffled_order
+from knnlm.errors import KnnlmError
+from knnlm.language_model import LanguageModel
+from knnlm.states import extract_states
+from knnlm.steps import device_for, run
+from knnlm.windows import fixed_windows, share_of_windows
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Extract, shuffle and store; the rows are exactly the tokens of this chunk's windows."""
+    settings, chunk = arguments.settings, arguments.settings["chunk"]
+    windows, chunks = settings["windows"]["train"], settings["datastore"]["chunks"]
+    model = LanguageModel(arguments.model, arguments.dictionary, device_for(arguments.gpus))
+    tokens = load_array(arguments.tokens, dtype="int32")
+    cut = fixed_windows(len(tokens), windows["context"], windows["new"])
+    if len(cut) < chunks:
+        raise KnnlmError(f"config key datastore.chunks: {chunks} is more than the {len(cut)} windows of the training text; lower it.")
+    share = share_of_windows(cut, chunk, chunks)
+    first, end = int(share[0, 1]), int(share[-1, 2])
+    att, ffn, _ = extract_states(model, tokens, share)
+    order = shuffled_order(end - first, settings["seed"], chunk)
+    save_array(arguments.chunk / "att.npy", att[order])
+    save_array(arguments.chunk / "ffn.npy", ffn[order])
+    save_array(arguments.chunk / "values.npy", tokens[first:end][order])
+    save_array(arguments.chunk / "positions.npy", np.int64(first) + order)
+    write_manifest(
+        arguments.chunk / "manifest.json",
+        kind="datastore chunk",
+        rows=end - first,
+        width=model.width,
+        first_position=first,
+        corpus_tokens=len(tokens),
+        chunk=chunk,
+        chunks=chunks,
+        checkpoint=sha256(arguments.model),
+        settings=settings,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--settings", required=True, help="JSON with seed, windows, datastore and chunk")
+    options.add_argument("--gpus", type=int, default=0)
+    options.add_argument("--model", type=Path, required=True)
+    options.add_argument("--dictionary", type=Path, required=True)
+    options.add_argument("--tokens", type=Path, required=True, help="token ids of the training text")
+    options.add_argument("--chunk", type=Path, required=True, help="folder of the chunk")
+    return options
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,43 @@
+"""Add one datastore chunk to a copy of the trained index."""
+
+import argparse
+from pathlib import Path
+
+from knnlm.artifacts import read_manifest, sha256, write_manifest
+from knnlm.datastore import Chunk
+from knnlm.index import fill_index, load_index, save_index
+from knnlm.steps import run
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Fill, write, and note which chunk of which store it was."""
+    settings = arguments.settings
+    facts = read_manifest(arguments.chunk, kind="datastore chunk")
+    chunk = Chunk(arguments.chunk.parent, facts["rows"], facts["width"], facts["first_position"])
+    index = load_index(arguments.trained, settings["metric"], facts["width"], rows=0)
+    fill_index(index, chunk, settings["h"])
+    save_index(index, arguments.filled)
+    write_manifest(
+        arguments.filled.with_suffix(".json"),
+        kind="filled index",
+        rows=facts["rows"],
+        width=facts["width"],
+        first_position=facts["first_position"],
+        checkpoint=facts["checkpoint"],
+        trained=sha256(arguments.trained),
+        settings=settings,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--settings", required=True, help="JSON with index, h and metric")
+    options.add_argument("--trained", type=Path, required=True)
+    options.add_argument("--chunk", type=Path, required=True, help="manifest of the chunk")
+    options.add_argument("--filled", type=Path, required=True)
+    return options
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,128 @@
+"""Turn stored neighbours into components: tune the temperature on valid, write log p_kNN of every token, and the temperature curves."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from knnlm.artifacts import atomic, load_array, read_manifest
+from knnlm.components import Component, knn_components, load_components, save_components
+from knnlm.datastore import open_datastore
+from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
+from knnlm.knn_distribution import gold_matches, log_p_knn, tune_temperature
+from knnlm.progress import progress
+from knnlm.steps import run
+
+SPLITS = ("valid", "test")
+CURVE_COLUMNS = ["component", "h", "metric", "mask", "score", "fraction", "temperature", "split", "lambda", "ppl"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a split needs to be scored: gold tokens (n,), log p_LM (n,), and its number of words."""
+
+    gold: np.ndarray
+    log_p_base: np.ndarray
+    words: int
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Similarities float32 (n, k) of a split's neighbours and where they have the gold token, bool (n, k)."""
+
+    similarities: np.ndarray
+    matches: np.ndarray
+
+    def log_p(self, temperature: float) -> np.ndarray:
+        """Return log p_kNN of the gold token at this temperature."""
+        return log_p_knn(self.similarities, self.matches, temperature)
+
+
+def load_texts(arguments: argparse.Namespace) -> dict[str, Text]:
+    """Read both splits' tokens and the base LM's log-probabilities of them."""
+    continuation = load_array(arguments.continuation, dtype="bool")
+    texts = {}
+    for split, tokens_file in zip(SPLITS, arguments.tokens, strict=True):
+        gold = np.asarray(load_array(tokens_file, dtype="int32"))
+        ((_, log_p_base),) = load_components(arguments.base, split, len(gold))
+        texts[split] = Text(gold, np.asarray(log_p_base), count_words(gold, continuation))
+    return texts
+
+
+def load_neighbours(folder: Path, component: Component, texts: dict[str, Text], values: np.ndarray, manifest: dict) -> dict[str, Neighbours]:
+    """Read the neighbours and the scores of one component for both splits."""
+    scores, slabs = "similarities", manifest["fractions"]
+    if (component.mask, component.score) == ("faiss", "real"):
+        scores, slabs = "real", manifest["real_score_fractions"]
+    loaded = {}
+    for split, text in texts.items():
+        shape = (None, len(text.gold), component.k)
+        ids = load_array(folder / f"{split}.ids.npy", dtype="int32", shape=shape)[manifest["fractions"].index(component.fraction)]
+        similarities = load_array(folder / f"{split}.{scores}.npy", dtype="float32", shape=shape)[slabs.index(component.fraction)]
+        loaded[split] = Neighbours(similarities, gold_matches(ids, values, text.gold))
+    return loaded
+
+
+def temperature_curve(component: Component, neighbours: dict[str, Neighbours], texts: dict[str, Text], grid: list[float]) -> list[dict]:
+    """Return perplexity against temperature for both splits, λ tuned on valid at each temperature."""
+    rows = []
+    for temperature in sorted(grid):
+        log_p = {split: neighbours[split].log_p(temperature) for split in SPLITS}
+        weight = optimal_weight(texts["valid"].log_p_base, log_p["valid"])
+        for split, text in texts.items():
+            ppl = perplexity(interpolate(text.log_p_base, log_p[split], weight), text.words)
+            facts = [component.component, component.h, component.metric, component.mask, component.score, component.fraction]
+            rows.append(dict(zip(CURVE_COLUMNS, [*facts, temperature, split, weight, ppl], strict=True)))
+    return rows
+
+
+def tuned(component: Component, neighbours: Neighbours, text: Text, settings: dict) -> Component:
+    """Return the component at the temperature that is best on valid when interpolated at the best λ."""
+
+    def loss(temperature: float) -> float:
+        log_p = neighbours.log_p(temperature)
+        return -float(interpolate(text.log_p_base, log_p, optimal_weight(text.log_p_base, log_p)).sum(dtype=np.float64)) / len(text.gold)
+
+    return component.tuned(*tune_temperature(loss, settings["grid"], settings["low"], settings["high"]))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write every component of one retrieval, and the temperature curves of those that are tuned at the ends of the fraction range."""
+    settings = arguments.settings
+    manifest = read_manifest(arguments.neighbours / "manifest.json", kind="neighbours")
+    texts, values = load_texts(arguments), open_datastore(arguments.chunks).all_values()
+    ends = {settings["fractions"][0], settings["fractions"][-1]}
+    done, curves, log_p = [], [], {split: [] for split in SPLITS}
+    wanted = knn_components(settings, settings["h"], settings["metric"], settings["search"])
+    for component in progress(wanted, f"components {settings['h']} {settings['metric']} {settings['search']}"):
+        neighbours = load_neighbours(arguments.neighbours, component, texts, values, manifest)
+        if component.temperature is None:
+            component = tuned(component, neighbours["valid"], texts["valid"], settings["temperature"])
+            if component.fraction in ends:
+                curves += temperature_curve(component, neighbours, texts, settings["temperature"]["grid"])
+        done.append(component)
+        for split in SPLITS:
+            log_p[split].append(neighbours[split].log_p(component.temperature))
+    save_components(arguments.descriptions, done, log_p)
+    with atomic(arguments.curves) as unfinished:
+        pd.DataFrame(curves, columns=CURVE_COLUMNS).to_csv(unfinished, index=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--settings", required=True, help="JSON with retrieval, main, fractions, temperature, h, metric and search")
+    options.add_argument("--neighbours", type=Path, required=True, help="folder of the neighbours")
+    options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
+    options.add_argument("--tokens", type=Path, nargs=2, required=True, help="token ids of valid and test")
+    options.add_argument("--continuation", type=Path, required=True)
+    options.add_argument("--base", type=Path, required=True, help="description file of the base LM as a component")
+    options.add_argument("--descriptions", type=Path, required=True, help="description file of the components to write")
+    options.add_argument("--curves", type=Path, required=True, help="CSV of perplexity against temperature")
+    return options
+
+
+if __name__ == "__main__":
+    run(main, parser())

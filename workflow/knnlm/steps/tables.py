@@ -1,0 +1,114 @@
+"""Make the tables of a run from its components, temperature curves and loss curve."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from knnlm.artifacts import atomic, load_array
+from knnlm.components import Component, load_components
+from knnlm.errors import KnnlmError
+from knnlm.steps import run
+from knnlm.tables import (
+    LOSS_COLUMNS,
+    TEMPERATURE_COLUMNS,
+    TUNED_ON,
+    Split,
+    component_table,
+    datastore_size_table,
+    lambda_table,
+    main_variants,
+)
+
+DIGITS = "%.10g"
+SPLITS = (TUNED_ON, "test")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Make every table first, then write them all, so that a mistake in one leaves none."""
+    settings = arguments.settings
+    significance, (h, metric) = settings["significance"], (settings["main"]["h"], settings["main"]["metric"])
+    splits = read_splits(arguments)
+    opened = read_components(arguments.descriptions, splits)
+    descriptions, read = [asdict(component) for component, _ in opened.values()], reader(opened)
+    components = component_table(descriptions, read, splits, significance["resamples"], significance["level"], settings["seed"])
+    temperatures = pd.concat([read_csv(path, TEMPERATURE_COLUMNS) for path in arguments.temperatures])
+    tables = {
+        arguments.components_table: components,
+        arguments.temperature_table: temperatures,
+        arguments.datastore_size_table: datastore_size_table(components, h, metric, settings["fractions"]),
+        arguments.lambda_table: lambda_table(main_variants(components, h, metric), read, splits),
+        arguments.loss_table: read_csv(arguments.loss, LOSS_COLUMNS),
+    }
+    for path, table in tables.items():
+        with atomic(path) as unfinished:
+            table.to_csv(unfinished, index=False, float_format=DIGITS)
+
+
+def read_splits(arguments: argparse.Namespace) -> list[Split]:
+    """Read valid and test; a split whose documents do not span its tokens is refused by name."""
+    continuation = load_array(arguments.continuation, "bool", (None,))
+    splits = []
+    for name, tokens, documents in zip(SPLITS, arguments.tokens, arguments.documents, strict=True):
+        try:
+            splits.append(Split.of(name, load_array(tokens, "int32", (None,)), load_array(documents, "int64", (None,)), continuation))
+        except KnnlmError as error:
+            raise KnnlmError(f"{documents}: {error}") from None
+        except IndexError:
+            raise KnnlmError(f"{tokens}: holds ids beyond the {continuation.size} pieces of {arguments.continuation}; rerun the corpus steps.") from None
+    return splits
+
+
+def read_components(paths: list[Path], splits: list[Split]) -> dict[str, tuple[Component, dict[str, np.ndarray]]]:
+    """Open every component by name: its description, and for each split its log p, memory-mapped."""
+    opened: dict[str, tuple[Component, dict[str, np.ndarray]]] = {}
+    for path in paths:
+        for split in splits:
+            for component, log_p in load_components(path, split.name, split.tokens.size):
+                opened.setdefault(component.component, (component, {}))[1][split.name] = log_p
+    return opened
+
+
+def reader(components: dict[str, tuple[Component, dict[str, np.ndarray]]]) -> Callable[[str, str], np.ndarray]:
+    """Return the function that reads one component's log p on one split and refuses what cannot be log-probabilities."""
+
+    def read(component: str, split: str) -> np.ndarray:
+        log_p = np.array(components[component][1][split])
+        if not (log_p <= 1e-3).all():  # NaN fails too; float32 rounding may exceed 0 a little
+            raise KnnlmError(f"component {component}, {split}: not log-probabilities (NaN or above 0); rerun the step that makes it.")
+        return log_p
+
+    return read
+
+
+def read_csv(path: str, columns: list[str]) -> pd.DataFrame:
+    """Read a table as text, so that what is copied keeps every digit, and refuse it if its columns are not `columns`."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise KnnlmError(f"{path}: not a readable table ({error}); rerun the step that makes it.") from None
+    if list(table) != columns:
+        raise KnnlmError(f"{path}: has the columns {', '.join(table)}, expected {', '.join(columns)}; rerun the step that makes it.")
+    return table
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    options.add_argument("--settings", required=True, help="JSON with seed, significance, main and fractions")
+    options.add_argument("--descriptions", required=True, type=Path, nargs="+", help="description files; their arrays lie beside them")
+    options.add_argument("--tokens", required=True, nargs=2, metavar=("VALID", "TEST"))
+    options.add_argument("--documents", required=True, nargs=2, metavar=("VALID", "TEST"))
+    options.add_argument("--continuation", required=True)
+    options.add_argument("--temperatures", required=True, nargs="+", help="components/*.temperature.csv")
+    options.add_argument("--loss", required=True, help="lm/loss.csv")
+    for table in ("components", "temperature", "datastore-size", "lambda", "loss"):
+        options.add_argument(f"--{table}-table", required=True)
+    return options
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,29 @@
+"""Train a FAISS index on a uniform sample of the datastore."""
+
+import argparse
+from pathlib import Path
+
+from knnlm.datastore import open_datastore
+from knnlm.index import save_index, train_index
+from knnlm.steps import run
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train once; every chunk is then added to a copy."""
+    settings = arguments.settings
+    store = open_datastore(arguments.chunks)
+    sample = store.sample(settings["h"], settings["index"]["training_rows"])
+    save_index(train_index(settings["index"]["factory"], settings["metric"], sample, settings["seed"]), arguments.trained)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--settings", required=True, help="JSON with seed, index, h and metric")
+    options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
+    options.add_argument("--trained", type=Path, required=True)
+    return options
+
+
+if __name__ == "__main__":
+    run(main, parser())

@@ -1,0 +1,101 @@
+"""Training the base LM with fairseq's own command line: how it is called, and what its log says."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from knnlm.errors import KnnlmError
+
+COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
+
+NEVER = 10**9  # epochs: validation and checkpoints are counted in updates
+
+
+def fairseq_command(architecture: dict, training: dict, seed: int, gpus: int, binary: Path, plugin: Path, checkpoints: Path) -> list[str]:
+    """Return the `fairseq-train` call for these settings (paper: spec §1.1 and §1.2).
+
+    Started again after a crash, the same call goes on from `checkpoint_last.pt` in `checkpoints`.
+    """
+    period = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
+    options = {
+        "user-dir": plugin,
+        "task": "language_modeling",
+        "arch": "transformer_lm_wikibpe",
+        "decoder-layers": architecture["layers"],
+        "decoder-embed-dim": architecture["width"],
+        "decoder-ffn-embed-dim": architecture["feed_forward_width"],
+        "decoder-attention-heads": architecture["heads"],
+        "dropout": architecture["dropout"],
+        "attention-dropout": architecture["attention_dropout"],
+        "activation-dropout": architecture["activation_dropout"],
+        "optimizer": training["optimiser"],
+        "weight-decay": training["weight_decay"],
+        "clip-norm": training["clip_norm"],
+        "lr": training["learning_rate"],
+        "lr-scheduler": "cosine",
+        "warmup-updates": training["warmup_updates"],
+        "warmup-init-lr": training["warmup_initial_learning_rate"],
+        "min-lr": training["minimum_learning_rate"],
+        "lr-period-updates": period,
+        "max-update": training["updates"],
+        "tokens-per-sample": training["tokens_per_sample"],
+        "sample-break-mode": "none",
+        "batch-size": training["batch_samples"],
+        "batch-size-valid": training["batch_samples"],
+        "required-batch-size-multiple": 1,
+        "update-freq": training["accumulate"],
+        "validate-interval": NEVER,
+        "validate-interval-updates": training["validate_every"],
+        "save-interval": NEVER,
+        "save-interval-updates": training["save_every"],
+        "keep-interval-updates": 1,
+        "seed": seed,
+        "num-workers": 0,
+        "log-format": "json",
+        "log-interval": max(training["updates"] // 100, 1),
+        "save-dir": checkpoints,
+    }
+    if training["optimiser"] == "adam":
+        options["adam-betas"] = "({}, {})".format(*training["betas"])
+    else:
+        options["momentum"] = training["momentum"]
+    if gpus:
+        options["distributed-world-size"] = gpus
+    flags = ["--no-epoch-checkpoints", "--fp16"] if training["fp16"] else ["--no-epoch-checkpoints"]
+    flags += [] if gpus else ["--cpu"]
+    pairs = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    return [sys.executable, "-m", "fairseq_cli.train", str(binary), *pairs, *flags]
+
+
+def parse_log(lines: Iterable[str]) -> Iterator[dict]:
+    """Yield one row (COLUMNS) for each training or validation record of a fairseq JSON log; loss in nats per BPE token.
+
+    Raises KnnlmError as soon as a loss is not a finite number.
+    """
+    for line in lines:
+        _, found, record = line.partition("| train_inner | {")
+        split, prefix = "train", ""
+        if not found:
+            _, found, record = line.partition("| valid | {")
+            split, prefix = "valid", "valid_"
+        if not found:
+            continue
+        record = json.loads("{" + record)
+        loss = float(record[f"{prefix}loss"]) * math.log(2)  # fairseq reports bits
+        update = int(record[f"{prefix}num_updates"])
+        if not math.isfinite(loss):
+            raise KnnlmError(
+                f"the {split} loss is {loss} at update {update}; lower lm.training.learning_rate or lm.training.clip_norm, or raise warmup_updates."
+            )
+        rates = [float(record["lr"]), float(record["wps"])] if split == "train" else [math.nan, math.nan]
+        yield dict(zip(COLUMNS, [update, int(record["epoch"]), split, loss, math.exp(min(loss, 700)), *rates], strict=True))
+
+
+def loss_table(rows: Iterable[dict]) -> pd.DataFrame:
+    """Return the loss curve sorted by update; where a resumed run repeats updates, the later record counts."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.drop_duplicates(["split", "update"], keep="last").sort_values(["split", "update"]).reset_index(drop=True)

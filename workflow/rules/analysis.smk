@@ -1,0 +1,116 @@
+rule tables:
+    """Interpolate every component with the base LM: perplexities, intervals and curves."""
+    input:
+        base=rules.evaluation_states.output.base,
+        base_arrays=[rules.evaluation_states.output.base_valid, rules.evaluation_states.output.base_test],
+        descriptions=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.json"),
+        valid=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.valid.npy"),
+        test=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.test.npy"),
+        temperatures=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.temperature.csv"),
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
+        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATION_SPLITS),
+        continuation=rules.binarise.output.continuation,
+        loss=rules.train_lm.output.loss,
+        code=sources("tables"),
+    output:
+        components=report(
+            "results/<run>/tables/components.csv",
+            caption="../report/components_table.rst",
+            category="Tables",
+            labels={"table": "components"},
+        ),
+        temperature=report(
+            "results/<run>/tables/temperature.csv",
+            caption="../report/temperature_table.rst",
+            category="Tables",
+            labels={"table": "temperature"},
+        ),
+        datastore_size=report(
+            "results/<run>/tables/datastore_size.csv",
+            caption="../report/datastore_size_table.rst",
+            category="Tables",
+            labels={"table": "datastore size"},
+        ),
+        interpolation=report(
+            "results/<run>/tables/lambda.csv",
+            caption="../report/lambda_table.rst",
+            category="Tables",
+            labels={"table": "interpolation weight"},
+        ),
+        loss=report(
+            "results/<run>/tables/loss.csv",
+            caption="../report/loss_table.rst",
+            category="Tables",
+            labels={"table": "training loss"},
+        ),
+    log:
+        "<logs>/tables.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime="1h",
+    params:
+        settings=settings("seed", "significance", "main", "fractions"),
+    shell:
+        "python -m knnlm.steps.tables --settings {params.settings:q} --descriptions {input.base} {input.descriptions}"
+        " --tokens {input.tokens} --documents {input.documents} --continuation {input.continuation}"
+        " --temperatures {input.temperatures} --loss {input.loss} --components-table {output.components}"
+        " --temperature-table {output.temperature} --datastore-size-table {output.datastore_size}"
+        " --lambda-table {output.interpolation} --loss-table {output.loss} 2>&1 | tee {log}"
+
+
+for figure, table in FIGURES.items():
+
+    rule:
+        """Draw one figure from its table alone."""
+        name:
+            f"plot_{figure}"
+        input:
+            table=f"results/<run>/tables/{table}.csv",
+            components="results/<run>/tables/components.csv",
+            code=sources("plot"),
+        output:
+            png=report(
+                f"results/<run>/figures/{figure}.png",
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+                labels={"figure": figure.replace("_", " ")},
+            ),
+            pdf=f"results/<run>/figures/{figure}.pdf",
+        log:
+            f"<logs>/plot/{figure}.log",
+        localrule: True
+        conda:
+            "../../envs/cpu.yaml"
+        params:
+            figure=figure,
+            settings=settings("figures", "main"),
+        shell:
+            "python -m knnlm.steps.plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
+            " --components {input.components} --pdf {output.pdf} --png {output.png} 2>&1 | tee {log}"
+
+
+rule figures:
+    """Every figure; nothing is computed again that is up to date."""
+    input:
+        collect("results/<run>/figures/{figure}.{kind}", figure=FIGURES, kind=["pdf", "png"]),
+    localrule: True
+
+
+rule plan:
+    """Print rows, bytes, peak memory and FLOPs of every stage before anything heavy runs."""
+    input:
+        manifest=known_tokens,
+        code=sources("plan"),
+    log:
+        "<logs>/plan.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=settings(*[key for key in config if key != "name"]),
+        table=f"results/{config['name']}/tables/plan.csv",
+    shell:
+        "python -m knnlm.steps.plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest} 2>&1 | tee {log}"

@@ -1,0 +1,100 @@
+rule corpus_text:
+    """Get the text of each split, with its documents."""
+    input:
+        corpus_files,
+        code=sources("corpus_text"),
+    output:
+        texts=collect("results/<run>/corpus/text/{split}.txt", split=SPLITS),
+        documents=collect("results/<run>/corpus/text/{split}.documents.npy", split=SPLITS),
+    log:
+        "<logs>/corpus_text.log",
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="2h",
+    params:
+        settings=settings("seed", "corpus.source", "corpus.sotu", "corpus.text", "corpus.wikitext103"),
+    shell:
+        "python -m knnlm.steps.corpus_text --settings {params.settings:q}"
+        " --texts {output.texts} --documents {output.documents} 2>&1 | tee {log}"
+
+
+rule tokenise:
+    """Separate words and punctuation as WikiText does."""
+    input:
+        texts=rules.corpus_text.output.texts,
+        code=sources("tokenise"),
+    output:
+        tokenised=collect("results/<run>/corpus/tokenised/{split}.txt", split=SPLITS),
+    log:
+        "<logs>/tokenise.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime="4h",
+    params:
+        settings=settings("corpus.tokeniser"),
+    shell:
+        "python -m knnlm.steps.tokenise --settings {params.settings:q} --threads {threads}"
+        " --texts {input.texts} --tokenised {output.tokenised} 2>&1 | tee {log}"
+
+
+rule bpe:
+    """Learn byte-pair encoding on the training text and split every word into pieces."""
+    input:
+        tokenised=rules.tokenise.output.tokenised,
+        code=sources("bpe"),
+    output:
+        codes="results/<run>/corpus/bpe.json",
+        pieces=collect("results/<run>/corpus/pieces/{split}.txt", split=SPLITS),
+        dictionary="results/<run>/corpus/dictionary.txt",
+    log:
+        "<logs>/bpe.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime="2h",
+    params:
+        settings=settings("corpus.bpe_merges"),
+    shell:
+        "python -m knnlm.steps.bpe --settings {params.settings:q} --tokenised {input.tokenised}"
+        " --codes {output.codes} --pieces {output.pieces} --dictionary {output.dictionary} 2>&1 | tee {log}"
+
+
+rule binarise:
+    """Write token ids: fairseq's binary corpus and NumPy arrays with line and document borders."""
+    input:
+        pieces=rules.bpe.output.pieces,
+        dictionary=rules.bpe.output.dictionary,
+        line_documents=rules.corpus_text.output.documents,
+        code=sources("binarise"),
+    output:
+        binary=[
+            *collect("results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
+            "results/<run>/corpus/binary/dict.txt",
+        ],
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=SPLITS),
+        lines=collect("results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS),
+        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=SPLITS),
+        continuation="results/<run>/corpus/tokens/continuation.npy",
+        manifest="results/<run>/corpus/tokens/manifest.json",
+    log:
+        "<logs>/binarise.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime="2h",
+    params:
+        settings=settings("lm.training.tokens_per_sample", "retrieval.k", "fractions"),
+    shell:
+        "python -m knnlm.steps.binarise --settings {params.settings:q} --threads {threads} --pieces {input.pieces}"
+        " --dictionary {input.dictionary} --line-documents {input.line_documents} --binary {output.binary}"
+        " --tokens {output.tokens} --lines {output.lines} --documents {output.documents}"
+        " --continuation {output.continuation} --manifest {output.manifest} 2>&1 | tee {log}"

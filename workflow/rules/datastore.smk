@@ -1,0 +1,78 @@
+rule datastore_chunk:
+    """Run the LM over one share of the training text: keys, values and positions in random order."""
+    input:
+        model=rules.train_lm.output.model,
+        dictionary=rules.bpe.output.dictionary,
+        tokens="results/<run>/corpus/tokens/train.npy",
+        code=sources("datastore_chunk"),
+    output:
+        manifest="results/<run>/datastore/chunk-{chunk}/manifest.json",
+        att="results/<run>/datastore/chunk-{chunk}/att.npy",
+        ffn="results/<run>/datastore/chunk-{chunk}/ffn.npy",
+        targets="results/<run>/datastore/chunk-{chunk}/values.npy",
+        positions="results/<run>/datastore/chunk-{chunk}/positions.npy",
+    log:
+        "<logs>/datastore_chunk/{chunk}.log",
+    cache: True
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        gpu=config["resources"]["gpus"],
+        mem_mb=32000,
+        runtime="4h",
+    params:
+        settings=chunk_settings,
+    shell:
+        "python -m knnlm.steps.datastore_chunk --settings {params.settings:q} --gpus {resources.gpu} --model {input.model}"
+        ' --dictionary {input.dictionary} --tokens {input.tokens} --chunk "$(dirname {output.manifest})" 2>&1 | tee {log}'
+
+
+rule train_index:
+    """Train a FAISS index on a uniform sample of the store."""
+    input:
+        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        contexts=collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS),
+        code=sources("train_index"),
+    output:
+        trained="results/<run>/index/{h}-{metric}/trained.faiss",
+    log:
+        "<logs>/train_index/{h}-{metric}.log",
+    cache: True
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        mem_mb=32000,
+        runtime="4h",
+    params:
+        settings=index_training_settings,
+    shell:
+        "python -m knnlm.steps.train_index --settings {params.settings:q} --chunks {input.chunks}"
+        " --trained {output.trained} 2>&1 | tee {log}"
+
+
+rule fill_index:
+    """Add one chunk of the datastore to a copy of the trained index."""
+    input:
+        trained=rules.train_index.output.trained,
+        chunk="results/<run>/datastore/chunk-{chunk}/manifest.json",
+        contexts="results/<run>/datastore/chunk-{chunk}/{h}.npy",
+        code=sources("fill_index"),
+    output:
+        filled="results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss",
+        manifest="results/<run>/index/{h}-{metric}/chunk-{chunk}.json",
+    log:
+        "<logs>/fill_index/{h}-{metric}-{chunk}.log",
+    cache: True
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime="4h",
+    params:
+        settings=index_filling_settings,
+    shell:
+        "python -m knnlm.steps.fill_index --settings {params.settings:q} --trained {input.trained} --chunk {input.chunk}"
+        " --filled {output.filled} 2>&1 | tee {log}"
