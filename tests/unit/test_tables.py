@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from knnlm import steps
+from knnlm.components import Component, save_components
 from knnlm.errors import KnnlmError
 from knnlm.steps import tables as tables_step
 from knnlm.tables import COMPONENT_COLUMNS, DESCRIPTION, Split, component_table, datastore_size_table, lambda_table, main_variants
@@ -133,7 +134,9 @@ def test_datastore_size_table_holds_the_tuned_main_variants_at_every_fraction(ru
     assert len(table) == len(VARIANTS) * len(FRACTIONS) * len(OFFSETS)
     assert set(table["temperature_status"]) == {"optimum"}
     assert set(table["h"]) == {"att"}
-    with pytest.raises(KnnlmError, match=r"lacks the fractions \[0\.1\]"):
+    some = run[-1][~((run[-1]["fraction"] == 0.5) & (run[-1]["mask"] == "real"))]
+    assert set(datastore_size_table(some, "att", "l2", FRACTIONS)["mask"]) == {"faiss"}
+    with pytest.raises(KnnlmError, match="at every fraction"):
         datastore_size_table(run[-1], "att", "l2", [0.1, *FRACTIONS])
     with pytest.raises(KnnlmError, match="none is made from ffn"):
         datastore_size_table(run[-1], "ffn", "l2", FRACTIONS)
@@ -159,12 +162,9 @@ def folder(run, tmp_path, monkeypatch):
     """The files of a run that the step reads, in the current folder."""
     monkeypatch.chdir(tmp_path)
     parts, log_p, tokens, _, _, _ = run
-    for (component, split), values in log_p.items():
-        np.save(tmp_path / f"{component}.{split}.npy", values)
-    for part in parts:
-        # the base LM's description may leave out what it has no use for
-        facts = {key: value for key, value in part.items() if value is not None or key == "temperature_status"} if part["component"] == "base" else part
-        (tmp_path / f"{part['component']}.json").write_text(json.dumps(facts))
+    for file, members in (("base.json", parts[:1]), ("knn.json", parts[1:])):
+        columns = {split: [log_p[part["component"], split] for part in members] for split in OFFSETS}
+        save_components(tmp_path / file, [Component(**part) for part in members], columns)
     for split, offsets in OFFSETS.items():
         np.save(tmp_path / f"tokens-{split}.npy", tokens[split])
         np.save(tmp_path / f"documents-{split}.npy", offsets)
@@ -176,11 +176,11 @@ def folder(run, tmp_path, monkeypatch):
     return tmp_path
 
 
-def step(monkeypatch, folder, output, parts=None):
+def step(monkeypatch, folder, output):
     """Call the step as its command line does."""
     options = {
         "settings": [json.dumps(SETTINGS)],
-        "descriptions": parts or sorted(path.name for path in folder.glob("*.json")),
+        "descriptions": ["base.json", "knn.json"],
         "tokens": ["tokens-valid.npy", "tokens-test.npy"],
         "documents": ["documents-valid.npy", "documents-test.npy"],
         "continuation": ["continuation.npy"],
@@ -212,18 +212,18 @@ def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: np.save(folder / "base.test.npy", np.zeros(7, np.float32)), "base.test.npy: has shape (7,), expected (500,)"),
-        (lambda folder: np.save(folder / "base.test.npy", np.full(500, np.nan, np.float32)), "base.test.npy: not log-probabilities"),
+        (lambda folder: np.save(folder / "base.test.npy", np.zeros((1, 7), np.float32)), "base.test.npy: has shape (1, 7), expected (1, 500)"),
+        (lambda folder: np.save(folder / "base.test.npy", np.full((1, 500), np.nan, np.float32)), "component base, test: not log-probabilities"),
         (lambda folder: np.save(folder / "documents-test.npy", np.array([0, 50])), "documents-test.npy: document offsets"),
         (lambda folder: np.save(folder / "continuation.npy", np.zeros(5, bool)), "tokens-valid.npy: holds ids beyond"),
         (lambda folder: (folder / "loss.csv").write_text("update,loss\n1,2\n"), "loss.csv: has the columns update, loss"),
-        (lambda folder: (folder / "base.json").write_text('{"component": "other"}'), "base.json: lacks"),
+        (lambda folder: (folder / "base.json").write_text('{"component": "other"}'), "base.json: not a readable list of components"),
         (lambda folder: (folder / "b.temperature.csv").write_text(""), "b.temperature.csv: not a readable table"),
     ],
 )
 def test_the_step_names_a_damaged_file_and_writes_nothing(folder, monkeypatch, damage, message):
     damage(folder)
     with pytest.raises(SystemExit) as ended:
-        step(monkeypatch, folder, "tables", ["base.json", *sorted(path.name for path in folder.glob("knn-att-l2*.json"))])
+        step(monkeypatch, folder, "tables")
     assert message in ended.value.code
     assert not (folder / "tables").exists()

@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = parameter_count(config["lm"]["architecture"], vocabulary)
     epochs = config["lm"]["training"]["updates"] * update / tokens["train"]
     print(f"{parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
-    print(f"BPE tokens: {', '.join(f'{split} {count:,}' for split, count in tokens.items())}\n")
+    print(f"BPE tokens: {', '.join(f'{split} {tokens[split]:,}' for split in ('train', 'valid', 'test'))}\n")
     print(formatted(stages))
     print("\nMemory of training is that of one device. Memory and TFLOP are estimates; `knnlm/plan.py` has the formulas.")
 
