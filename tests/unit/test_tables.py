@@ -188,6 +188,7 @@ def step(monkeypatch, folder, output):
         "loss": ["loss.csv"],
     }
     options |= {f"{table}-table": [f"{output}/{table}.csv"] for table in ("components", "temperature", "datastore-size", "lambda", "loss")}
+    options["summary"] = [f"{output}/summary.txt"]
     monkeypatch.setattr(sys, "argv", ["tables", *(word for name, values in options.items() for word in (f"--{name}", *values))])
     steps.run(tables_step.main, tables_step.parser())
 
@@ -197,7 +198,10 @@ def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
         step(monkeypatch, folder, output)
     once, twice = ({path.name: path.read_bytes() for path in (folder / output).iterdir()} for output in ("once", "twice"))
     assert once == twice
-    assert len(once) == 5
+    assert len(once) == 6
+    base = run[-1].iloc[1]
+    assert f"{base['tokens']:,} tokens" in once["summary.txt"].decode()
+    assert f" {base['ppl']:.2f} " in once["summary.txt"].decode()
     written = pd.read_csv(folder / "once/components.csv", dtype={"k": "Int64", "added_parameters": "Int64"}).set_index(["component", "split"]).sort_index()
     expected = run[-1].set_index(["component", "split"]).sort_index()
     pd.testing.assert_frame_equal(written, expected, check_dtype=False, rtol=1e-9)

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tokenize import TokenError  # NumPy's parser of a damaged header
 
 import numpy as np
 
@@ -37,12 +39,28 @@ def save_array(path: str | Path, array: np.ndarray) -> None:
 
 
 @contextmanager
-def new_array(path: str | Path, dtype: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yield a writable memory-mapped `.npy` array that takes its place only if the block succeeds: for results larger than memory."""
-    with atomic(path) as unfinished:
-        array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
-        yield array
-        array.flush()
+def new_array(path: str | Path, dtype: str, shape: tuple[int, ...]) -> Iterator[Callable[[int, int, np.ndarray], None]]:
+    """Write a `.npy` array of `shape` (slabs, rows, ...) piece by piece, whole or not at all: for results larger than memory.
+
+    Yields `write(slab, first_row, rows)`; nothing of what it wrote stays in memory. The file takes its place only if the block succeeds.
+    Raises ValueError for rows that do not fit and where, at the end, not every row has been written.
+    """
+    unwritten = np.ones(shape[:2], dtype=bool)
+    with atomic(path) as unfinished, open(unfinished, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+        header, row_bytes = file.tell(), np.dtype(dtype).itemsize * math.prod(shape[2:])
+
+        def write(slab: int, first_row: int, rows: np.ndarray) -> None:
+            places = unwritten[slab, first_row : first_row + len(rows)]
+            if rows.shape != (len(places), *shape[2:]):
+                raise ValueError(f"{path}: rows of shape {rows.shape} do not fit at row {first_row} of {shape}")
+            places[:] = False
+            file.seek(header + (slab * shape[1] + first_row) * row_bytes)
+            file.write(np.ascontiguousarray(rows, dtype=dtype))
+
+        yield write
+        if unwritten.any():
+            raise ValueError(f"{path}: {np.count_nonzero(unwritten)} of {unwritten.size} rows were never written")
 
 
 def load_array(path: str | Path, dtype: str | None = None, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
@@ -51,10 +69,10 @@ def load_array(path: str | Path, dtype: str | None = None, shape: tuple[int | No
     `shape` may leave sizes open with None. Raises KnnlmError, naming the file, if it is missing, damaged or of another dtype or shape.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise KnnlmError(f"{path}: the file is missing; rerun the step that makes it.") from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, TokenError) as error:
         raise KnnlmError(f"{path}: not a readable .npy array ({error}); delete it and rerun the step that makes it.") from None
     if dtype is not None and array.dtype != np.dtype(dtype):
         raise KnnlmError(f"{path}: holds {array.dtype}, expected {dtype}; delete it and rerun the step that makes it.")
@@ -97,8 +115,10 @@ def read_manifest(path: str | Path, **expected: object) -> dict:
         facts = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise KnnlmError(f"{path}: the manifest is missing; rerun the step that makes it.") from None
-    except ValueError:
-        raise KnnlmError(f"{path}: not a readable manifest; delete it and rerun the step that makes it.") from None
+    except (ValueError, OSError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise KnnlmError(f"{path}: not a readable manifest; delete it and rerun the step that makes it.")
     for key, value in {"format": FORMAT, **expected}.items():
         if facts.get(key) != value:
             raise KnnlmError(f"{path}: {key} is {facts.get(key)!r}, but {value!r} is needed here; delete the folder and rerun.")

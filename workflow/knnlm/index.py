@@ -19,6 +19,7 @@ def train_index(factory: str, metric: str, sample: np.ndarray, seed: int) -> fai
     index.cp.seed = seed
     if isinstance(index, faiss.IndexIVFPQ):
         index.pq.cp.seed = seed
+        index.do_polysemous_training = False  # reorders the codes for a filter that is not used here; takes longer than all the rest
     index.train(sample)
     return index
 
@@ -48,9 +49,12 @@ def save_index(index: faiss.Index, path: str | Path) -> None:
 
 
 def load_index(path: str | Path, metric: str, width: int, rows: int) -> faiss.Index:
-    """Read an index file; raises KnnlmError, naming it, if it is damaged or of another metric, dimension or number of rows."""
+    """Read an index file; the lists of one that holds rows stay on disk, memory-mapped and read-only.
+
+    Raises KnnlmError, naming the file, if it is damaged or of another metric, dimension or number of rows.
+    """
     try:
-        index = faiss.read_index(str(path))
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if rows else 0)
     except RuntimeError:
         raise KnnlmError(f"{path}: not a readable FAISS index; delete it and rerun the step that makes it.") from None
     for name, have, want in (("metric", index.metric_type, METRICS[metric]), ("dimension", index.d, width), ("rows", index.ntotal, rows)):

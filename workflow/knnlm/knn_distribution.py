@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
-QUERIES_AT_ONCE = 1024  # a block of similarities stays in the cache for one temperature
+QUERIES_AT_ONCE = 256  # a block of similarities stays in the cache
 
 
 def gold_matches(ids: np.ndarray, values: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -15,18 +15,17 @@ def gold_matches(ids: np.ndarray, values: np.ndarray, gold: np.ndarray) -> np.nd
 
 
 def log_p_knn(similarities: np.ndarray, matches: np.ndarray, temperature: float) -> np.ndarray:
-    """Return log p_kNN of the gold token, float32 (n,), nats; −inf where no neighbour has it.
+    """Return log p_kNN of the gold token, float32 (n,), nats; −inf where no neighbour has it or its probability is below float32's smallest.
 
-    p_kNN(w|q) = Σ_{j: v_j = w} exp(s_j/τ) / Σ_j exp(s_j/τ) over the k neighbours. similarities: float32 (n, k), best first; matches: bool (n, k).
+    p_kNN(w|q) = Σ_{j: v_j = w} exp(s_j/τ) / Σ_j exp(s_j/τ) over the k neighbours. similarities: float32 (n, k), −inf for none; matches: bool (n, k).
     """
     result = np.empty(len(similarities), dtype=np.float32)
     for begin in range(0, len(similarities), QUERIES_AT_ONCE):
         rows = slice(begin, begin + QUERIES_AT_ONCE)
-        scores = torch.from_numpy(np.ascontiguousarray(similarities[rows]))
-        weights = scores.sub(scores.max(dim=1, keepdim=True).values).mul_(1 / temperature).exp_()
-        normaliser = weights.sum(dim=1, dtype=torch.float64)
-        gold = weights.mul_(torch.from_numpy(np.ascontiguousarray(matches[rows]))).sum(dim=1, dtype=torch.float64)
-        result[rows] = torch.log(gold / normaliser).numpy()
+        best = np.maximum(similarities[rows].max(axis=1, keepdims=True), np.finfo(np.float32).min)
+        distances = torch.from_numpy(similarities[rows] - best)  # exact, where similarities divided by a low τ would be rounded
+        gold = torch.softmax(distances.div_(temperature), dim=1).mul_(torch.from_numpy(matches[rows])).sum(dim=1).clamp_(max=1)
+        result[rows] = np.where(best[:, 0] > np.finfo(np.float32).min, gold.log_(), -np.inf)
     return result
 
 

@@ -3,24 +3,26 @@
 The only module that imports fairseq. A model file holds plain tensors and its architecture's sizes, and is read without unpickling code.
 """
 
+import logging
+import pickle
 from argparse import Namespace
 from pathlib import Path
 
 import torch
-from fairseq.data import Dictionary
-from fairseq.models.transformer_lm import TransformerLanguageModel
 
 from knnlm.artifacts import atomic
 from knnlm.errors import KnnlmError
 
 PLUGIN = Path(__file__).parent.parent / "fairseq_plugin"
-PAD = 1
 END_OF_LINE = 2
 POSITIONS_AT_ONCE = 4096  # rows of the V-wide softmax held in memory
 
 
-def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str) -> TransformerLanguageModel:
+def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str) -> torch.nn.Module:
     """Build the untrained network: pre-norm, no final LayerNorm, untied output without bias (paper, appendix A; spec §1.1)."""
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # asks for tensorboardX when it is imported
+    from fairseq.data import Dictionary
+    from fairseq.models.transformer_lm import TransformerLanguageModel
     from fairseq.utils import import_user_module
 
     import_user_module(Namespace(user_dir=str(PLUGIN)))
@@ -51,6 +53,15 @@ def export_model(checkpoint: str | Path, model_file: str | Path, architecture: d
         torch.save(content, unfinished)
 
 
+def trained_updates(checkpoint: str | Path) -> int:
+    """Return the number of updates behind a fairseq checkpoint that this run has written; 0 if it is missing or was cut off in writing."""
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return 0
+    return content["optimizer_history"][-1]["num_updates"]
+
+
 class LanguageModel:
     """A trained LM that only ever evaluates: no dropout, no gradients."""
 
@@ -58,14 +69,18 @@ class LanguageModel:
         """Load a model file. Raises KnnlmError, naming it, if it is damaged or does not fit the dictionary."""
         try:
             content = torch.load(model_file, map_location="cpu", weights_only=True)
-            network = build_model(content["architecture"], content["tokens_per_sample"], str(dictionary_file))
-            network.load_state_dict(content["weights"])
-        except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            architecture, tokens_per_sample, weights = (content[key] for key in ("architecture", "tokens_per_sample", "weights"))
+        except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, OSError, ValueError):
+            raise KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.") from None
+        try:
+            network = build_model(architecture, tokens_per_sample, str(dictionary_file))
+            network.load_state_dict(weights)
+        except (RuntimeError, LookupError, TypeError, AttributeError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[-1].strip()
             raise KnnlmError(f"{model_file}: not a language model for {dictionary_file} ({reason}); delete it and rerun train_lm.") from None
         torch.set_float32_matmul_precision("highest")  # the plugin lowers it for training
         self.device = torch.device(device)
-        self.longest_input = content["tokens_per_sample"]
+        self.longest_input = tokens_per_sample
         self.decoder = network.decoder.eval().to(self.device)
         self.width = self.decoder.output_embed_dim
         self._att = torch.empty(0)
@@ -78,7 +93,7 @@ class LanguageModel:
     def states(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `att` and `ffn` at every position (spec §2.1), float32 (batch, length, width) each.
 
-        `source` is int64 (batch, length): the token *before* each position that is asked about; rows are padded at their end with PAD.
+        `source` is int64 (batch, length): the token *before* each position that is asked about. What stands behind a position does not change it.
         `att` is what enters the last layer's feed-forward network, after its LayerNorm; `ffn` is the vector that W_sm multiplies.
         """
         ffn, _ = self.decoder.extract_features(source.to(self.device), None)

@@ -7,6 +7,7 @@ are estimates, meant to be right within a factor of two. One multiply-add counts
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from knnlm.components import Component, knn_components, real_score_fractions, retrievals, searched_fractions
 from knnlm.configuration import PQ_CENTROIDS, IndexFactory, parse_factory
@@ -212,7 +213,7 @@ def approximate_retrieval(run: Run) -> Stage:
 
     Disk: as exact retrieval. Operations, for each hidden state and metric: at each fraction 2 · E · lists · d to choose lists and with PQ
     2 · E · nprobe · 256 · d for look-up tables; and once for all fractions E · T · nprobe / lists rows, one look-up for each PQ code, else 2d.
-    Memory: queries and neighbours, the filled indexes, and a joined copy.
+    Memory: queries and neighbours, and the rows of the widest band between two fractions, joined; the filled indexes stay on disk.
     """
     factory, nprobe = run.factory, run.config["index"]["nprobe"]
     results = sum(len(searched_fractions(run.config, *pair)) for pair in run.pairs)
@@ -281,10 +282,12 @@ def _queries_and_neighbours(run: Run) -> int:
 
 def _key_block(run: Run) -> int:
     """Return bytes of the block of keys that is compared at a time, as stored and in float32."""
-    return min(KEYS_AT_ONCE, run.chunk_rows) * run.width * (SINGLE + HALF)
+    return min(KEYS_AT_ONCE, run.tokens["train"]) * run.width * (SINGLE + HALF)
 
 
 def _approximate_memory(run: Run) -> int:
-    """Return bytes of approximate search: the filled indexes and one joined copy beside queries and neighbours."""
-    rows = 2 * run.tokens["train"] * (run.factory.code_bytes + 8)
+    """Return bytes of approximate search: the joined rows of the widest band of fractions beside queries and neighbours; filled indexes stay on disk."""
+    bands = [pairwise([0.0, *searched_fractions(run.config, *pair)]) for pair in run.pairs]
+    widest = max(high - low for band in bands for low, high in band)
+    rows = int(widest * run.tokens["train"]) * (run.factory.code_bytes + 8)
     return _queries_and_neighbours(run) + rows + (run.config["datastore"]["chunks"] + 2) * _centroid_bytes(run)

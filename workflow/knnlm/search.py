@@ -4,58 +4,117 @@ Rows are shuffled within chunks, so the store of fraction f is a prefix of every
 the next, keep a running top k, and hand out a snapshot at each fraction: no row is compared twice.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import faiss
 import numpy as np
+import torch
 
 from knnlm.datastore import Datastore, prefix_rows
-from knnlm.index import METRICS, join_indexes
+from knnlm.index import join_indexes
 from knnlm.progress import progress
 
 QUERIES_AT_ONCE = 8192
 KEYS_AT_ONCE = 262144
+TILE_QUERIES, TILE_KEYS = 512, 8192  # one matrix product of exact search; its 16 MiB of similarities stay in the cache of a CPU
+PLACES = 2048  # candidates of each query that wait to be merged
 Snapshot = tuple[float, np.ndarray, np.ndarray]
 
 
 class RunningNeighbours:
     """The k best rows so far for each of n queries: ids int32 (n, k), similarities float32 (n, k), best first; id −1 where there are fewer."""
 
-    def __init__(self, queries: int, k: int, metric: str):
+    def __init__(self, queries: int, k: int, device: str = "cpu"):
         """Begin with no neighbours at all."""
-        self.metric = metric
-        self.ids = np.full((queries, k), -1, dtype=np.int32)
-        self.similarities = np.full((queries, k), -np.inf, dtype=np.float32)
+        self.ids = torch.full((queries, k), -1, dtype=torch.int32, device=device)
+        self.similarities = torch.full((queries, k), -torch.inf, device=device)
 
-    def merge(self, rows: slice, scores: np.ndarray, ids: np.ndarray) -> None:
-        """Merge FAISS results for the queries `rows`: scores float32 and ids int64, (len, k), as `index.search` returns them."""
-        similarities = scores if self.metric == "ip" else -scores
-        similarities[ids < 0] = -np.inf
-        both = np.stack([self.similarities[rows], similarities]), np.stack([self.ids[rows].astype(np.int64), ids])
-        self.similarities[rows], self.ids[rows] = faiss.merge_knn_results(*both, keep_max=True)
+    def merge(self, rows: slice, similarities: torch.Tensor, ids: torch.Tensor) -> None:
+        """Merge candidates of the queries `rows`: float32 and int32 (len, m), in any order; −inf and −1 where there are fewer than m."""
+        both = torch.cat([self.similarities[rows], similarities], 1)
+        self.similarities[rows], order = both.topk(self.ids.shape[1])
+        self.ids[rows] = torch.cat([self.ids[rows], ids], 1).gather(1, order)
+
+    def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and similarities as they are now; on a CPU they share memory with the running result."""
+        return self.ids.cpu().numpy(), self.similarities.cpu().numpy()
+
+
+class Waiting:
+    """Candidates of one tile of queries that beat their query's k-th best row, kept until enough have come to be worth a merge."""
+
+    def __init__(self, running: RunningNeighbours, rows: slice):
+        """Begin with none; `rows` are the queries' rows of the running result."""
+        self.running, self.rows = running, rows
+        self.count = torch.zeros(rows.stop - rows.start, dtype=torch.int64, device=running.ids.device)
+        self.similarities = torch.full((len(self.count), PLACES), -torch.inf, device=running.ids.device)
+        self.ids = torch.full((len(self.count), PLACES), -1, dtype=torch.int32, device=running.ids.device)
+
+    def add(self, row: torch.Tensor, count: torch.Tensor, similarities: torch.Tensor, ids: torch.Tensor) -> None:
+        """Append candidates, sorted by their query `row`; `count` says how many each query gets, at most PLACES."""
+        if int((self.count + count).max()) > PLACES:
+            self.flush()
+        begin = torch.arange(len(count), device=row.device) * PLACES + self.count - (count.cumsum(0) - count)
+        place = begin[row] + torch.arange(len(row), device=row.device)
+        self.similarities.view(-1)[place] = similarities
+        self.ids.view(-1)[place] = ids
+        self.count += count
+
+    def flush(self) -> None:
+        """Merge what waits."""
+        used = int(self.count.max())
+        self.running.merge(self.rows, self.similarities[:, :used], self.ids[:, :used])
+        self.similarities[:, :used], self.ids[:, :used] = -torch.inf, -1
+        self.count.zero_()
 
 
 def exact_search(queries: np.ndarray, store: Datastore, h: str, metric: str, k: int, fractions: list[float], device: str) -> Iterator[Snapshot]:
     """Yield (fraction, ids, similarities) of the true k nearest rows for each of the ascending fractions.
 
     queries: float32 (n, width). Similarities are −‖q−k‖² for `l2` and q·k for `ip` (spec §4.1). The snapshots share memory with the running result:
-    use one before asking for the next. Memory: the result and one block of keys in float32, whatever the size of the store.
+    use one before asking for the next. Memory: the queries, the result, one block of keys in float32 and one tile, whatever the size of the store.
     """
-    nearest = _exact_function(device)
-    running = RunningNeighbours(len(queries), k, metric)
-    blocks = [
-        (high, chunk, begin, min(begin + KEYS_AT_ONCE, prefix_rows(high, chunk.rows)))
-        for low, high in zip([0.0, *fractions], fractions, strict=False)
-        for chunk in store.chunks
-        for begin in range(prefix_rows(low, chunk.rows), prefix_rows(high, chunk.rows), KEYS_AT_ONCE)
-    ]
-    for number, (fraction, chunk, begin, end) in enumerate(progress(blocks, f"exact search {h} {metric}")):
-        keys = chunk.keys_of(h)[begin:end].astype(np.float32)
-        for rows in _slices(len(queries), QUERIES_AT_ONCE):
-            scores, ids = nearest(queries[rows], keys, min(k, len(keys)), METRICS[metric])
-            running.merge(rows, *_widened(scores, ids, k, chunk.first_position + begin))
-        if number + 1 == len(blocks) or blocks[number + 1][0] != fraction:
-            yield fraction, running.ids, running.similarities
+    torch.set_float32_matmul_precision("highest")
+    points = torch.from_numpy(queries).to(device)
+    running = RunningNeighbours(len(queries), k, device)
+    tile = torch.empty(TILE_QUERIES * TILE_KEYS, device=device)
+    blocks = [block for low, high in pairwise([0.0, *fractions]) for block in _band_blocks(store, low, high)]
+    for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
+        keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
+        keys = keys.float()
+        for rows in _slices(len(queries), TILE_QUERIES):
+            _compare(points[rows], keys, ids, metric, Waiting(running, rows), tile)
+        if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
+            if metric == "l2":
+                running.similarities.clamp_(max=0.0)  # rounding can make a distance negative
+            yield fraction, *running.snapshot()
+
+
+def _compare(queries: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, metric: str, waiting: Waiting, tile: torch.Tensor) -> None:
+    """Compare a tile of queries with a block of keys and merge what is nearer than the neighbours they have.
+
+    A product holds q·k or 2 q·k − ‖k‖²; ‖q‖², the same for a whole row, is taken off the few candidates alone.
+    """
+    bias, scale = (-keys.square().sum(1), 2) if metric == "l2" else (keys.new_zeros(len(keys)), 1)
+    norms = queries.square().sum(1) if metric == "l2" else queries.new_zeros(len(queries))
+    running, rows = waiting.running, waiting.rows
+    for columns in _slices(len(keys), TILE_KEYS):
+        product = tile[: len(queries) * (columns.stop - columns.start)].view(len(queries), -1)
+        torch.addmm(bias[columns], queries, keys[columns].T, alpha=scale, out=product)
+        worst = running.similarities[rows, -1] + norms
+        if not bool(worst.isneginf().any()):
+            places = (product > worst[:, None]).view(-1).nonzero().squeeze(1)
+            row = places // product.shape[1]
+            count = torch.bincount(row, minlength=len(queries))
+            if int(count.max()) <= PLACES:
+                waiting.add(row, count, product.view(-1)[places] - norms[row], ids[columns][places - row * product.shape[1]])
+                continue
+        # the first tile, or one that is nearer than all before
+        best, column = product.topk(min(running.ids.shape[1], product.shape[1]), sorted=False)
+        running.merge(rows, best - norms[:, None], ids[columns][column])
+    waiting.flush()
 
 
 def approximate_search(
@@ -66,12 +125,14 @@ def approximate_search(
     `trained` is the empty index, `filled` its copies with the rows of each chunk. The quantisers are those of the full store at every fraction.
     """
     metric = "l2" if trained.metric_type == faiss.METRIC_L2 else "ip"
-    running = RunningNeighbours(len(queries), k, metric)
-    for low, high in zip([0.0, *fractions], fractions, strict=False):
+    running = RunningNeighbours(len(queries), k)
+    for low, high in pairwise([0.0, *fractions]):
         index = _searchable(join_indexes(trained, filled, store.chunks, low, high), nprobe, device)
         for rows in progress(list(_slices(len(queries), QUERIES_AT_ONCE)), f"approximate search {metric}, up to {high:.0%} of the store"):
-            running.merge(rows, *index.search(queries[rows], k))
-        yield high, running.ids, running.similarities
+            scores, ids = (torch.from_numpy(array) for array in index.search(queries[rows], k))
+            similarities = -scores if metric == "l2" else scores
+            running.merge(rows, similarities.masked_fill_(ids < 0, -torch.inf), ids.int())
+        yield high, *running.snapshot()
 
 
 def real_similarities(queries: np.ndarray, ids: np.ndarray, store: Datastore, h: str, metric: str) -> np.ndarray:
@@ -102,19 +163,21 @@ def _slices(length: int, step: int) -> Iterator[slice]:
         yield slice(begin, min(begin + step, length))
 
 
-def _widened(scores: np.ndarray, ids: np.ndarray, k: int, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give FAISS results of fewer than k columns k columns, and local ids their global number."""
-    missing = k - ids.shape[1]
-    ids = np.where(ids >= 0, ids + first, -1)
-    return np.pad(scores, ((0, 0), (0, missing))), np.pad(ids, ((0, 0), (0, missing)), constant_values=-1)
+def _band_blocks(store: Datastore, low: float, high: float) -> list[tuple[float, float, float]]:
+    """Divide the band between two fractions into blocks (from, to, high) of about KEYS_AT_ONCE rows, each the same share of every chunk.
+
+    Every block is then a sample of the whole store, and the k-th best row so far soon turns almost all others away.
+    """
+    rows = sum(prefix_rows(high, chunk.rows) - prefix_rows(low, chunk.rows) for chunk in store.chunks)
+    edges = np.linspace(low, high, max(1, math.ceil(rows / KEYS_AT_ONCE)) + 1).tolist()
+    return [(begin, end, high) for begin, end in pairwise(edges)]
 
 
-def _exact_function(device: str) -> Callable:
-    """Return FAISS's brute-force search for the device; both have the same arguments."""
-    if device == "cpu":
-        return faiss.knn
-    resources = faiss.StandardGpuResources()
-    return lambda queries, keys, k, metric: faiss.knn_gpu(resources, queries, keys, k, metric=metric)
+def _rows_between(store: Datastore, h: str, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys, float16 (rows, width), and global ids, int32, of the rows between two fractions of every chunk."""
+    spans = [(chunk, prefix_rows(low, chunk.rows), prefix_rows(high, chunk.rows)) for chunk in store.chunks]
+    keys = np.concatenate([chunk.keys_of(h)[begin:end] for chunk, begin, end in spans])
+    return keys, np.concatenate([np.arange(chunk.first_position + begin, chunk.first_position + end, dtype=np.int32) for chunk, begin, end in spans])
 
 
 def _searchable(index: faiss.Index, nprobe: int, device: str) -> faiss.Index:

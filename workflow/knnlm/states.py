@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from knnlm.errors import KnnlmError
-from knnlm.language_model import END_OF_LINE, PAD, LanguageModel
+from knnlm.language_model import END_OF_LINE, LanguageModel
 from knnlm.progress import progress
 
 
@@ -22,9 +22,12 @@ def window_batches(windows: np.ndarray, tokens_at_once: int) -> Iterator[np.ndar
 
 
 def padded_source(tokens: np.ndarray, windows: np.ndarray) -> torch.Tensor:
-    """Return the model's input for windows (n, 3): int64 (n, longest), the token before each position; before the first stands `</s>`."""
+    """Return the model's input for windows (n, 3): int64 (n, longest), the token before each position; before the first stands `</s>`.
+
+    Rows are filled up with `</s>` too: attention is causal, so what follows a window does not matter, and no mask is needed.
+    """
     longest = int((windows[:, 2] - windows[:, 0]).max())
-    source = np.full((len(windows), longest), PAD, dtype=np.int64)
+    source = np.full((len(windows), longest), END_OF_LINE, dtype=np.int64)
     for row, (context_begin, _, end) in zip(source, windows.tolist(), strict=True):
         first = max(context_begin - 1, 0)
         row[end - context_begin - (end - 1 - first) : end - context_begin] = tokens[first : end - 1]

@@ -127,5 +127,25 @@ def lambda_table(names: Sequence[str], read: Reader, splits: Sequence[Split]) ->
     return pd.DataFrame(rows, columns=["component", "split", "lambda", "ppl"])
 
 
+def summary(components: pd.DataFrame, level: float) -> str:
+    """Return the main result as text: the base LM and every component on the whole store, as measured on test."""
+    test = components[(components["split"] == "test") & (components["fraction"].isna() | (components["fraction"] == 1))]
+    first = test.iloc[0]
+    shown = pd.DataFrame({column: test[column].fillna("") for column in ("component", "h", "metric", "mask", "score")})
+    shown.loc[test["component"] == BASE, "h"] = "base LM"
+    shown["temperature"] = [f"{value:.3g}" if value == value else "" for value in test["temperature"]]
+    shown["tuned"] = test["temperature_status"].map({"optimum": "yes", "edge": "edge!", "fixed": "no"}).fillna("")
+    shown["lambda"] = [f"{value:.3f}" for value in test["lambda"]]
+    shown["ppl"] = [f"{value:.2f}" for value in test["ppl"]]
+    shown["gain"] = [f"{gain:.2f} [{low:.2f}, {high:.2f}]" for gain, low, high in test[["gain", "gain_low", "gain_high"]].to_numpy()]
+    shown["oracle"] = [f"{value:.2f}" for value in test["oracle"]]
+    heading = (
+        f"Word perplexity on test ({first['tokens']:,} tokens, {first['words']:,} words), base LM and base LM + kNN; lower is better.\n"
+        f"gain: base LM's perplexity minus the mixture's, with its {level:.0%} interval over documents. λ is tuned on valid, and so is the\n"
+        "temperature where it says so.\n\n"
+    )
+    return heading + shown.drop(columns="component").to_string(index=False) + "\n"
+
+
 def _tuned(components: pd.DataFrame) -> pd.Series:
     return components["temperature_status"].isin(["optimum", "edge"])

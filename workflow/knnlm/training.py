@@ -89,7 +89,8 @@ def parse_log(lines: Iterable[str]) -> Iterator[dict]:
         update = int(record[f"{prefix}num_updates"])
         if not math.isfinite(loss):
             raise KnnlmError(
-                f"the {split} loss is {loss} at update {update}; lower lm.training.learning_rate or lm.training.clip_norm, or raise warmup_updates."
+                f"the {split} loss is {loss} at update {update}; lower lm.training.learning_rate, set a lower lm.training.clip_norm "
+                "(0 clips nothing) or raise lm.training.warmup_updates."
             )
         rates = [float(record["lr"]), float(record["wps"])] if split == "train" else [math.nan, math.nan]
         yield dict(zip(COLUMNS, [update, int(record["epoch"]), split, loss, math.exp(min(loss, 700)), *rates], strict=True))

@@ -20,15 +20,15 @@ def fixed_windows(tokens: int, context: int, new: int) -> np.ndarray:
 def whole_line_windows(lines: np.ndarray, context: int, new: int) -> np.ndarray:
     """Pack whole lines into blocks of at most `new` tokens, each behind up to `context` earlier ones (the paper's evaluation, `complete`).
 
-    `lines` holds the token offset of every line and at its end the number of tokens. A line longer than `new` is a block of its own, so
-    that its window is cut into pieces of `new` tokens here: a language model has a longest input. Returns int64 (windows, 3).
+    `lines` holds the token offset of every line and at its end the number of tokens. A line longer than `new` shares no block with others and
+    is cut into pieces of `new` tokens: a language model has a longest input. Returns int64 (windows, 3).
     """
     cuts = [0]
     for begin, end in zip(lines[:-1].tolist(), lines[1:].tolist(), strict=True):
         if end - cuts[-1] > new and begin > cuts[-1]:
             cuts.append(begin)
-        while end - cuts[-1] > new:
-            cuts.append(cuts[-1] + new)
+        if end - begin > new:
+            cuts += [*range(begin + new, end, new), end]
     if cuts[-1] < lines[-1]:
         cuts.append(int(lines[-1]))
     edges = np.asarray(cuts, dtype=np.int64)

@@ -43,6 +43,12 @@ rule tables:
             category="Tables",
             labels={"table": "training loss"},
         ),
+        summary=report(
+            "results/<run>/tables/summary.txt",
+            caption="../report/summary.rst",
+            category="Tables",
+            labels={"table": "summary"},
+        ),
     log:
         "<logs>/tables.log",
     conda:
@@ -58,7 +64,7 @@ rule tables:
         " --tokens {input.tokens} --documents {input.documents} --continuation {input.continuation}"
         " --temperatures {input.temperatures} --loss {input.loss} --components-table {output.components}"
         " --temperature-table {output.temperature} --datastore-size-table {output.datastore_size}"
-        " --lambda-table {output.interpolation} --loss-table {output.loss} 2>&1 | tee {log}"
+        " --lambda-table {output.interpolation} --loss-table {output.loss} --summary {output.summary} 2>&1 | tee {log}"
 
 
 for figure, table in FIGURES.items():

@@ -36,6 +36,7 @@ rule train_index:
         code=sources("train_index"),
     output:
         trained="results/<run>/index/{h}-{metric}/trained.faiss",
+        manifest="results/<run>/index/{h}-{metric}/trained.json",
     log:
         "<logs>/train_index/{h}-{metric}.log",
     cache: True
@@ -56,6 +57,7 @@ rule fill_index:
     """Add one chunk of the datastore to a copy of the trained index."""
     input:
         trained=rules.train_index.output.trained,
+        trained_manifest=rules.train_index.output.manifest,
         chunk="results/<run>/datastore/chunk-{chunk}/manifest.json",
         contexts="results/<run>/datastore/chunk-{chunk}/{h}.npy",
         code=sources("fill_index"),

@@ -12,7 +12,10 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     """Parse the command line and call `main`; a KnnlmError ends the step with its sentence and status 1."""
     arguments = parser.parse_args()
     if hasattr(arguments, "settings"):
-        arguments.settings = json.loads(arguments.settings)
+        try:
+            arguments.settings = json.loads(arguments.settings)
+        except ValueError as error:
+            parser.error(f"--settings is not JSON: {error}")
     try:
         main(arguments)
     except KnnlmError as error:

@@ -13,6 +13,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Fill, write, and note which chunk of which store it was."""
     settings = arguments.settings
     facts = read_manifest(arguments.chunk, kind="datastore chunk")
+    read_manifest(arguments.trained.with_suffix(".json"), kind="trained index", checkpoint=facts["checkpoint"], width=facts["width"])
     chunk = Chunk(arguments.chunk.parent, facts["rows"], facts["width"], facts["first_position"])
     index = load_index(arguments.trained, settings["metric"], facts["width"], rows=0)
     fill_index(index, chunk, settings["h"])

@@ -91,12 +91,14 @@ def tuned(component: Component, neighbours: Neighbours, text: Text, settings: di
 def main(arguments: argparse.Namespace) -> None:
     """Write every component of one retrieval, and the temperature curves of those that are tuned at the ends of the fraction range."""
     settings = arguments.settings
-    manifest = read_manifest(arguments.neighbours / "manifest.json", kind="neighbours")
-    texts, values = load_texts(arguments), open_datastore(arguments.chunks).all_values()
+    store = open_datastore(arguments.chunks)
+    wanted = {key: settings[key] for key in ("h", "metric", "search")}
+    manifest = read_manifest(arguments.neighbours / "manifest.json", kind="neighbours", checkpoint=store.checkpoint, rows=store.rows, **wanted)
+    texts, values = load_texts(arguments), store.all_values()
     ends = {settings["fractions"][0], settings["fractions"][-1]}
     done, curves, log_p = [], [], {split: [] for split in SPLITS}
-    wanted = knn_components(settings, settings["h"], settings["metric"], settings["search"])
-    for component in progress(wanted, f"components {settings['h']} {settings['metric']} {settings['search']}"):
+    components = knn_components(settings, **wanted)
+    for component in progress(components, f"components {settings['h']} {settings['metric']} {settings['search']}"):
         neighbours = load_neighbours(arguments.neighbours, component, texts, values, manifest)
         if component.temperature is None:
             component = tuned(component, neighbours["valid"], texts["valid"], settings["temperature"])

@@ -50,20 +50,29 @@ def main(arguments: argparse.Namespace) -> None:
     rescored = real_score_fractions(settings, h, metric) if settings["search"] == "approximate" else []
     queries, sizes = load_queries(arguments.states, store, h)
     with ExitStack() as files:
-        slabs = {
+        writers = {
             (split, name): files.enter_context(new_array(arguments.neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k)))
             for split, size in sizes.items()
             for name, dtype, parts in (("ids", "int32", fractions), ("similarities", "float32", fractions), ("real", "float32", rescored))
             if parts
         }
+
+        def write(name: str, slab: int, array: np.ndarray) -> None:
+            for split, part in zip(SPLITS, np.split(array, [sizes[SPLITS[0]]]), strict=True):
+                writers[split, name](slab, 0, part)
+
         for fraction, ids, similarities in snapshots(arguments, store, queries, fractions):
-            write(slabs, "ids", fractions.index(fraction), ids)
-            write(slabs, "similarities", fractions.index(fraction), similarities)
+            write("ids", fractions.index(fraction), ids)
+            write("similarities", fractions.index(fraction), similarities)
             if fraction in rescored:
-                write(slabs, "real", rescored.index(fraction), real_similarities(queries, ids, store, h, metric))
+                write("real", rescored.index(fraction), real_similarities(queries, ids, store, h, metric))
     write_manifest(
         arguments.neighbours / "manifest.json",
         kind="neighbours",
+        h=h,
+        metric=metric,
+        search=settings["search"],
+        k=k,
         fractions=fractions,
         real_score_fractions=rescored,
         rows=store.rows,
@@ -71,15 +80,6 @@ def main(arguments: argparse.Namespace) -> None:
         checkpoint=store.checkpoint,
         settings=settings,
     )
-
-
-def write(slabs: dict[tuple[str, str], np.ndarray], name: str, slab: int, array: np.ndarray) -> None:
-    """Write rows of all splits, in the order of SPLITS, into one slab of each split's file."""
-    begin = 0
-    for split in SPLITS:
-        target = slabs[split, name][slab]
-        target[:] = array[begin : begin + len(target)]
-        begin += len(target)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from knnlm.tables import (
     datastore_size_table,
     lambda_table,
     main_variants,
+    summary,
 )
 
 DIGITS = "%.10g"
@@ -46,6 +47,8 @@ def main(arguments: argparse.Namespace) -> None:
     for path, table in tables.items():
         with atomic(path) as unfinished:
             table.to_csv(unfinished, index=False, float_format=DIGITS)
+    with atomic(arguments.summary) as unfinished:
+        unfinished.write_text(summary(components, significance["level"]))
 
 
 def read_splits(arguments: argparse.Namespace) -> list[Split]:
@@ -107,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--loss", required=True, help="lm/loss.csv")
     for table in ("components", "temperature", "datastore-size", "lambda", "loss"):
         options.add_argument(f"--{table}-table", required=True)
+    options.add_argument("--summary", required=True, help="the main result as text")
     return options
 
 

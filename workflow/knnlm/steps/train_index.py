@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from knnlm.artifacts import write_manifest
 from knnlm.datastore import open_datastore
 from knnlm.index import save_index, train_index
 from knnlm.steps import run
@@ -14,6 +15,9 @@ def main(arguments: argparse.Namespace) -> None:
     store = open_datastore(arguments.chunks)
     sample = store.sample(settings["h"], settings["index"]["training_rows"])
     save_index(train_index(settings["index"]["factory"], settings["metric"], sample, settings["seed"]), arguments.trained)
+    write_manifest(
+        arguments.trained.with_suffix(".json"), kind="trained index", rows=len(sample), width=store.width, checkpoint=store.checkpoint, settings=settings
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,137 @@
+"""The whole pipeline on `tiny`: what comes out, that it comes out the same twice, and that an outsider can read it."""
+
+import itertools
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slow
+
+VARIANTS = [("faiss", "faiss"), ("faiss", "real"), ("real", "real")]
+
+
+@pytest.fixture(scope="module")
+def components(finished):
+    return pd.read_csv(finished.folder / "results/tiny/tables/components.csv")
+
+
+def test_every_component_of_the_paper_has_a_row_on_both_splits(components):
+    whole = components[(components["fraction"] == 1) & (components["temperature_status"] != "fixed")]
+    found = set(zip(whole["h"], whole["metric"], whole["mask"], whole["score"], whole["split"], strict=True))
+    wanted = itertools.product(["att", "ffn"], ["l2", "ip"], VARIANTS, ["valid", "test"])
+    assert found == {(h, metric, mask, score, split) for h, metric, (mask, score), split in wanted}
+    assert not components.drop(columns=["h", "metric", "mask", "score", "temperature", "fraction", "k", "temperature_status"]).isna().any(axis=None)
+
+
+def test_the_weight_found_on_valid_never_makes_valid_worse(components):
+    assert (components.loc[components["split"] == "valid", "gain"] >= 0).all()
+
+
+def test_the_oracle_is_the_best_of_all_and_the_interval_holds_the_estimate(components):
+    assert (components["oracle"] <= components["ppl"]).all()
+    assert components["ppl"].between(components["ppl_low"], components["ppl_high"]).all()
+
+
+def test_a_tuned_temperature_is_at_least_as_good_as_the_untuned_and_the_grid(components, finished):
+    valid = components[components["split"] == "valid"].set_index("component")["ppl"]
+    for name in valid.index[valid.index.str.endswith("-untuned")]:
+        assert valid[name.removesuffix("-untuned")] <= valid[name] * (1 + 1e-9)
+    curves = pd.read_csv(finished.folder / "results/tiny/tables/temperature.csv")
+    for name, curve in curves[curves["split"] == "valid"].groupby("component"):
+        assert valid[name] <= curve["ppl"].min() * (1 + 1e-9)
+
+
+def test_the_base_model_s_perplexity_is_the_tokens_own(components, finished):
+    folder = finished.folder / "results/tiny"
+    log_p = np.load(folder / "components/base.test.npy")[0].astype(np.float64)
+    pieces = (folder / "corpus/pieces/test.txt").read_text().replace("\n", " </s> ").split()
+    assert len(pieces) == len(log_p)
+    words = sum(not piece.endswith("@@") for piece in pieces)
+    row = components[(components["component"] == "base") & (components["split"] == "test")].iloc[0]
+    assert row["ppl"] == pytest.approx(np.exp(-log_p.sum() / words))
+
+
+def test_the_store_has_a_row_for_every_training_token_and_remembers_where_it_was(finished):
+    folder = finished.folder / "results/tiny"
+    tokens = np.load(folder / "corpus/tokens/train.npy")
+    chunks = sorted((folder / "datastore").iterdir())
+    assert len(chunks) == 2
+    positions = np.concatenate([np.load(chunk / "positions.npy") for chunk in chunks])
+    values = np.concatenate([np.load(chunk / "values.npy") for chunk in chunks])
+    np.testing.assert_array_equal(np.sort(positions), np.arange(len(tokens)))
+    np.testing.assert_array_equal(values, tokens[positions])
+    assert not (np.diff(positions) == 1).all()
+
+
+def test_stored_neighbours_are_the_nearest_keys(finished):
+    folder = finished.folder / "results/tiny"
+    keys = np.concatenate([np.load(chunk / "att.npy") for chunk in sorted((folder / "datastore").iterdir())]).astype(np.float64)
+    queries = np.load(folder / "states/test.att.npy")[:50].astype(np.float64)
+    distances = ((queries[:, None] - keys[None]) ** 2).sum(-1)
+    stored = np.load(folder / "neighbours/att-l2-exact/test.similarities.npy")[-1, :50]
+    np.testing.assert_allclose(stored, -np.sort(distances, axis=1)[:, : stored.shape[1]], rtol=1e-3, atol=1e-3)
+    ids = np.load(folder / "neighbours/att-l2-exact/test.ids.npy")[-1, :50]
+    np.testing.assert_allclose(-np.take_along_axis(distances, ids.astype(int), 1), stored, rtol=1e-3, atol=1e-3)
+
+
+def test_every_figure_is_there_as_pdf_and_png(finished):
+    for figure in ("components", "datastore_size", "temperature", "lambda", "loss"):
+        assert (finished.folder / f"results/tiny/figures/{figure}.pdf").read_bytes().startswith(b"%PDF")
+        assert (finished.folder / f"results/tiny/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_holds_every_caption(finished):
+    finished("--report", "results/tiny/report.html")
+    report = (finished.folder / "results/tiny/report.html").read_text()
+    for words in ("Why do nearest neighbour language models work?", "components.csv", "summary.txt", "temperature.png", "datastore_size.png"):
+        assert words in report
+
+
+def test_nothing_is_left_to_do_even_when_every_file_of_ours_is_touched(finished):
+    for path in [*finished.folder.glob("workflow/**/*.py"), *finished.folder.glob("config/*.yaml")]:
+        path.touch()
+    begin = time.monotonic()
+    assert "Nothing to be done" in finished("-n").stdout
+    assert time.monotonic() - begin < 30
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("figures: {dpi: 80}", "figures: {dpi: 90}"), {"plot"}),
+        (("resamples: 1000", "resamples: 999"), {"tables", "plot"}),
+        (("nprobe: 4", "nprobe: 5"), {"retrieve_approximate", "knn_components", "tables", "plot"}),
+    ],
+)
+def test_a_change_of_config_reruns_only_what_depends_on_it(finished, change, expected):
+    overlay = finished.folder / "config/changed.yaml"
+    before = (finished.folder / "config/tiny.yaml").read_text()
+    assert change[0] in before
+    overlay.write_text(before.replace(*change))
+    output = finished("-n", config="config/changed.yaml").stdout
+    rules = {rule.split("_")[0] if rule.startswith("plot_") else rule for rule in re.findall(r"^rule (\w+):", output, flags=re.MULTILINE)}
+    assert rules - {"all"} == expected
+
+
+def test_the_same_seed_gives_the_same_tables(finished, new_project):
+    again = new_project("again")
+    again()
+    first, second = finished.tables(), again.tables()
+    assert first.keys() == second.keys()
+    loss = [pd.read_csv(project.folder / "results/tiny/lm/loss.csv").drop(columns="tokens_per_second") for project in (finished, again)]
+    pd.testing.assert_frame_equal(*loss)
+    different = [name for name in first if first[name] != second[name] and name != "loss.csv"]  # it holds a speed
+    assert not different
+
+
+def test_the_twenty_lines_of_the_readme_recompute_a_perplexity(finished):
+    (code,) = re.findall(r"```python\n(import numpy.*?)```", (finished.folder / "README.md").read_text(), flags=re.DOTALL)
+    assert len(code.splitlines()) <= 24
+    done = subprocess.run([sys.executable, "-c", code.replace("results/demo", "results/tiny")], cwd=finished.folder, capture_output=True, text=True, check=True)
+    recomputed, from_table = map(float, done.stdout.split())
+    assert recomputed == pytest.approx(from_table, rel=1e-4)

@@ -1,0 +1,74 @@
+"""What can be said of the workflow without running it: the config's errors, the plan, and how rules name their files."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def project(new_project):
+    return new_project("dry")
+
+
+@pytest.mark.parametrize("overlay", ["config/config.yaml", "config/tiny.yaml", "config/sotu.yaml", "config/wikitext103.yaml"])
+def test_every_config_makes_a_plan_of_jobs(project, overlay):
+    output = project("-n", config=overlay).stdout
+    assert "train_lm" in output
+    assert "total" in output
+
+
+def test_the_paper_s_plan_is_printed_without_running_anything(project):
+    output = project("plan", config="config/wikitext103.yaml").stdout
+    assert "112,735,284" in output
+    assert "exact retrieval" in output
+    assert not (project.folder / "results/wikitext103/corpus").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("retrieval: {k: 100000000}", "retrieval.k"),
+        ("index: {factory: 'IVF16,PQ7', training_rows: 4000, nprobe: 4}", "index.factory"),
+        ("lm: {architecture: {heads: 3}}", "lm.architecture.heads"),
+        ("retrival: {k: 10}", "retrival"),
+        ("seed: one", "seed"),
+    ],
+)
+def test_an_impossible_config_stops_with_one_sentence(project, line, key):
+    (project.folder / "config/wrong.yaml").write_text(f"name: wrong\n{line}\n")
+    done = project("-n", config="config/wrong.yaml", check=False)
+    assert done.returncode != 0
+    assert f"config key {key}" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_user_s_own_folder_of_text_becomes_a_corpus(project):
+    folder = project.folder / "my texts"
+    folder.mkdir()
+    shutil.copy(ROOT / "README.md", folder / "a.txt")
+    shutil.copy(ROOT / "config/README.md", folder / "b.txt")
+    shutil.copy(ROOT / "LICENSE", folder / "c.txt")
+    (project.folder / "config/mine.yaml").write_text(
+        "name: mine\ncorpus: {source: text, text: {folder: my texts, valid_fraction: 0.3, test_fraction: 0.3}, bpe_merges: 100}\n"
+        "lm: {training: {tokens_per_sample: 32}}\nwindows: {train: {context: 16, new: 16}, evaluation: {context: 24, new: 8}}\n"
+        "retrieval: {k: 2}\nindex: {factory: 'IVF2,PQ8', training_rows: 256, nprobe: 1}\n"
+    )
+    project("binarise", config="config/mine.yaml")
+    assert (project.folder / "results/mine/corpus/tokens/manifest.json").exists()
+    (folder / "a.txt").write_bytes(b"good\nbad \xff\n")
+    done = project("binarise", config="config/mine.yaml", check=False)
+    assert "a.txt" in done.stdout
+    assert "UTF-8" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_rules_write_below_the_run_s_folder():
+    """A path without the run's name would be shared by all runs, which Snakemake's lint does not see."""
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for block in re.findall(r"^    (?:    )?(?:output|log|benchmark):\n(.*?)(?=^    (?:    )?\w+:)", path.read_text(), flags=re.DOTALL | re.MULTILINE):
+            for name in re.findall(r'"([^"]*/[^"]*)"', block):
+                assert name.startswith(("results/<run>/", "<logs>/", "../report/")), f"{path.name}: {name}"
