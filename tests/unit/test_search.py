@@ -1,5 +1,6 @@
 """Both searches against brute force in NumPy, for every fraction of stores that are written for real."""
 
+import functools
 import tempfile
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def test_exact_search_is_brute_force_at_every_fraction(metric, chunks, k, small,
 
 @settings(max_examples=60, deadline=None)
 @given(
-    n=st.integers(1, 20), rows=st.integers(1, 120), width=st.integers(1, 6), chunks=st.integers(1, 4), k=st.integers(1, 40), metric=st.sampled_from(["l2", "ip"]),
+    n=st.integers(1, 20), rows=st.integers(1, 120), width=st.integers(1, 6), chunks=st.integers(1, 4), k=st.integers(1, 40),
+    metric=st.sampled_from(["l2", "ip"]),
     tiles=st.tuples(st.integers(1, 9), st.integers(1, 33), st.integers(1, 20), st.integers(1, 70)), cut=st.floats(0.01, 0.99), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_exact_search_of_any_shape(n, rows, width, chunks, k, metric, tiles, cut, seed):
@@ -116,7 +118,7 @@ def test_distance_to_itself_is_not_negative(tmp_path):
 def test_prefix_is_a_store_of_these_rows(kind, metric, tmp_path):
     """What the search says of a fraction, it says of the whole of a store built from these rows alone."""
     store = make_store(tmp_path / "whole", KEYS, 3)
-    trained = train_index("IVF4,PQ4", metric, KEYS.astype(np.float32), seed=1)
+    trained = trained_index("IVF8,PQ4", metric)
 
     def snapshots(of, fractions):
         if kind == "exact":
@@ -131,6 +133,11 @@ def test_prefix_is_a_store_of_these_rows(kind, metric, tmp_path):
         assert np.mean(ids == np.where(alone >= 0, rows[alone], -1)) > 0.99  # rows whose similarities are equal may change places
 
 
+@functools.cache
+def trained_index(factory, metric):
+    return train_index(factory, metric, KEYS.astype(np.float32), seed=1)
+
+
 def filled_indexes(trained, store):
     filled = [faiss.clone_index(trained) for _ in store.chunks]
     for index, chunk in zip(filled, store.chunks, strict=True):
@@ -143,7 +150,7 @@ def filled_indexes(trained, store):
 def test_approximate_search_of_all_lists_is_exact_on_the_quantised_keys(metric, factory, k, tmp_path, monkeypatch):
     use_small_tiles(monkeypatch)
     store = make_store(tmp_path, KEYS, 3)
-    trained = train_index(factory, metric, KEYS.astype(np.float32), seed=1)
+    trained = trained_index(factory, metric)
     whole = faiss.clone_index(trained)
     whole.add(KEYS.astype(np.float32))
     whole.make_direct_map()
@@ -155,7 +162,7 @@ def test_approximate_search_of_all_lists_is_exact_on_the_quantised_keys(metric, 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_bands_give_what_one_index_gives(metric, tmp_path):
     store = make_store(tmp_path, KEYS, 3)
-    trained = train_index("IVF8,PQ4", metric, KEYS.astype(np.float32), seed=1)
+    trained = trained_index("IVF8,PQ4", metric)
     whole = faiss.clone_index(trained)
     whole.add(KEYS.astype(np.float32))
     whole.nprobe = 3

@@ -15,7 +15,7 @@ from knnlm.configuration import PQ_CENTROIDS, IndexFactory, parse_factory
 KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
 TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
-QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE = 8192, 262144, 131072  # blocks of search, exact search and index filling
+QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE = 8192, 524288, 131072  # blocks of search, exact search and index filling
 TYPES_BEYOND_MERGES = 1400  # single characters and the like: the paper's 33,344 types come of 32,000 merges
 COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
 OPERATIONS_PER_NEIGHBOUR = 10  # of one term of the kNN softmax, its exponential included

@@ -13,28 +13,31 @@ import numpy as np
 import torch
 
 from knnlm.datastore import Datastore, prefix_rows
-from knnlm.index import join_indexes
+from knnlm.index import METRICS, join_indexes
 from knnlm.progress import progress
 
 QUERIES_AT_ONCE = 8192
-KEYS_AT_ONCE = 262144
+KEYS_AT_ONCE = 524288
 TILE_QUERIES, TILE_KEYS = 512, 8192  # one matrix product of exact search; its 16 MiB of similarities stay in the cache of a CPU
 PLACES = 2048  # candidates of each query that wait to be merged
 Snapshot = tuple[float, np.ndarray, np.ndarray]
 
 
 class RunningNeighbours:
-    """The k best rows so far for each of n queries: ids int32 (n, k), similarities float32 (n, k), best first; id −1 where there are fewer."""
+    """The k best rows so far for each of n queries: ids int32 (n, k), similarities float32 (n, k); id −1 where there are fewer."""
 
     def __init__(self, queries: int, k: int, device: str = "cpu"):
         """Begin with no neighbours at all."""
         self.ids = torch.full((queries, k), -1, dtype=torch.int32, device=device)
         self.similarities = torch.full((queries, k), -torch.inf, device=device)
 
-    def merge(self, rows: slice, similarities: torch.Tensor, ids: torch.Tensor) -> None:
-        """Merge candidates of the queries `rows`: float32 and int32 (len, m), in any order; −inf and −1 where there are fewer than m."""
+    def merge(self, rows: slice, similarities: torch.Tensor, ids: torch.Tensor, best_first: bool = True) -> None:
+        """Merge candidates of the queries `rows`: float32 and int32 (len, m), in any order; −inf and −1 where there are fewer than m.
+
+        Sorting takes longer than selecting: what will be merged again need not stand best first.
+        """
         both = torch.cat([self.similarities[rows], similarities], 1)
-        self.similarities[rows], order = both.topk(self.ids.shape[1])
+        self.similarities[rows], order = both.topk(self.ids.shape[1], sorted=best_first)
         self.ids[rows] = torch.cat([self.ids[rows], ids], 1).gather(1, order)
 
     def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
@@ -55,17 +58,17 @@ class Waiting:
     def add(self, row: torch.Tensor, count: torch.Tensor, similarities: torch.Tensor, ids: torch.Tensor) -> None:
         """Append candidates, sorted by their query `row`; `count` says how many each query gets, at most PLACES."""
         if int((self.count + count).max()) > PLACES:
-            self.flush()
+            self.flush(best_first=False)
         begin = torch.arange(len(count), device=row.device) * PLACES + self.count - (count.cumsum(0) - count)
         place = begin[row] + torch.arange(len(row), device=row.device)
         self.similarities.view(-1)[place] = similarities
         self.ids.view(-1)[place] = ids
         self.count += count
 
-    def flush(self) -> None:
+    def flush(self, best_first: bool) -> None:
         """Merge what waits."""
         used = int(self.count.max())
-        self.running.merge(self.rows, self.similarities[:, :used], self.ids[:, :used])
+        self.running.merge(self.rows, self.similarities[:, :used], self.ids[:, :used], best_first)
         self.similarities[:, :used], self.ids[:, :used] = -torch.inf, -1
         self.count.zero_()
 
@@ -84,37 +87,57 @@ def exact_search(queries: np.ndarray, store: Datastore, h: str, metric: str, k: 
     for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
         keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
         keys = keys.float()
-        for rows in _slices(len(queries), TILE_QUERIES):
-            _compare(points[rows], keys, ids, metric, Waiting(running, rows), tile)
+        if number == 0 and device == "cpu":
+            _begin_with_faiss(running, queries, keys, ids, metric)
+        else:
+            _compare_all(running, points, keys, ids, metric, tile)
         if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
             if metric == "l2":
                 running.similarities.clamp_(max=0.0)  # rounding can make a distance negative
             yield fraction, *running.snapshot()
 
 
-def _compare(queries: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, metric: str, waiting: Waiting, tile: torch.Tensor) -> None:
+def _begin_with_faiss(running: RunningNeighbours, queries: np.ndarray, keys: torch.Tensor, ids: torch.Tensor, metric: str) -> None:
+    """Find the neighbours in the first block, which has nothing to be measured against yet: FAISS selects from scratch faster than tiles do."""
+    for rows in _slices(len(queries), QUERIES_AT_ONCE):
+        scores, columns = faiss.knn(queries[rows], keys.numpy(), min(running.ids.shape[1], len(keys)), METRICS[metric])
+        running.merge(rows, torch.from_numpy(-scores if metric == "l2" else scores), ids[torch.from_numpy(columns)])
+
+
+def _compare_all(running: RunningNeighbours, points: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, metric: str, tile: torch.Tensor) -> None:
+    """Compare every query with a block of keys, one tile of queries after the other."""
+    bias = -torch.linalg.vecdot(keys, keys) if metric == "l2" else keys.new_zeros(len(keys))
+    for rows in _slices(len(points), TILE_QUERIES):
+        _compare(points[rows], keys, bias, ids, metric, Waiting(running, rows), tile)
+
+
+def _compare(queries: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, ids: torch.Tensor, metric: str, waiting: Waiting, tile: torch.Tensor) -> None:
     """Compare a tile of queries with a block of keys and merge what is nearer than the neighbours they have.
 
-    A product holds q·k or 2 q·k − ‖k‖²; ‖q‖², the same for a whole row, is taken off the few candidates alone.
+    A product holds q·k or 2 q·k − ‖k‖² (`bias` is −‖k‖²); ‖q‖², the same for a whole row, is taken off the few candidates alone.
     """
-    bias, scale = (-keys.square().sum(1), 2) if metric == "l2" else (keys.new_zeros(len(keys)), 1)
-    norms = queries.square().sum(1) if metric == "l2" else queries.new_zeros(len(queries))
+    scale, norms = (2, queries.square().sum(1)) if metric == "l2" else (1, queries.new_zeros(len(queries)))
     running, rows = waiting.running, waiting.rows
     for columns in _slices(len(keys), TILE_KEYS):
         product = tile[: len(queries) * (columns.stop - columns.start)].view(len(queries), -1)
         torch.addmm(bias[columns], queries, keys[columns].T, alpha=scale, out=product)
-        worst = running.similarities[rows, -1] + norms
+        worst = running.similarities[rows].amin(1) + norms
         if not bool(worst.isneginf().any()):
-            places = (product > worst[:, None]).view(-1).nonzero().squeeze(1)
+            places = _true_places(product > worst[:, None])
             row = places // product.shape[1]
             count = torch.bincount(row, minlength=len(queries))
             if int(count.max()) <= PLACES:
                 waiting.add(row, count, product.view(-1)[places] - norms[row], ids[columns][places - row * product.shape[1]])
                 continue
-        # the first tile, or one that is nearer than all before
+        # the first tile of all, or one that is nearer than all before
         best, column = product.topk(min(running.ids.shape[1], product.shape[1]), sorted=False)
-        running.merge(rows, best - norms[:, None], ids[columns][column])
-    waiting.flush()
+        running.merge(rows, best - norms[:, None], ids[columns][column], best_first=False)
+    waiting.flush(best_first=True)
+
+
+def _true_places(mask: torch.Tensor) -> torch.Tensor:
+    """Return the places, int64, in row order, where a mask is true; on a CPU with NumPy, which is several times as fast where few are."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.view(-1).nonzero().squeeze(1)
 
 
 def approximate_search(
