@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snakemake.utils import update_config, validate
 
+from knnlm.config_readme import documentation
 from knnlm.configuration import (
     IndexFactory,
     check,
     check_combinations,
-    documentation,
     flattened,
     most_training_tokens,
     parse_factory,

@@ -6,7 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 
 LIBRARY = Path(workflow.basedir, "workflow")
@@ -24,9 +23,8 @@ shell.prefix(
 
 def check(given):
     """Stop with one sentence if a key is unknown or of the wrong kind."""
-    schema = yaml.safe_load(Path(LIBRARY, "schemas", "config.schema.yaml").read_text())
     try:
-        configuration.check(given, schema)
+        configuration.check(given, configuration.read_schema())
     except KnnlmError as error:
         raise WorkflowError(str(error))
 
