@@ -37,7 +37,7 @@ EVALUATED = VALID + TEST  # 505,830
 
 def config_of(*overlays: str) -> dict:
     config: dict = {}
-    for name in ("config", *overlays):
+    for name in ("config", "hypotheses", *overlays):
         update_config(config, yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text()))
     validate(config, str(ROOT / "workflow/schemas/config.schema.yaml"))
     return config

@@ -10,17 +10,22 @@ from knnlm import steps
 from knnlm.components import Component, save_components
 from knnlm.errors import KnnlmError
 from knnlm.steps import tables as tables_step
-from knnlm.tables import COMPONENT_COLUMNS, DESCRIPTION, Split, component_table, datastore_size_table, lambda_table, main_variants
+from knnlm.tables import COMPONENT_COLUMNS, DESCRIPTION, HYPOTHESIS, Split, component_table, datastore_size_table, lambda_table, main_variants, summary
 
 CONTINUATION = np.array([False] * 4 + [True] * 3 + [False] * 5)
-OFFSETS = {"valid": np.array([0, 100, 180, 300, 360, 400]), "test": np.array([0, 50, 200, 330, 500])}
+OFFSETS = {"valid": np.array([0, 100, 180, 300, 360, 400]), "test": np.array([0, 50, 90, 140, 200, 260, 330, 400, 450, 500])}
 VARIANTS = [("approximate", "faiss", "faiss"), ("approximate", "faiss", "real"), ("exact", "real", "real")]
 FRACTIONS = [0.05, 0.5, 1.0]
+REFERENCE = "knn-att-l2-exact-real"
+ENTRY = {"question": "Do zero rows matter?", "paper": "silent", "against": "{main}", "candidates": None}
 SETTINGS = {"seed": 1, "significance": {"resamples": 400, "level": 0.9}, "main": {"h": "att", "metric": "l2"}, "fractions": FRACTIONS}
+SETTINGS |= {"verdict": {"share": 0.25}, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
+TABLES = ("components", "temperature", "datastore-size", "lambda", "loss", "verdicts", "shares", "input-representation", "facts")
+TEXTS = {"summary": "summary.txt", "verdicts-text": "verdicts.txt", "verdicts-rst": "verdicts.rst"}
 
 
 def describe(name, **facts):
-    return dict.fromkeys(DESCRIPTION) | {"component": name, "family": "lm"} | facts
+    return dict.fromkeys([*DESCRIPTION, *HYPOTHESIS]) | {"component": name, "family": "lm"} | facts
 
 
 def descriptions():
@@ -34,7 +39,9 @@ def descriptions():
             made.append(describe(name, temperature=4.5, temperature_status="optimum", **main))
         made.append(describe(f"knn-att-l2-{search}-{score}-untuned", temperature=1.0, temperature_status="fixed", **main))
     other = knn | {"h": "ffn", "metric": "ip", "fraction": 1.0}
-    return [*made, describe("knn-ffn-ip-exact-real", temperature=100.0, temperature_status="edge", **other)]
+    made.append(describe("knn-ffn-ip-exact-real", temperature=100.0, temperature_status="edge", **other))
+    padded = main | {"family": "padding", "hypothesis": "padding", "temperature": 4.5, "temperature_status": "optimum"}  # looks like the main component
+    return [*made, describe("padding-0.1", rows=1100, series="exact", x=10.0, **padded), describe("padding-0.2", **padded | {"family": "knn"})]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def run():
     def read(component, split):
         return log_p[component, split]
 
-    return parts, log_p, tokens, splits, read, component_table(parts, read, splits, 400, 0.9, 1)
+    return parts, log_p, tokens, splits, read, component_table(parts, read, splits, REFERENCE, 400, 0.9, 1)
 
 
 def test_one_row_per_component_and_split_base_first(run):
@@ -101,7 +108,7 @@ def test_gains_and_intervals(run):
 def test_intervals_are_those_of_a_plain_paired_bootstrap(run):
     parts, log_p, tokens, splits, read, _ = run
     name, offsets = parts[1]["component"], OFFSETS["test"]
-    table = component_table(parts[:2], read, splits, 4000, 0.9, 1)
+    table = component_table(parts[:2], read, splits, name, 4000, 0.9, 1)
     row = table[(table["component"] == name) & (table["split"] == "test")].iloc[0]
     base, own = (np.exp(np.float64(log_p[part, "test"])) for part in ("base", name))
     mixture, is_word = np.log((1 - row["lambda"]) * base + row["lambda"] * own), ~CONTINUATION[tokens["test"]]
@@ -116,7 +123,7 @@ def test_intervals_are_those_of_a_plain_paired_bootstrap(run):
 def test_a_split_of_one_document_has_no_intervals(run):
     parts, _, tokens, _, read, _ = run
     splits = [Split.of(split, tokens[split], np.array([0, tokens[split].size]), CONTINUATION) for split in OFFSETS]
-    table = component_table(parts[:3], read, splits, 50, 0.9, 1)
+    table = component_table(parts[:3], read, splits, parts[1]["component"], 50, 0.9, 1)
     assert table[["ppl_low", "ppl_high", "gain_low", "gain_high"]].isna().all(axis=None)
     assert table[["ppl", "gain"]].notna().all(axis=None)
 
@@ -125,7 +132,30 @@ def test_a_missing_or_doubled_component_is_refused(run):
     parts, _, _, splits, read, _ = run
     for wrong in (parts[1:], [*parts, parts[-1]]):
         with pytest.raises(KnnlmError, match="base"):
-            component_table(wrong, read, splits, 10, 0.9, 1)
+            component_table(wrong, read, splits, REFERENCE, 10, 0.9, 1)
+    with pytest.raises(KnnlmError, match="the reference knn-att-l2-exact-real is not among them"):
+        component_table([part for part in parts if part["component"] != REFERENCE], read, splits, REFERENCE, 10, 0.9, 1)
+
+
+def test_helped_and_agreement_are_counted_token_by_token(run):
+    _, log_p, _, _, _, table = run
+    for row in table.to_dict("records"):
+        base, own, reference = (log_p[name, row["split"]].tolist() for name in ("base", row["component"], REFERENCE))
+        helped = [a > b for a, b in zip(own, base, strict=True)]
+        same = [h == (a > b) for h, a, b in zip(helped, reference, base, strict=True)]
+        assert row["helped"] == sum(helped) / len(helped)
+        assert row["agreement"] == sum(same) / len(same)
+    assert set(table.loc[table["component"] == REFERENCE, "agreement"]) == {1.0}
+
+
+def test_what_is_known_of_a_hypothesis_component_stands_in_the_table_and_not_in_the_main_result(run):
+    table = run[-1]
+    assert list(table)[-6:] == [*HYPOTHESIS, "helped", "agreement"]
+    row = table[table["component"] == "padding-0.1"].iloc[0]
+    assert (row["rows"], row["hypothesis"], row["series"], row["x"]) == (1100, "padding", "exact", 10.0)
+    shown = summary(table, 0.9).splitlines()
+    main = table[(table["split"] == "test") & table["hypothesis"].isna() & (table["fraction"].isna() | (table["fraction"] == 1))]
+    assert len(shown) == 5 + len(main)
 
 
 def test_datastore_size_table_holds_the_tuned_main_variants_at_every_fraction(run):
@@ -173,10 +203,11 @@ def folder(run, tmp_path, monkeypatch):
     (tmp_path / "a.temperature.csv").write_text(header + "knn-att-l2-exact-real,att,l2,real,real,1.0,0.10,valid,0.123456789012345,99.5\n")
     (tmp_path / "b.temperature.csv").write_text(header + "knn-ffn-ip-exact-real,ffn,ip,real,real,1.0,0.10,test,0.2,inf\n")
     (tmp_path / "loss.csv").write_text("update,epoch,split,loss,perplexity,learning_rate,tokens_per_second\n50,1,train,5.0,148.4131591,0.001,9000\n")
+    (tmp_path / "padding.facts.csv").write_text("hypothesis,component,quantity,value\npadding,padding-0.1,recall,0.50\npadding,,rows,7\n")
     return tmp_path
 
 
-def step(monkeypatch, folder, output):
+def step(monkeypatch, folder, output, **changed):
     """Call the step as its command line does."""
     options = {
         "settings": [json.dumps(SETTINGS)],
@@ -186,9 +217,10 @@ def step(monkeypatch, folder, output):
         "continuation": ["continuation.npy"],
         "temperatures": ["a.temperature.csv", "b.temperature.csv"],
         "loss": ["loss.csv"],
+        "facts": ["padding.facts.csv"],
     }
-    options |= {f"{table}-table": [f"{output}/{table}.csv"] for table in ("components", "temperature", "datastore-size", "lambda", "loss")}
-    options["summary"] = [f"{output}/summary.txt"]
+    options |= {f"{table}-table": [f"{output}/{table}.csv"] for table in TABLES}
+    options |= {text: [f"{output}/{file}"] for text, file in TEXTS.items()} | changed
     monkeypatch.setattr(sys, "argv", ["tables", *(word for name, values in options.items() for word in (f"--{name}", *values))])
     steps.run(tables_step.main, tables_step.parser())
 
@@ -198,11 +230,15 @@ def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
         step(monkeypatch, folder, output)
     once, twice = ({path.name: path.read_bytes() for path in (folder / output).iterdir()} for output in ("once", "twice"))
     assert once == twice
-    assert len(once) == 6
+    assert len(once) == len(TABLES) + len(TEXTS)
     base = run[-1].iloc[1]
     assert f"{base['tokens']:,} tokens" in once["summary.txt"].decode()
     assert f" {base['ppl']:.2f} " in once["summary.txt"].decode()
-    written = pd.read_csv(folder / "once/components.csv", dtype={"k": "Int64", "added_parameters": "Int64"}).set_index(["component", "split"]).sort_index()
+    written = (
+        pd.read_csv(folder / "once/components.csv", dtype={"k": "Int64", "added_parameters": "Int64", "rows": "Int64"})
+        .set_index(["component", "split"])
+        .sort_index()
+    )
     expected = run[-1].set_index(["component", "split"]).sort_index()
     pd.testing.assert_frame_equal(written, expected, check_dtype=False, rtol=1e-9)
     assert written.loc[("knn-ffn-ip-exact-real", "test"), "temperature_status"] == "edge"
@@ -211,6 +247,24 @@ def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
     assert "0.10,valid,0.123456789012345,99.5\n" in temperature
     assert "test,0.2,inf\n" in temperature
     assert temperature.count("component") == 1
+    assert (folder / "once/facts.csv").read_text() == (folder / "padding.facts.csv").read_text()
+
+
+def test_the_step_asks_every_hypothesis_and_needs_none(run, folder, monkeypatch):
+    step(monkeypatch, folder, "some")
+    verdicts = pd.read_csv(folder / "some/verdicts.csv")
+    assert verdicts["hypothesis"].tolist() == ["padding"]
+    test = run[-1][run[-1]["split"] == "test"].set_index("component")
+    assert verdicts["gain"][0] == pytest.approx(test.loc[REFERENCE, "ppl"] - test.loc[verdicts["component"][0], "ppl"])
+    assert "Do zero rows matter?" in (folder / "some/verdicts.txt").read_text()
+    assert "Do zero rows matter?" in (folder / "some/verdicts.rst").read_text()
+    shares = pd.read_csv(folder / "some/shares.csv").set_index("component")
+    assert set(shares.index) == set(test.index)
+    assert set(pd.read_csv(folder / "some/input-representation.csv")["component"]) == {REFERENCE, "knn-ffn-ip-exact-real"}
+    step(monkeypatch, folder, "none", settings=[json.dumps(SETTINGS | {"hypotheses": {}})], facts=[])
+    for table in ("verdicts", "facts"):
+        assert len((folder / f"none/{table}.csv").read_text().splitlines()) == 1
+    assert "No hypothesis" in (folder / "none/verdicts.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -223,6 +277,7 @@ def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
         (lambda folder: (folder / "loss.csv").write_text("update,loss\n1,2\n"), "loss.csv: has the columns update, loss"),
         (lambda folder: (folder / "base.json").write_text('{"component": "other"}'), "base.json: not a readable list of components"),
         (lambda folder: (folder / "b.temperature.csv").write_text(""), "b.temperature.csv: not a readable table"),
+        (lambda folder: (folder / "padding.facts.csv").write_text("component,value\n"), "padding.facts.csv: has the columns component, value"),
     ],
 )
 def test_the_step_names_a_damaged_file_and_writes_nothing(folder, monkeypatch, damage, message):

@@ -167,3 +167,11 @@ def test_the_later_record_counts_where_a_resumed_training_repeats_updates():
         ["valid", 10, 5.5],
         ["valid", 20, 4.6],
     ]
+
+
+def test_another_program_and_more_options():
+    options = {"finetune-from-model": Path("base.pt"), "criterion": "cross_entropy"}
+    call = fairseq_command(ARCHITECTURE, TRAINING, 17, 0, Path("corpus"), Path("plugin"), Path("kept"), "a.program", options)
+    assert call[:4] == [sys.executable, "-m", "a.program", "corpus"]
+    assert parsed([*call[:2], "fairseq_cli.train", *call[3:]]).finetune_from_model == "base.pt"
+    assert [part for part in call if part not in command()] == ["a.program", "--finetune-from-model", "base.pt", "--criterion", "cross_entropy"]

@@ -44,7 +44,7 @@ def new_project(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(new_project):
-    """Return a project in which `tiny` has run from raw text to figures."""
+    """Return a project in which `tiny` has run from raw text to the verdict of every hypothesis."""
     project = new_project("finished")
-    project()
+    project("hypotheses")
     return project

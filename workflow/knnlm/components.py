@@ -12,11 +12,16 @@ from knnlm.errors import KnnlmError
 VARIANTS = {"approximate-faiss": ("faiss", "faiss"), "approximate-real": ("faiss", "real"), "exact-real": ("real", "real")}
 SEARCHES = {"approximate": ("approximate-faiss", "approximate-real"), "exact": ("exact-real",)}
 UNTUNED_TEMPERATURE = 1.0
+FACT_COLUMNS = ["hypothesis", "component", "quantity", "value"]  # what else a step has measured of its components
 
 
 @dataclass(frozen=True)
 class Component:
-    """One component; the fields stand in the tables under the same names. `temperature` is None until it has been tuned on valid."""
+    """One component; the fields stand in the tables under the same names. `temperature` is None until it has been tuned on valid.
+
+    `rows` counts the vectors that a query is compared with (the paper's N_ds). A component of a hypothesis carries its name, and where the
+    hypothesis has curves, the curve it belongs to (`series`) and its place on it (`x`).
+    """
 
     component: str
     family: str
@@ -29,6 +34,10 @@ class Component:
     fraction: float | None = None
     k: int | None = None
     added_parameters: int = 0
+    rows: int | None = None
+    hypothesis: str | None = None
+    series: str | None = None
+    x: float | None = None
 
     def tuned(self, temperature: float, status: str) -> "Component":
         """Return the component with its temperature and how it was found (`fixed`, `optimum` or `edge`)."""

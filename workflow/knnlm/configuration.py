@@ -15,6 +15,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from knnlm import hypotheses
 from knnlm.errors import KnnlmError
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
@@ -45,7 +46,7 @@ def check(config: dict, schema: dict) -> None:
 
 def check_combinations(config: dict) -> None:
     """Check that the values of a config, defaults filled, fit each other and the text; raises KnnlmError, naming the key of the first problem."""
-    for problems in (_lm_problems, _window_problems, _corpus_problems, _index_problems, _retrieval_problems, _temperature_problems, _size_problems):
+    for problems in CHECKS:
         for key, problem in problems(config):
             _refuse(key, problem)
 
@@ -305,8 +306,22 @@ def _size_problems(config: dict) -> Problems:
         yield "datastore.chunks", f"{config['datastore']['chunks']} is more than the {windows} windows of the training text; lower it."
 
 
+CHECKS = (
+    _lm_problems,
+    _window_problems,
+    _corpus_problems,
+    _index_problems,
+    _retrieval_problems,
+    _temperature_problems,
+    _size_problems,
+    hypotheses.problems,
+)
+
+
 def flattened(schema: dict, prefix: str = "") -> Iterator[tuple[str, dict]]:
     """Yield (dotted key, subschema) of every key and section, in the order of the schema."""
     for name, subschema in schema.get("properties", {}).items():
         yield f"{prefix}{name}", subschema
         yield from flattened(subschema, f"{prefix}{name}.")
+        if isinstance(subschema.get("additionalProperties"), dict):  # entries under names of the user's own
+            yield from flattened(subschema["additionalProperties"], f"{prefix}{name}.<name>.")

@@ -8,6 +8,7 @@ import pickle
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from knnlm.artifacts import atomic
@@ -53,6 +54,24 @@ def export_model(checkpoint: str | Path, model_file: str | Path, architecture: d
         torch.save(content, unfinished)
 
 
+def read_model(model_file: str | Path) -> dict:
+    """Return what a model file holds: architecture, tokens_per_sample and weights. Raises KnnlmError, naming the file, if it is damaged."""
+    try:
+        content = torch.load(model_file, map_location="cpu", weights_only=True, mmap=True)
+        return {key: content[key] for key in ("architecture", "tokens_per_sample", "weights")}
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, OSError, ValueError):
+        raise KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.") from None
+
+
+def write_first_checkpoint(model_file: str | Path, checkpoint: str | Path) -> None:
+    """Turn a model file into a checkpoint for fairseq's `--finetune-from-model`: the weights, and no update made yet."""
+    begin = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    extra_state = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
+    weights = dict(read_model(model_file)["weights"])
+    with atomic(checkpoint) as unfinished:
+        torch.save({"model": weights, "args": None, "cfg": None, "optimizer_history": [begin], "extra_state": extra_state}, unfinished)
+
+
 def trained_updates(checkpoint: str | Path) -> int:
     """Return the number of updates behind a fairseq checkpoint that this run has written; 0 if it is missing or was cut off in writing."""
     try:
@@ -62,16 +81,21 @@ def trained_updates(checkpoint: str | Path) -> int:
     return content["optimizer_history"][-1]["num_updates"]
 
 
+def output_embedding(model_file: str | Path) -> np.ndarray:
+    """Return W_sm, float32 (V, width), of a model file, without building the network. Raises KnnlmError, naming it, if it is damaged."""
+    weights = read_model(model_file)["weights"]
+    try:
+        return weights["decoder.output_projection.weight"].numpy().copy()
+    except (LookupError, TypeError):
+        raise KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.") from None
+
+
 class LanguageModel:
     """A trained LM that only ever evaluates: no dropout, no gradients."""
 
     def __init__(self, model_file: str | Path, dictionary_file: str | Path, device: str):
         """Load a model file. Raises KnnlmError, naming it, if it is damaged or does not fit the dictionary."""
-        try:
-            content = torch.load(model_file, map_location="cpu", weights_only=True)
-            architecture, tokens_per_sample, weights = (content[key] for key in ("architecture", "tokens_per_sample", "weights"))
-        except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, OSError, ValueError):
-            raise KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.") from None
+        architecture, tokens_per_sample, weights = read_model(model_file).values()
         try:
             network = build_model(architecture, tokens_per_sample, str(dictionary_file))
             network.load_state_dict(weights)

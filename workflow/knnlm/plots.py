@@ -1,4 +1,4 @@
-"""The pictures of a run, each drawn from its tables alone. The only module that knows matplotlib.
+"""The pictures of a run, each drawn from its tables alone. Only this module, `plot_parts` and `hypothesis_plots` know matplotlib.
 
 Series differ in colour, line style and marker, and their colours in lightness, so that every picture reads in grey.
 """
@@ -16,55 +16,49 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from knnlm.artifacts import atomic
 from knnlm.errors import KnnlmError
-
-COLUMN, PAGE = 3.25, 6.75  # widths in inches of one column and of the text block of a two-column paper
-STYLE = {
-    "font.family": "STIXGeneral",
-    "mathtext.fontset": "stix",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "xtick.minor.size": 1.5,
-    "lines.linewidth": 1.2,
-    "pdf.fonttype": 42,
-}
-DARK, MIDDLE, LIGHT, INK, PALE = "#004488", "#BB5566", "#DDAA33", "#222222", "#8a8a8a"
-VARIANTS = {  # (mask, score): the paper's name for it, and how it is drawn: solid below dashed below dotted, so that curves that coincide all show
-    ("faiss", "faiss"): ("FAISS mask, FAISS score", {"color": DARK, "linestyle": "-", "marker": "o", "zorder": 3}),
-    ("faiss", "real"): ("FAISS mask, real score", {"color": MIDDLE, "linestyle": (0, (4, 1.5)), "marker": "^", "zorder": 4}),
-    ("real", "real"): ("real mask, real score", {"color": LIGHT, "linestyle": (0, (1, 1.2)), "marker": "s", "zorder": 5}),
-}
-SPLITS = ("valid", "test")
-METRICS = {"l2": "L2", "ip": "IP"}
-PERPLEXITY = "word perplexity"
+from knnlm.hypothesis_plots import helped_tokens, hypothesis, parameters, verdicts
+from knnlm.plot_parts import (
+    COLUMN,
+    DARK,
+    INK,
+    LIGHT,
+    METRICS,
+    PAGE,
+    PALE,
+    PERPLEXITY,
+    SPLITS,
+    STYLE,
+    VARIANTS,
+    base_line,
+    base_perplexity,
+    margin,
+    percent,
+    readable,
+    spread,
+)
+from knnlm.tables import main_result
 
 
-def draw(figure: str, table: pd.DataFrame, components: pd.DataFrame | None = None, main: dict | None = None) -> Figure:
-    """Return the picture called `figure`, one of FIGURES, drawn from its table.
+def draw(figure: str, table: pd.DataFrame, components: pd.DataFrame | None = None, main: dict | None = None, about: dict | None = None) -> Figure:
+    """Return the picture called `figure`, one of FIGURES, drawn from its table; `hypothesis-<name>` is that of any hypothesis.
 
-    `temperature` and `lambda` also need the table `components` for the base LM and the optima; `temperature` needs `main` = {"h", "metric"}.
-    Raises KnnlmError on an unknown name, a missing companion or a table without a needed column or row.
+    Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what the table does not
+    say: {"name", "question", "x_label"} for a hypothesis, {"share"}, the rule, for `verdicts`. Raises KnnlmError on an unknown name, a missing
+    companion or a table without a needed column or row.
     """
-    if figure not in FIGURES:
+    kind = figure.partition("-")[0]
+    if kind not in FIGURES or (kind != figure and kind != "hypothesis"):
         raise KnnlmError(f"figure {figure}: unknown; choose one of {', '.join(FIGURES)}.")
-    if figure in ("temperature", "lambda") and components is None:
+    if kind in ("temperature", "lambda", "parameters") and components is None:
         raise KnnlmError(f"figure {figure}: needs the table components.csv too; add --components.")
-    if figure == "temperature" and main is None:
-        raise KnnlmError("figure temperature: needs to know the main component; add main to the settings.")
+    if kind in ("temperature", "hypothesis", "parameters") and main is None:
+        raise KnnlmError(f"figure {figure}: needs to know the main component; add main to the settings.")
+    if kind in ABOUT and about is None:
+        raise KnnlmError(f"figure {figure}: needs to know what it is about; add {ABOUT[kind]} to the settings.")
+    extra = (about,) if kind in ABOUT else ()
     try:
         with rc_context(STYLE):
-            return FIGURES[figure](table, components, main)
+            return FIGURES[kind](table, components, main, *extra)
     except KeyError as error:
         raise KnnlmError(f"figure {figure}: its table has no column {error}; remake the tables.") from None
 
@@ -81,20 +75,21 @@ def save(picture: Figure, path: str | Path, dpi: int) -> None:
 
 def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Figure:
     """Perplexity against temperature: a column for the smallest and for the whole store, a row for each split."""
+    components = main_result(components)
     table, tuned = _of_main(table, main), _of_main(components[components["temperature_status"] != "fixed"], main)
     fractions = sorted({table["fraction"].min(), table["fraction"].max()})
     picture = Figure(figsize=(PAGE if len(fractions) > 1 else COLUMN, 4.3), layout="constrained")
     panels = picture.subplots(len(SPLITS), len(fractions), sharex=True, sharey="row", squeeze=False)
     for split, row in zip(SPLITS, panels, strict=True):
-        base = _base_perplexity(components, split)
+        base = base_perplexity(components, split)
         curves, optima = (rows[(rows["split"] == split) & rows["fraction"].isin(fractions)] for rows in (table, tuned))
         for fraction, axes in zip(fractions, row, strict=True):
-            _base_line(axes, base)
+            base_line(axes, base)
             for variant, curve in _by_variant(curves[curves["fraction"] == fraction].sort_values("temperature")):
                 axes.plot(curve["temperature"], curve["ppl"], markersize=2.4, **VARIANTS[variant][1])
             _mark_optima(axes, optima[optima["fraction"] == fraction], "temperature")
-            axes.set_title(f"{split}, {_percent(fraction)} of the datastore")
-        row[0].set_ylim(_readable(np.concatenate([curves["ppl"], optima["ppl"]]), base))
+            axes.set_title(f"{split}, {percent(fraction)} of the datastore")
+        row[0].set_ylim(readable(np.concatenate([curves["ppl"], optima["ppl"]]), base))
         row[0].set_ylabel(PERPLEXITY)
     panels[0, 0].set_xscale("log")
     panels[0, 0].xaxis.set_major_locator(LogLocator(10))
@@ -112,14 +107,14 @@ def _datastore_size(table: pd.DataFrame, components: pd.DataFrame | None, main: 
     for split, axes in zip(SPLITS, picture.subplots(1, len(SPLITS)), strict=True):
         rows = table[table["split"] == split].sort_values("fraction")
         base = (rows["ppl"] + rows["gain"]).median()  # the same in every row up to rounding
-        _base_line(axes, base)
+        base_line(axes, base)
         for offset, (variant, curve) in zip((-0.9, 0, 0.9), _by_variant(rows), strict=False):
             style = VARIANTS[variant][1]
-            percent, ppl = 100 * curve["fraction"] + offset, curve["ppl"]
-            spread = _spread(curve["gain"], curve["gain_high"], curve["gain_low"])
-            axes.errorbar(percent, ppl, spread, **style, markersize=3, elinewidth=0.7, capsize=0)
+            places, ppl = 100 * curve["fraction"] + offset, curve["ppl"]
+            whiskers = spread(curve["gain"], curve["gain_high"], curve["gain_low"])
+            axes.errorbar(places, ppl, whiskers, **style, markersize=3, elinewidth=0.7, capsize=0)
         shown = np.concatenate([rows["ppl"], base - rows["gain_low"], base - rows["gain_high"], [base]])
-        axes.set_ylim(_margin(np.nanmin(shown), np.nanmax(shown)))
+        axes.set_ylim(margin(np.nanmin(shown), np.nanmax(shown)))
         axes.set_xlim(0, 103)
         axes.set_xticks(range(0, 101, 20))
         axes.set_title(split)
@@ -135,15 +130,15 @@ def _lambda(table: pd.DataFrame, components: pd.DataFrame, main: dict | None) ->
     known = components.set_index(["component", "split"])
     named = table.join(known[["mask", "score"]], on=["component", "split"])
     for split, axes in zip(SPLITS, picture.subplots(1, len(SPLITS)), strict=True):
-        base, rows = _base_perplexity(components, split), named[named["split"] == split].sort_values("lambda")
-        _base_line(axes, base, "left")
+        base, rows = base_perplexity(components, split), named[named["split"] == split].sort_values("lambda")
+        base_line(axes, base, "left")
         for variant, curve in _by_variant(rows):
             style = {key: value for key, value in VARIANTS[variant][1].items() if key != "marker"}
             axes.plot(curve["lambda"], curve["ppl"].where(np.isfinite(curve["ppl"])), **style)
         optima = components[(components["split"] == split) & components["component"].isin(rows["component"])]
         _mark_optima(axes, optima, "lambda")
         axes.set_xlim(0, 1)
-        axes.set_ylim(_readable(rows["ppl"], base))
+        axes.set_ylim(readable(rows["ppl"], base))
         axes.set_title(split)
         axes.set_xlabel(r"weight $\lambda$ of the kNN component")
         axes.set_ylabel(PERPLEXITY)
@@ -160,7 +155,7 @@ def _loss(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | Non
     axes.plot(valid["update"], valid["loss"], color=DARK, linestyle=(0, (4, 1.5)), marker="o", markersize=2.6, label="valid")
     best = valid.loc[valid["loss"].idxmin()]
     axes.plot(best["update"], best["loss"], "o", color=DARK, markersize=6, markeredgecolor=INK, label=f"checkpoint used: {best['loss']:.3f}")
-    axes.set_ylim(*_margin(table["loss"].min(), table["loss"].max()))
+    axes.set_ylim(*margin(table["loss"].min(), table["loss"].max()))
     axes.set_xlabel("update")
     axes.set_ylabel("loss (nats per BPE token)")
     axes.legend()
@@ -169,6 +164,7 @@ def _loss(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | Non
 
 def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
     """The gain on test of every tuned kNN component over the whole store, best on top, with its interval."""
+    table = main_result(table)
     tuned = (table["family"] == "knn") & (table["fraction"] == 1) & (table["temperature_status"] != "fixed")
     rows = table[tuned & (table["split"] == "test")].sort_values("gain", kind="stable").reset_index(drop=True)
     if rows.empty:
@@ -178,8 +174,8 @@ def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     axes.axvline(0, color=INK, linewidth=0.8)
     for variant, chosen in _by_variant(rows):
         style = VARIANTS[variant][1] | {"linestyle": "none"}
-        spread = _spread(chosen["gain"], chosen["gain_low"], chosen["gain_high"])
-        axes.errorbar(chosen["gain"], chosen.index, xerr=spread, **style, markersize=4.5, elinewidth=1)
+        whiskers = spread(chosen["gain"], chosen["gain_low"], chosen["gain_high"])
+        axes.errorbar(chosen["gain"], chosen.index, xerr=whiskers, **style, markersize=4.5, elinewidth=1)
     names = [f"{row.h}, {METRICS.get(row.metric, row.metric)}, {VARIANTS[row.mask, row.score][0]}" for row in rows.itertuples()]
     axes.set_yticks(rows.index, names)
     axes.tick_params(axis="y", length=0)
@@ -189,12 +185,17 @@ def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     return picture
 
 
-FIGURES: dict[str, Callable[[pd.DataFrame, pd.DataFrame | None, dict | None], Figure]] = {
+ABOUT = {"hypothesis": "hypothesis", "verdicts": "verdict"}  # figures that are told more than their tables say, and the settings' key for it
+FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and for those in ABOUT what they are about
     "temperature": _temperature,
     "datastore_size": _datastore_size,
     "lambda": _lambda,
     "loss": _loss,
     "components": _components,
+    "verdicts": verdicts,
+    "parameters": parameters,
+    "helped_tokens": helped_tokens,
+    "hypothesis": hypothesis,
 }
 
 
@@ -209,19 +210,6 @@ def _by_variant(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]
     """Split rows by mask and score, in the order of VARIANTS, leaving out what has none."""
     parts = [(variant, rows[(rows["mask"] == variant[0]) & (rows["score"] == variant[1])]) for variant in VARIANTS]
     return [(variant, part) for variant, part in parts if len(part)]
-
-
-def _base_perplexity(components: pd.DataFrame, split: str) -> float:
-    rows = components[(components["component"] == "base") & (components["split"] == split)]
-    if len(rows) != 1:
-        raise KnnlmError(f"figure: components.csv has {len(rows)} rows of the base LM on {split}, expected one; remake the tables.")
-    return float(rows["ppl"].iloc[0])
-
-
-def _base_line(axes: Axes, base: float, side: str = "right") -> None:
-    axes.axhline(base, color=INK, linewidth=0.8, zorder=2)
-    place = {"left": 0.03, "right": 1.0}[side]
-    axes.annotate(f"base LM {base:.1f}", (place, base), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha=side, fontsize=8)
 
 
 def _mark_optima(axes: Axes, optima: pd.DataFrame, x: str) -> None:
@@ -239,26 +227,3 @@ def _legend(picture: Figure, rows: pd.DataFrame, sign: str, meaning: str) -> Non
     handles.append(Line2D([], [], color=PALE, linestyle="none", marker=sign, markersize=6.5, markeredgecolor=INK, markeredgewidth=0.8, label=meaning))
     columns = len(handles) if picture.get_figwidth() > COLUMN else 2
     picture.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)
-
-
-def _spread(middle: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
-    """Return the lengths of error bars (2, rows) around `middle`, 0 where the interval is unknown."""
-    return np.nan_to_num(np.abs(np.array([middle - low, high - middle])))
-
-
-def _readable(values: pd.Series | np.ndarray, base: float) -> tuple[float, float]:
-    """Return limits that hold the best value and the base LM, and of what is worse than the base LM only the beginning."""
-    finite = np.asarray(values, np.float64)
-    finite = finite[np.isfinite(finite)]
-    low = min(finite.min(initial=base), base)
-    worst = base + 0.4 * max(base - low, 0.02 * base)
-    return _margin(low, min(max(finite.max(initial=base), base), worst))
-
-
-def _margin(low: float, high: float) -> tuple[float, float]:
-    margin = 0.08 * (high - low) or 1.0
-    return low - margin, high + margin
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:g} %"

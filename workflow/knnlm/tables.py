@@ -17,10 +17,13 @@ from knnlm.significance import bootstrap, document_sums, interval
 BASE = "base"
 TUNED_ON = "valid"
 DESCRIPTION = ["component", "family", "h", "metric", "mask", "score", "temperature", "fraction", "k", "added_parameters", "temperature_status"]
+HYPOTHESIS = ["rows", "hypothesis", "series", "x"]  # what else is known of a component
 COMPONENT_COLUMNS = [
     *DESCRIPTION[:-1],
     *("split", "tokens", "words", "ppl_alone", "lambda", "ppl", "ppl_low", "ppl_high", "oracle", "gain", "gain_low", "gain_high"),
     DESCRIPTION[-1],
+    *HYPOTHESIS,
+    *("helped", "agreement"),
 ]
 TEMPERATURE_COLUMNS = ["component", "h", "metric", "mask", "score", "fraction", "temperature", "split", "lambda", "ppl"]
 LOSS_COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
@@ -50,17 +53,34 @@ class Split:
 Reader = Callable[[str, str], np.ndarray]  # component name, split name -> log p of the gold tokens, float32 (T,), nats
 
 
-def component_table(descriptions: Sequence[dict], read: Reader, splits: Sequence[Split], resamples: int, level: float, seed: int) -> pd.DataFrame:
+def main_name(main: dict, variant: str = "exact-real") -> str:
+    """Return the name of the main result's tuned component over the whole store; the exact one is the reference of everything (§4.3)."""
+    return f"knn-{main['h']}-{main['metric']}-{variant}"
+
+
+def main_result(components: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the component table that belong to the main result: the base LM and the kNN, without the hypotheses' components."""
+    return components[components["hypothesis"].isna() & components["family"].isin(["lm", "knn"])]
+
+
+def component_table(
+    descriptions: Sequence[dict], read: Reader, splits: Sequence[Split], reference: str, resamples: int, level: float, seed: int
+) -> pd.DataFrame:
     """Return the table of COMPONENT_COLUMNS: the base LM first, then every component in the order given, each with a row per split.
 
     `descriptions` are the components' JSON descriptions, `read` fetches one component's log p, and only one is held at a time beside the
     base LM's. The base LM's row has λ = 0 and gain 0. Intervals are those of a bootstrap over documents, paired between component and
-    base LM (`significance`); they are NaN for a split of one document. Raises KnnlmError if there is no base LM or a name stands twice.
+    base LM (`significance`); they are NaN for a split of one document. `helped` is the share of tokens that the component by itself finds
+    likelier than the base LM does, `agreement` the share on which it does so exactly where the component called `reference` does (§4.3).
+    Raises KnnlmError if there is no base LM or no reference, or a name stands twice.
     """
     names = [description["component"] for description in descriptions]
     if names.count(BASE) != 1 or len(set(names)) < len(names):
         raise KnnlmError(f"components: need `{BASE}` and every other name exactly once, found {', '.join(sorted(names))}.")
+    if reference not in names:
+        raise KnnlmError(f"components: the reference {reference} is not among them; correct `main` or `retrieval` in the config.")
     base = {split.name: read(BASE, split.name) for split in splits}
+    helped_by_reference = {split.name: read(reference, split.name) > base[split.name] for split in splits}
     sums = {split.name: [] for split in splits}
     rows = []
     for description in progress(sorted(descriptions, key=lambda description: description["component"] != BASE), "components"):
@@ -70,19 +90,23 @@ def component_table(descriptions: Sequence[dict], read: Reader, splits: Sequence
         for split in splits:
             mixture = interpolate(base[split.name], log_p[split.name], weight)
             sums[split.name].append(document_sums(mixture, split.documents))
+            helped = log_p[split.name] > base[split.name]
             measures = {
                 "ppl_alone": perplexity(log_p[split.name], split.words),
                 "lambda": weight,
                 "ppl": perplexity(mixture, split.words),
                 "oracle": perplexity(oracle(base[split.name], log_p[split.name]), split.words),
+                "helped": helped.mean(),
+                "agreement": (helped == helped_by_reference[split.name]).mean(),
             }
-            rows.append({key: description[key] for key in DESCRIPTION} | {"split": split.name, "tokens": split.tokens.size, "words": split.words} | measures)
+            known = {key: description[key] for key in (*DESCRIPTION, *HYPOTHESIS)}
+            rows.append(known | {"split": split.name, "tokens": split.tokens.size, "words": split.words} | measures)
     table = pd.DataFrame(rows)
     for split in splits:
         samples = bootstrap(np.stack(sums[split.name]), split.document_words, resamples, seed)
         _add_gains_and_intervals(table, (table["split"] == split.name).to_numpy(), samples, level)
-    whole_numbers = {"k": "Int64", "added_parameters": "Int64"}  # the base LM has none: an integer column with gaps
-    numbers = {"temperature": "float64", "fraction": "float64"}
+    whole_numbers = {"k": "Int64", "added_parameters": "Int64", "rows": "Int64"}  # the base LM has none: an integer column with gaps
+    numbers = {"temperature": "float64", "fraction": "float64", "x": "float64"}
     return table[COMPONENT_COLUMNS].astype(whole_numbers | numbers)
 
 
@@ -98,6 +122,7 @@ def _add_gains_and_intervals(table: pd.DataFrame, rows: np.ndarray, samples: np.
 
 def main_variants(components: pd.DataFrame, h: str, metric: str) -> list[str]:
     """Return the names of the main component's variants: tuned, the whole store, every mask and score."""
+    components = main_result(components)
     chosen = (components["h"] == h) & (components["metric"] == metric) & (components["fraction"] == 1) & _tuned(components)
     return list(dict.fromkeys(components.loc[chosen, "component"]))
 
@@ -107,6 +132,7 @@ def datastore_size_table(components: pd.DataFrame, h: str, metric: str, fraction
 
     Raises KnnlmError if there is none.
     """
+    components = main_result(components)
     rows = components[(components["h"] == h) & (components["metric"] == metric) & _tuned(components)]
     whole = rows.groupby(["mask", "score"]).filter(lambda variant: set(fractions) <= set(variant["fraction"]))
     if whole.empty:
@@ -129,6 +155,7 @@ def lambda_table(names: Sequence[str], read: Reader, splits: Sequence[Split]) ->
 
 def summary(components: pd.DataFrame, level: float) -> str:
     """Return the main result as text: the base LM and every component on the whole store, as measured on test."""
+    components = main_result(components)
     test = components[(components["split"] == "test") & (components["fraction"].isna() | (components["fraction"] == 1))]
     first = test.iloc[0]
     shown = pd.DataFrame({column: test[column].fillna("") for column in ("component", "h", "metric", "mask", "score")})

@@ -1,4 +1,4 @@
-"""Training the base LM with fairseq's own command line: how it is called, and what its log says."""
+"""Training LMs with fairseq's own command line: how it is called, and what its log says."""
 
 import json
 import math
@@ -15,10 +15,21 @@ COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "t
 NEVER = 10**9  # epochs: validation and checkpoints are counted in updates
 
 
-def fairseq_command(architecture: dict, training: dict, seed: int, gpus: int, binary: Path, plugin: Path, checkpoints: Path) -> list[str]:
+def fairseq_command(
+    architecture: dict,
+    training: dict,
+    seed: int,
+    gpus: int,
+    binary: Path,
+    plugin: Path,
+    checkpoints: Path,
+    program: str = "fairseq_cli.train",
+    more_options: dict[str, object] | None = None,
+) -> list[str]:
     """Return the `fairseq-train` call for these settings (paper: spec §1.1 and §1.2).
 
-    Started again after a crash, the same call goes on from `checkpoint_last.pt` in `checkpoints`.
+    Started again after a crash, the same call goes on from `checkpoint_last.pt` in `checkpoints`. `program` is a module that does what
+    `fairseq_cli.train` does; `more_options` are those of fairseq that the base LM's training leaves out.
     """
     period = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
     options = {
@@ -67,8 +78,8 @@ def fairseq_command(architecture: dict, training: dict, seed: int, gpus: int, bi
         options["distributed-world-size"] = gpus
     flags = ["--no-epoch-checkpoints", "--fp16"] if training["fp16"] else ["--no-epoch-checkpoints"]
     flags += [] if gpus else ["--cpu"]
-    pairs = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    return [sys.executable, "-m", "fairseq_cli.train", str(binary), *pairs, *flags]
+    pairs = [str(part) for name, value in {**options, **(more_options or {})}.items() for part in (f"--{name}", value)]
+    return [sys.executable, "-m", program, str(binary), *pairs, *flags]
 
 
 def parse_log(lines: Iterable[str]) -> Iterator[dict]:

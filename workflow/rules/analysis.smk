@@ -11,6 +11,9 @@ rule tables:
         documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATION_SPLITS),
         continuation=rules.binarise.output.continuation,
         loss=rules.train_lm.output.loss,
+        hypotheses=of_hypotheses("results/<run>/hypotheses/{hypothesis}.json"),
+        hypothesis_arrays=of_hypotheses("results/<run>/hypotheses/{hypothesis}.valid.npy", "results/<run>/hypotheses/{hypothesis}.test.npy"),
+        facts=of_hypotheses("results/<run>/hypotheses/{hypothesis}.facts.csv"),
         code=sources("tables"),
     output:
         components=report(
@@ -43,6 +46,27 @@ rule tables:
             category="Tables",
             labels={"table": "training loss"},
         ),
+        verdicts=report(
+            "results/<run>/tables/verdicts.csv",
+            caption="../report/verdicts_table.rst",
+            category="Tables",
+            labels={"table": "verdicts"},
+        ),
+        shares=report(
+            "results/<run>/tables/shares.csv",
+            caption="../report/shares_table.rst",
+            category="Tables",
+            labels={"table": "share of the gain, every component"},
+        ),
+        input_representation=report(
+            "results/<run>/tables/input_representation.csv",
+            caption="../report/input_representation_table.rst",
+            category="Tables",
+            labels={"table": "input representation"},
+        ),
+        facts="results/<run>/tables/facts.csv",
+        verdicts_text="results/<run>/tables/verdicts.txt",
+        verdicts_rst="results/<run>/tables/verdicts.rst",
         summary=report(
             "results/<run>/tables/summary.txt",
             caption="../report/summary.rst",
@@ -58,13 +82,16 @@ rule tables:
         mem_mb=8000,
         runtime="1h",
     params:
-        settings=settings("seed", "significance", "main", "fractions"),
+        settings=table_settings,
     shell:
-        "python -m knnlm.steps.tables --settings {params.settings:q} --descriptions {input.base} {input.descriptions}"
+        "python -m knnlm.steps.tables --settings {params.settings:q} --descriptions {input.base} {input.descriptions} {input.hypotheses}"
         " --tokens {input.tokens} --documents {input.documents} --continuation {input.continuation}"
         " --temperatures {input.temperatures} --loss {input.loss} --components-table {output.components}"
         " --temperature-table {output.temperature} --datastore-size-table {output.datastore_size}"
-        " --lambda-table {output.interpolation} --loss-table {output.loss} --summary {output.summary} 2>&1 | tee {log}"
+        " --lambda-table {output.interpolation} --loss-table {output.loss} --summary {output.summary}"
+        " --facts {input.facts} --facts-table {output.facts} --verdicts-table {output.verdicts} --shares-table {output.shares}"
+        " --input-representation-table {output.input_representation} --verdicts-text {output.verdicts_text}"
+        " --verdicts-rst {output.verdicts_rst} 2>&1 | tee {log}"
 
 
 for figure, table in FIGURES.items():
@@ -92,16 +119,49 @@ for figure, table in FIGURES.items():
             "../../envs/cpu.yaml"
         params:
             figure=figure,
-            settings=settings("figures", "main"),
+            settings=settings("figures", "main", "verdict"),
         shell:
             "python -m knnlm.steps.plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
             " --components {input.components} --pdf {output.pdf} --png {output.png} 2>&1 | tee {log}"
+
+
+rule plot_hypothesis:
+    """Draw the figure of one hypothesis from the table of components alone."""
+    input:
+        table="results/<run>/tables/components.csv",
+        code=sources("plot"),
+    output:
+        png=report(
+            "results/<run>/figures/hypothesis-{hypothesis}.png",
+            caption="../report/hypothesis.rst",
+            category="Hypotheses",
+            labels={"hypothesis": "{hypothesis}"},
+        ),
+        pdf="results/<run>/figures/hypothesis-{hypothesis}.pdf",
+    log:
+        "<logs>/plot/hypothesis-{hypothesis}.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=hypothesis_figure_settings,
+    shell:
+        "python -m knnlm.steps.plot --figure hypothesis-{wildcards.hypothesis} --settings {params.settings:q} --table {input.table}"
+        " --components {input.table} --pdf {output.pdf} --png {output.png} 2>&1 | tee {log}"
 
 
 rule figures:
     """Every figure; nothing is computed again that is up to date."""
     input:
         collect("results/<run>/figures/{figure}.{kind}", figure=FIGURES, kind=["pdf", "png"]),
+        of_hypotheses("results/<run>/figures/hypothesis-{hypothesis}.png", "results/<run>/figures/hypothesis-{hypothesis}.pdf"),
+    localrule: True
+
+
+rule hypotheses:
+    """Everything, and the hypotheses that need another training of the LM; with `seeds`, once for each."""
+    input:
+        "results/<run>/tables/verdicts_over_seeds.csv" if config["seeds"] else rules.figures.input,
     localrule: True
 
 
@@ -116,7 +176,7 @@ rule plan:
     conda:
         "../../envs/cpu.yaml"
     params:
-        settings=settings(*[key for key in config if key != "name"]),
+        settings=plan_settings,
         table=f"results/{config['name']}/tables/plan.csv",
     shell:
         "python -m knnlm.steps.plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest} 2>&1 | tee {log}"

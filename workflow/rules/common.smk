@@ -1,40 +1,16 @@
-"""Helpers that rules share: the config's checks, and which code, settings and files a step depends on."""
+"""Helpers that rules share: which code, settings and files a step depends on."""
 
 import ast
 import json
 import os
-import sys
-from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
-LIBRARY = Path(workflow.basedir, "workflow")
-sys.path.insert(0, str(LIBRARY))
-
-from knnlm import configuration
-from knnlm.errors import KnnlmError
+from knnlm import hypotheses
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
 shell.prefix(
     f"set -euo pipefail; export PYTHONPATH='{LIBRARY}' OMP_WAIT_POLICY=PASSIVE "
     "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456; "
 )
-
-
-def check(given):
-    """Stop with one sentence if a key is unknown or of the wrong kind."""
-    try:
-        configuration.check(given, configuration.read_schema())
-    except KnnlmError as error:
-        raise WorkflowError(str(error))
-
-
-def check_combinations(given):
-    """Stop with one sentence if keys that are right by themselves cannot go together."""
-    try:
-        configuration.check_combinations(given)
-    except KnnlmError as error:
-        raise WorkflowError(str(error))
 
 
 def imported_files(path):
@@ -113,9 +89,102 @@ def component_settings(wildcards):
     return settings("retrieval.k", "main", "fractions", "temperature", **wildcards)
 
 
+# What a hypothesis must know of the config beside its own settings, by what its step needs.
+KNOWN = {
+    "neighbours": ["retrieval.k"],
+    "index": ["retrieval.k", "index.nprobe", "index.training_rows"],
+    "temperature": ["temperature"],
+    "training": ["lm", "windows.evaluation"],
+}
+
+
+def hypothesis_settings(wildcards):
+    """Settings of one hypothesis: what its step does, not what is asked."""
+    needs = hypotheses.needs(config, wildcards.hypothesis)
+    known = [key for need in needs for key in KNOWN.get(need, [])]
+    extra = {"training_gpus": config["resources"]["training_gpus"]} if "training" in needs else {}
+    own = config["hypotheses"][wildcards.hypothesis]["settings"]
+    return settings("seed", "main", *known, hypothesis=wildcards.hypothesis, settings=own, **extra)
+
+
+def family(wildcards):
+    """Return the step that makes the components of a hypothesis."""
+    return config["hypotheses"][wildcards.hypothesis]["family"]
+
+
+def hypothesis_gpus(wildcards):
+    """Return the GPUs of a hypothesis: those of training where its step trains an LM."""
+    return config["resources"]["training_gpus" if "training" in hypotheses.needs(config, wildcards.hypothesis) else "gpus"]
+
+
+def hypothesis_sources(wildcards):
+    """List the code of the step of a hypothesis."""
+    return sources(f"hypotheses/{family(wildcards)}")
+
+
+def needed(what, pattern, **fields):
+    """Return an input function: a path filled with these fields and the main h and metric where the step of a hypothesis reads `what`, else none."""
+    return lambda wildcards: of_main(pattern, **fields) if what in hypotheses.needs(config, wildcards.hypothesis) else []
+
+
+def of_main(pattern, **fields):
+    """Fill a path with the main retrieval's h and metric, where it has them, and with these fields."""
+    return collect(pattern, **{**config["main"], **fields})
+
+
+def needed_components(*kinds):
+    """Return an input function: files of the kNN components where the step reads components, and those of the hypotheses that it comes after."""
+
+    def files(wildcards):
+        if "components" not in hypotheses.needs(config, wildcards.hypothesis):
+            return []
+        earlier = config["hypotheses"][wildcards.hypothesis]["after"]
+        knn = every_retrieval([f"results/<run>/components/knn-{{h}}-{{metric}}-{{search}}.{kind}" for kind in kinds])
+        return knn + collect([f"results/<run>/hypotheses/{{hypothesis}}.{kind}" for kind in kinds], hypothesis=earlier)
+
+    return files
+
+
+def shown_hypotheses():
+    """List the hypotheses of tables and figures: all that read stored files, and those that train an LM where this is asked for or was done before."""
+    asked = "hypotheses" in workflow.dag_settings.targets
+    done = {name for name in TRAINED if Path(f"results/{config['name']}/hypotheses/{name}.json").exists()}
+    return [name for name in hypotheses.with_step(config) if name not in TRAINED or asked or name in done]
+
+
+def table_settings(wildcards):
+    """Settings of the tables; of a hypothesis the question and what is compared, not how its components are made."""
+    wanted = ("question", "paper", "against", "candidates")
+    asked = {name: {key: entry[key] for key in wanted} for name, entry in hypotheses.active(config).items()}
+    return settings("seed", "significance", "main", "fractions", "verdict", hypotheses=asked)
+
+
+def plan_settings(wildcards):
+    """Settings of the plan: everything but the name."""
+    return settings(*[key for key in config if key != "name"])
+
+
+def of_hypotheses(*patterns):
+    """Return an input function that fills the name of every shown hypothesis into paths."""
+    return lambda wildcards: collect(patterns, hypothesis=shown_hypotheses())
+
+
+def hypothesis_figure_settings(wildcards):
+    """Settings of the figure of one hypothesis."""
+    entry = config["hypotheses"][wildcards.hypothesis]
+    return settings(
+        "figures", "main", hypothesis={"name": wildcards.hypothesis, "question": entry["question"], "x_label": entry["x_label"]}
+    )
+
+
 def every_retrieval(pattern):
     """Fill h, metric and search of a path with everything the config asks for."""
     return collect(pattern, h=config["retrieval"]["h"], metric=config["retrieval"]["metrics"], search=["approximate", "exact"])
+
+
+def every_seed(file, **fields):
+    """List a file of the runs of all seeds, filled with these fields."""
+    return collect(f"results/{config['name']}-seed-{{seed}}/{file}", seed=config["seeds"], **fields)
 
 
 def known_tokens(wildcards):
@@ -126,6 +195,10 @@ def known_tokens(wildcards):
 CHUNKS = range(config.get("datastore", {}).get("chunks", 1))
 SPLITS = ["train", "valid", "test"]
 EVALUATION_SPLITS = ["valid", "test"]
+SEARCHES = ["exact", "approximate"]
+CHUNK_ARRAYS = ["att", "ffn", "values", "positions"]
+NEIGHBOUR_ARRAYS = ["ids", "similarities"]
+TRAINED = [name for name in hypotheses.with_step(config) if hypotheses.trains_lm(config, name)]
 
 # Each figure and the table it is drawn from.
 FIGURES = {
@@ -134,4 +207,7 @@ FIGURES = {
     "temperature": "temperature",
     "lambda": "lambda",
     "loss": "loss",
+    "verdicts": "verdicts",
+    "parameters": "shares",
+    "helped_tokens": "helped_tokens",
 }

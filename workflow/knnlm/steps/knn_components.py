@@ -1,7 +1,7 @@
 """Turn stored neighbours into components: tune the temperature on valid, write log p_kNN of every token, and the temperature curves."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 
 from knnlm.artifacts import atomic, load_array, read_manifest
 from knnlm.components import Component, knn_components, load_components, save_components
-from knnlm.datastore import open_datastore
+from knnlm.datastore import open_datastore, prefix_rows
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.knn_distribution import gold_matches, log_p_knn, tune_temperature
 from knnlm.progress import progress
@@ -100,6 +100,7 @@ def main(arguments: argparse.Namespace) -> None:
     components = knn_components(settings, **wanted)
     for component in progress(components, f"components {settings['h']} {settings['metric']} {settings['search']}"):
         neighbours = load_neighbours(arguments.neighbours, component, texts, values, manifest)
+        component = replace(component, rows=sum(prefix_rows(component.fraction, chunk.rows) for chunk in store.chunks))
         if component.temperature is None:
             component = tuned(component, neighbours["valid"], texts["valid"], settings["temperature"])
             if component.fraction in ends:

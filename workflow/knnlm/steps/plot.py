@@ -5,17 +5,17 @@ import argparse
 import pandas as pd
 
 from knnlm.errors import KnnlmError
-from knnlm.plots import FIGURES, draw, save
+from knnlm.plots import ABOUT, draw, save
 from knnlm.steps import run
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--figure", required=True, choices=FIGURES)
-    options.add_argument("--settings", required=True, help="JSON with figures and main")
+    options.add_argument("--figure", required=True, help="temperature, components ... or hypothesis-<name>")
+    options.add_argument("--settings", required=True, help="JSON with figures, main, and for some figures verdict or hypothesis")
     options.add_argument("--table", required=True)
-    options.add_argument("--components", help="components.csv, for the figures temperature and lambda")
+    options.add_argument("--components", help="components.csv, for the figures temperature, lambda and parameters")
     options.add_argument("--pdf", required=True)
     options.add_argument("--png", required=True)
     return options
@@ -23,10 +23,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Read the tables, draw, and write both pictures."""
+    settings = arguments.settings
     components = read_csv(arguments.components) if arguments.components else None
-    picture = draw(arguments.figure, read_csv(arguments.table), components, arguments.settings.get("main"))
+    about = settings.get(ABOUT.get(arguments.figure.partition("-")[0]))
+    picture = draw(arguments.figure, read_csv(arguments.table), components, settings.get("main"), about)
     for path in (arguments.pdf, arguments.png):
-        save(picture, path, arguments.settings["figures"]["dpi"])
+        save(picture, path, settings["figures"]["dpi"])
 
 
 def read_csv(path: str) -> pd.DataFrame:

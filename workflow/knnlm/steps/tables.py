@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array
-from knnlm.components import Component, load_components
+from knnlm.components import FACT_COLUMNS, Component, load_components
 from knnlm.errors import KnnlmError
 from knnlm.steps import run
 from knnlm.tables import (
@@ -20,9 +20,11 @@ from knnlm.tables import (
     component_table,
     datastore_size_table,
     lambda_table,
+    main_name,
     main_variants,
     summary,
 )
+from knnlm.verdicts import input_representation_table, resampled, share_table, verdict_rst, verdict_table, verdict_text
 
 DIGITS = "%.10g"
 SPLITS = (TUNED_ON, "test")
@@ -31,11 +33,16 @@ SPLITS = (TUNED_ON, "test")
 def main(arguments: argparse.Namespace) -> None:
     """Make every table first, then write them all, so that a mistake in one leaves none."""
     settings = arguments.settings
-    significance, (h, metric) = settings["significance"], (settings["main"]["h"], settings["main"]["metric"])
+    main_component, rule = settings["main"], settings["verdict"]
+    h, metric = main_component["h"], main_component["metric"]
+    resamples, level, seed = settings["significance"]["resamples"], settings["significance"]["level"], settings["seed"]
     splits = read_splits(arguments)
     opened = read_components(arguments.descriptions, splits)
     descriptions, read = [asdict(component) for component, _ in opened.values()], reader(opened)
-    components = component_table(descriptions, read, splits, significance["resamples"], significance["level"], settings["seed"])
+    components = component_table(descriptions, read, splits, main_name(main_component), resamples, level, seed)
+    samples = resampled(components, read, splits, resamples, seed)
+    verdicts = verdict_table(settings["hypotheses"], components, samples, main_component, rule, level)
+    shares = share_table(components, samples, main_component, level)
     temperatures = pd.concat([read_csv(path, TEMPERATURE_COLUMNS) for path in arguments.temperatures])
     tables = {
         arguments.components_table: components,
@@ -43,12 +50,22 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.datastore_size_table: datastore_size_table(components, h, metric, settings["fractions"]),
         arguments.lambda_table: lambda_table(main_variants(components, h, metric), read, splits),
         arguments.loss_table: read_csv(arguments.loss, LOSS_COLUMNS),
+        arguments.verdicts_table: verdicts,
+        arguments.shares_table: shares,
+        arguments.input_representation_table: input_representation_table(components, shares, settings["hypotheses"], main_component),
+        arguments.facts_table: pd.concat([pd.DataFrame(columns=FACT_COLUMNS), *(read_csv(path, FACT_COLUMNS) for path in arguments.facts)]),
+    }
+    texts = {
+        arguments.summary: summary(components, level),
+        arguments.verdicts_text: verdict_text(verdicts, rule, level),
+        arguments.verdicts_rst: verdict_rst(verdicts, rule, level),
     }
     for path, table in tables.items():
         with atomic(path) as unfinished:
             table.to_csv(unfinished, index=False, float_format=DIGITS)
-    with atomic(arguments.summary) as unfinished:
-        unfinished.write_text(summary(components, significance["level"]))
+    for path, text in texts.items():
+        with atomic(path) as unfinished:
+            unfinished.write_text(text)
 
 
 def read_splits(arguments: argparse.Namespace) -> list[Split]:
@@ -101,16 +118,19 @@ def read_csv(path: str, columns: list[str]) -> pd.DataFrame:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    options.add_argument("--settings", required=True, help="JSON with seed, significance, main and fractions")
+    options.add_argument("--settings", required=True, help="JSON with seed, significance, main, fractions, hypotheses and verdict")
     options.add_argument("--descriptions", required=True, type=Path, nargs="+", help="description files; their arrays lie beside them")
     options.add_argument("--tokens", required=True, nargs=2, metavar=("VALID", "TEST"))
     options.add_argument("--documents", required=True, nargs=2, metavar=("VALID", "TEST"))
     options.add_argument("--continuation", required=True)
     options.add_argument("--temperatures", required=True, nargs="+", help="components/*.temperature.csv")
     options.add_argument("--loss", required=True, help="lm/loss.csv")
-    for table in ("components", "temperature", "datastore-size", "lambda", "loss"):
+    options.add_argument("--facts", nargs="*", default=[], help="components/*.facts.csv of the hypotheses")
+    for table in ("components", "temperature", "datastore-size", "lambda", "loss", "verdicts", "shares", "input-representation", "facts"):
         options.add_argument(f"--{table}-table", required=True)
     options.add_argument("--summary", required=True, help="the main result as text")
+    options.add_argument("--verdicts-text", required=True, help="the verdicts as text for a terminal")
+    options.add_argument("--verdicts-rst", required=True, help="the verdicts as reStructuredText, for the first page of the report")
     return options
 
 

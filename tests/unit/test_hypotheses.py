@@ -1,0 +1,86 @@
+"""The config's hypotheses: every shipped entry fits its step, and each mistake is told by the name of its key."""
+
+import ast
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.utils import update_config, validate
+
+from knnlm import hypotheses
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def config_of(*overlays: str) -> dict:
+    config: dict = {}
+    for name in ("config", "hypotheses", *overlays):
+        update_config(config, yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text()))
+    validate(config, str(ROOT / "workflow/schemas/config.schema.yaml"))
+    return config
+
+
+SHIPPED = config_of()
+
+
+@pytest.mark.parametrize("overlay", ["tiny", "sotu", "wikitext103"])
+def test_shipped_entries_fit_their_steps(overlay):
+    assert not list(hypotheses.problems(config_of(overlay)))
+
+
+def test_every_step_is_asked_for_by_a_shipped_entry():
+    assert {SHIPPED["hypotheses"][name]["family"] for name in hypotheses.with_step(SHIPPED)} == set(hypotheses.families())
+
+
+@pytest.mark.parametrize("family", hypotheses.families())
+def test_a_step_reads_the_settings_it_declares_and_no_others(family):
+    code = (hypotheses.STEPS / f"{family}.py").read_text()
+    read = {
+        node.slice.value
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and ast.unparse(node.value).endswith(("inputs.settings", "self.settings"))
+    }
+    assert read <= hypotheses.read_step(family)[1].keys()
+
+
+def test_what_trains_an_lm():
+    trained = {name for name in hypotheses.with_step(SHIPPED) if hypotheses.trains_lm(SHIPPED, name)}
+    assert trained == {"memorisation", "soft-labels", "second-seed", "second-seed-and-knn"}
+
+
+def changed(**entries: dict) -> dict:
+    config = copy.deepcopy(SHIPPED)
+    empty = {"enabled": True, "family": None, "question": "?", "paper": "silent", "against": None, "candidates": None, "after": [], "x_label": None}
+    for name, entry in entries.items():
+        config["hypotheses"][name] = {**config["hypotheses"].get(name, {**empty, "settings": {}}), **entry}
+    return config
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "said"),
+    [
+        ({}, "candidates", "list components"),
+        ({"family": "sparsfication"}, "family", "sparsification"),
+        ({"family": "sparsification"}, "settings.k", "missing"),
+        ({"family": "sparsification", "settings": {"k": 3}}, "settings.k", "not a list"),
+        ({"family": "sparsification", "settings": {"k": [3], "size": 1}}, "settings.size", "known here are k"),
+        ({"family": "second_seed", "settings": {"seed_offset": True}}, "settings.seed_offset", "integer"),
+        ({"family": "sparsification", "settings": {"k": [3]}, "after": ["temperature"]}, "after", "temperature"),
+        ({"family": "sparsification", "settings": {"k": [3]}, "after": ["new"]}, "after", "wait for each other"),
+    ],
+)
+def test_problems_name_the_key(entry, key, said):
+    found, message = next(hypotheses.problems(changed(new=entry)))
+    assert found == f"hypotheses.new.{key}"
+    assert said in message
+
+
+def test_a_disabled_entry_is_not_looked_at():
+    assert not list(hypotheses.problems(changed(new={"enabled": False, "family": "nothing"})))
+
+
+def test_the_example_of_contributing_is_short():
+    (code,) = re.findall(r"```python\n(# workflow/.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    assert len(code.splitlines()) < 30

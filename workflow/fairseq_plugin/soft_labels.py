@@ -1,0 +1,83 @@
+"""`fairseq-train` with one more criterion, `soft_labels`: run as a module, so that the base LM's training knows nothing of it."""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
+
+from knnlm.artifacts import load_array
+from knnlm.errors import KnnlmError
+from knnlm.language_model import LanguageModel
+from knnlm.soft_labels import label_distribution, sample_positions
+
+
+@dataclass
+class SoftLabelsConfig(CrossEntropyCriterionConfig):
+    """Options of the criterion; the neighbours' files are needed where the kNN's weight is not 0."""
+
+    teacher_model: str = field(default="", metadata={"help": "model file of the teacher"})
+    teacher_dictionary: str = field(default="", metadata={"help": "its dictionary"})
+    knn_weight: float = field(default=0.0, metadata={"help": "λ: the kNN's share of the labels"})
+    train_tokens: str = field(default="", metadata={"help": ".npy of the training text, int32 (tokens,)"})
+    neighbour_values: str = field(default="", metadata={"help": ".npy of the neighbours' tokens by training position, int32 (1, tokens, k)"})
+    neighbour_weights: str = field(default="", metadata={"help": ".npy of the neighbours' p_kNN, float16 (1, tokens, k)"})
+
+
+@register_criterion("soft_labels", dataclass=SoftLabelsConfig)
+class SoftLabels(CrossEntropyCriterion):
+    """Cross-entropy with the labels (1−λ) p_teacher + λ p_kNN in training, and with the text itself in validation.
+
+    The frozen teacher reads what the student reads. Per token the loss is −Σ_w label(w) log p_student(w), summed over the batch.
+    """
+
+    def __init__(self, task, cfg):
+        super().__init__(task, sentence_avg=False)
+        precision = torch.get_float32_matmul_precision()
+        teacher = LanguageModel(cfg.teacher_model, cfg.teacher_dictionary, "cpu").decoder.requires_grad_(False)
+        torch.set_float32_matmul_precision(precision)  # of training, which evaluation raises
+        self.teacher = [teacher]  # in a list, so that it is no part of what is trained and saved
+        self.tokens_per_sample = task.args.tokens_per_sample
+        self.knn_weight = cfg.knn_weight
+        if cfg.knn_weight:
+            self.tokens = load_array(cfg.train_tokens, dtype="int32")
+            self.values = load_array(cfg.neighbour_values, dtype="int32", shape=(1, len(self.tokens), None))[0]
+            self.weights = load_array(cfg.neighbour_weights, dtype="float16", shape=(1, *self.values.shape))[0]
+
+    def forward(self, model, sample, reduce=True):
+        """Return the summed loss, the number of tokens and what fairseq logs."""
+        if not model.training:
+            return super().forward(model, sample, reduce)
+        logits = model(**sample["net_input"])[0]
+        labels, real = self.labels(logits, sample)
+        loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.shape[-1])[real].float(), labels, reduction="sum")
+        counts = {"ntokens": sample["ntokens"], "nsentences": len(sample["target"]), "sample_size": sample["ntokens"]}
+        return loss, sample["ntokens"], {"loss": loss.data, **counts}
+
+    @torch.no_grad()
+    def labels(self, logits: torch.Tensor, sample: dict) -> tuple[torch.Tensor, torch.Tensor | slice]:
+        """Return the labels of a batch's tokens, float32 (n, V), and which of its positions are tokens, not padding."""
+        teacher = self.teacher[0] = self.teacher[0].to(logits.device, logits.dtype)
+        real = sample["target"].ne(self.padding_idx).view(-1)
+        chosen = slice(None) if bool(real.all()) else real
+        found = teacher(sample["net_input"]["src_tokens"])[0]
+        neighbours = self.neighbours(sample, real, logits.device) if self.knn_weight else (None, None)
+        return label_distribution(found.flatten(0, 1)[chosen], *neighbours, self.knn_weight), chosen
+
+    def neighbours(self, sample: dict, real: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return values, int64 (n, k), and weights, float16 (n, k), of a batch's tokens; refuses a batch that is not what stands at its positions."""
+        target, real = sample["target"].cpu().view(-1), real.cpu()
+        positions = sample_positions(sample["id"].cpu(), self.tokens_per_sample, sample["target"].shape[1]).view(-1)[real].numpy()
+        if positions.max() >= len(self.tokens) or not np.array_equal(self.tokens[positions], target[real].numpy()):
+            raise KnnlmError("the batches of fairseq are not in the order of the training tokens; this version of fairseq cuts the text differently.")
+        values, weights = self.values[positions].astype(np.int64), self.weights[positions]
+        return torch.from_numpy(values).to(device), torch.from_numpy(weights).to(device)
+
+
+if __name__ == "__main__":
+    logging.getLogger().handlers.clear()  # set by what fairseq imports; fairseq-train sets its own where there are none
+    from fairseq_cli.train import cli_main
+
+    cli_main()

@@ -1,0 +1,276 @@
+"""Output layers on stored states: many rows a word type, a mixture of softmaxes, and their gradients by hand (spec §5.1-5.6).
+
+The V-wide logits are made a tile of rows at a time in one buffer, turned into probabilities in place, and multiplied once more for the gradient. What
+differs from a plain softmax (several rows for the gold type, a weight for every row) touches only the gold's columns and the D-wide side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+
+TILE_BYTES = 2**26  # of logits: all rows of most batches at once, since larger matrix products are faster, with a bound on memory
+LEAST_TILE_ROWS = 256  # below, reading and writing the V-wide gradient takes longer than its product
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Stored states on the device: `states` (n, width); `gold` int64 (n,); where a head or an objective needs them, `ffn` (n, width), `log_p_base` (n,)."""
+
+    states: torch.Tensor
+    gold: torch.Tensor
+    ffn: torch.Tensor | None = None
+    log_p_base: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.gold)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        return Batch(*(None if part is None else part[rows] for part in (self.states, self.gold, self.ffn, self.log_p_base)))
+
+
+Objective = Callable[[torch.Tensor, Batch], tuple[torch.Tensor, torch.Tensor]]
+"""Takes log p of the gold (n,) and the batch; returns each row's loss (n,) and the weight (n,) of its gradient of −log p."""
+
+
+class Head(Protocol):
+    """What can be trained: parameters, log p, and the gradient."""
+
+    parameters: list[torch.Tensor]
+
+    def log_p(self, batch: Batch) -> torch.Tensor:
+        """Return log p of the gold, (n,) in nats."""
+
+    def accumulate(self, batch: Batch, objective: Objective) -> float:
+        """Set every parameter's `.grad` to that of the mean loss of the batch; return the sum of the losses."""
+
+
+def likelihood(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maximise log p of the gold: the plain Objective."""
+    return -log_p, torch.ones_like(log_p)
+
+
+def weighted_likelihood(type_weights: torch.Tensor) -> Objective:
+    """Return the Objective −c(w) log p(w), with a weight for each word type, (V,) (§5.5)."""
+
+    def objective(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        weights = type_weights[batch.gold].to(log_p.dtype)
+        return -weights * log_p, weights
+
+    return objective
+
+
+def interpolated_likelihood(weight: float) -> Objective:
+    """Return the Objective −log[(1−λ) p_base + λ p], λ = `weight` in (0, 1) (§5.6): a row counts by what of its mixture is the head's."""
+
+    def objective(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        ours = log_p + float(np.log(weight))
+        mixed = torch.logaddexp(batch.log_p_base.to(log_p.dtype) + float(np.log1p(-weight)), ours)
+        return -mixed, (ours - mixed).exp_()
+
+    return objective
+
+
+def type_columns(row_types: np.ndarray, types: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the rows of each word type, int64 (V, most), and which of them are real, bool (V, most), or None where all are.
+
+    `row_types`, int (R,), ascending, says which type each row of an output matrix belongs to. A type with fewer rows repeats its first one.
+    Raises ValueError if the types do not ascend or one has no row.
+    """
+    counts = np.bincount(row_types, minlength=types)
+    if (np.diff(row_types) < 0).any() or len(counts) != types or not counts.all():
+        raise ValueError("row_types must be ascending and name every word type")
+    present = np.arange(counts.max()) < counts[:, None]
+    first = (np.cumsum(counts) - counts)[:, None]
+    columns = torch.from_numpy(first + np.where(present, np.arange(counts.max()), 0))
+    return columns, None if present.all() else torch.from_numpy(present)
+
+
+class OutputEmbedding:
+    """p(w|h) = Σ_{rows r of w} softmax(W h)_r (§5.1); with `fixed`, softmax(W h + W_fixed ffn), of which only W is trained (§5.2 a)."""
+
+    def __init__(self, weights: torch.Tensor, row_types: np.ndarray, types: int, fixed: torch.Tensor | None = None):
+        """Take W (R, width), which training changes in place, the type of each row, int (R,), ascending, and `fixed` (R, width)."""
+        self.parameters = [weights]
+        columns, present = type_columns(row_types, types)
+        self.columns = columns.to(weights.device)
+        self.absent = None if present is None else (~present).to(weights.device)
+        self.fixed = fixed
+        self.tile = Tile(weights)
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the logits of a tile (n, R), overwritten by the next, the gold's columns (n, most), and a copy of their logits, −inf where absent."""
+        logits = self.tile.product(batch.states, self.parameters[0])
+        if self.fixed is not None:
+            logits.addmm_(batch.ffn, self.fixed.T)
+        columns = self.columns[batch.gold]
+        gold = logits.gather(1, columns)
+        if self.absent is not None:
+            gold.masked_fill_(self.absent[batch.gold], -torch.inf)
+        return logits, columns, gold
+
+    def log_p(self, batch: Batch) -> torch.Tensor:
+        """Return log p of the gold, (n,) in nats."""
+        found = torch.empty_like(batch.gold, dtype=batch.states.dtype)
+        for rows in self.tile.slices(len(batch)):
+            logits, _, gold = self.logits(batch[rows])
+            found[rows] = (gold.logsumexp(1) - _log_total(logits)).clamp_(max=0)
+        return found
+
+    def accumulate(self, batch: Batch, objective: Objective) -> float:
+        """Set W's `.grad` to that of the mean loss of the batch; return the sum of the losses.
+
+        The gradient of −log p by the logits is softmax(z)_r, less, for a row of the gold, its share of p: softmax over the gold's rows alone.
+        """
+        weights, total = self.parameters[0], 0.0
+        if weights.grad is None:
+            weights.grad = torch.empty_like(weights)
+        for rows in self.tile.slices(len(batch)):
+            part = batch[rows]
+            logits, columns, gold = self.logits(part)
+            probabilities = torch.softmax(logits, 1, out=logits)
+            loss, row_weights = objective(_log_of_gold(probabilities, columns, gold), part)
+            probabilities.scatter_add_(1, columns, -torch.softmax(gold, 1))
+            states = part.states * (row_weights / len(batch))[:, None]  # the weights, on the narrow side
+            torch.addmm(weights.grad, probabilities.T, states, beta=float(rows.start > 0), out=weights.grad)
+            total += float(loss.sum())
+        return total
+
+
+class MixtureOfSoftmaxes:
+    """p = Σ_k π_k(h) softmax(W_sm g_k(h)): π a softmax of a linear layer, g_k linear, both with bias, no tanh (§5.4). W_sm (V, width) stays as it is."""
+
+    def __init__(self, output_embedding: torch.Tensor, prior: torch.Tensor, prior_bias: torch.Tensor, experts: torch.Tensor, biases: torch.Tensor):
+        """Take the layers of π, (K, width) and (K,), and of g, (K, width, width) and (K, width), which training changes in place."""
+        self.output_embedding = output_embedding
+        self.parameters = [prior, prior_bias, experts, biases]
+        self.tile = Tile(output_embedding)
+
+    def log_p(self, batch: Batch) -> torch.Tensor:
+        """Return log p of the gold, (n,) in nats."""
+        prior, prior_bias, experts, biases = self.parameters
+        found = torch.empty_like(batch.gold, dtype=batch.states.dtype)
+        for rows in self.tile.slices(len(batch)):
+            states, gold = batch.states[rows], batch.gold[rows, None]
+            terms = torch.log_softmax(torch.addmm(prior_bias, states, prior.T), 1)
+            for k, (expert, bias) in enumerate(zip(experts, biases, strict=True)):
+                logits = self.tile.product(torch.addmm(bias, states, expert.T), self.output_embedding)
+                chosen = logits.gather(1, gold)[:, 0]
+                terms[:, k] += chosen - _log_total(logits)
+            found[rows] = terms.logsumexp(1).clamp_(max=0)
+        return found
+
+    def accumulate(self, batch: Batch, objective: Objective) -> float:
+        """Set the parameters' `.grad` to that of the mean loss of the batch; return the sum of the losses.
+
+        With ρ_k = π_k p_k(w) / p(w), the gradient of −log p is π − ρ by the logits of π, and ρ_k (W_smᵀ p_k − W_sm[w]) by g_k(h).
+        """
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        prior, prior_bias, experts, biases = self.parameters
+        total = 0.0
+        for rows in self.tile.slices(len(batch)):
+            part = batch[rows]
+            states, gold = part.states, part.gold[:, None]
+            log_prior = torch.log_softmax(torch.addmm(prior_bias, states, prior.T), 1)
+            terms, expected = log_prior.clone(), []
+            for k, (expert, bias) in enumerate(zip(experts, biases, strict=True)):
+                logits = self.tile.product(torch.addmm(bias, states, expert.T), self.output_embedding)
+                chosen = logits.gather(1, gold)
+                probabilities = torch.softmax(logits, 1, out=logits)
+                terms[:, k] += _log_of_gold(probabilities, gold, chosen)
+                expected.append(probabilities @ self.output_embedding)
+            log_p = terms.logsumexp(1)
+            loss, row_weights = objective(log_p, part)
+            row_weights = (row_weights / len(batch))[:, None]
+            shares = (terms - log_p[:, None]).exp_()
+            slopes = (log_prior.exp() - shares) * row_weights
+            prior.grad.addmm_(slopes.T, states)
+            prior_bias.grad += slopes.sum(0)
+            for k, mean in enumerate(expected):
+                slopes = (mean - self.output_embedding[part.gold]) * (shares[:, k : k + 1] * row_weights)
+                experts.grad[k].addmm_(slopes.T, states)
+                biases.grad[k] += slopes.sum(0)
+            total += float(loss.sum())
+        return total
+
+
+class Tile:
+    """One buffer for the logits of some rows against a matrix (R, width)."""
+
+    def __init__(self, like: torch.Tensor):
+        """Choose the rows at once; the buffer is made when it is first used."""
+        self.rows = max(LEAST_TILE_ROWS, TILE_BYTES // (len(like) * like.element_size()))
+        self.buffer = like.new_empty(0)
+
+    def slices(self, length: int) -> list[slice]:
+        """Divide `length` rows into tiles of nearly the same size."""
+        tiles = -(-length // self.rows)
+        edges = [length * tile // tiles for tile in range(tiles + 1)] if tiles else [0]
+        return [slice(begin, end) for begin, end in pairwise(edges)]
+
+    def product(self, states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return states @ weights.T, (n, R), in the buffer."""
+        entries = len(states) * len(weights)
+        if len(self.buffer) < entries:
+            self.buffer = weights.new_empty(entries)
+        return torch.mm(states, weights.T, out=self.buffer[:entries].view(len(states), -1))
+
+
+def _log_total(logits: torch.Tensor) -> torch.Tensor:
+    """Return log Σ exp of each row, (n,), and overwrite the logits: softmax in place, because torch.logsumexp takes longer."""
+    best = logits.amax(1)
+    return best - torch.softmax(logits, 1, out=logits).amax(1).log_()
+
+
+def _log_of_gold(probabilities: torch.Tensor, columns: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:
+    """Return log Σ p over the gold's columns whose logit is not −inf, (n,), no lower than the log of the smallest number."""
+    found = probabilities.gather(1, columns).masked_fill_(gold.isneginf(), 0).sum(1)
+    return found.clamp_(torch.finfo(found.dtype).tiny, 1).log_()
+
+
+def even_rows(types: int, n: int) -> np.ndarray:
+    """Return the type of each row where every type has n rows, int64 (n V,)."""
+    return np.repeat(np.arange(types), n)
+
+
+def extra_rows(amounts: np.ndarray, base: float) -> np.ndarray:
+    """Return e_i = ⌊log_b(amount_i)⌋, int64 (V,), 0 for amounts below 1: the rows that a type gets besides its first (§5.3).
+
+    `amounts`, (V,), are the frequencies, or 1 + the total loss of each type in training, in nats; `base` is above 1.
+    """
+    return np.floor(np.log(np.maximum(amounts, 1)) / np.log(base) * (1 + 1e-12)).astype(np.int64)  # a power of the base counts as whole
+
+
+def adaptive_rows(amounts: np.ndarray, rows: int) -> np.ndarray:
+    """Return the type of each row, ascending, int64 (about `rows`,): extra_rows at the base that brings all rows together nearest to `rows` (§5.3)."""
+    steep, flat = 1e-6, float(np.log(np.maximum(amounts, 1)).max()) + 1.0  # log b: too many rows at one end, none extra at the other
+    for _ in range(40):
+        middle = (steep + flat) / 2
+        steep, flat = (middle, flat) if len(amounts) + extra_rows(amounts, np.exp(middle)).sum() > rows else (steep, middle)
+    choices = [extra_rows(amounts, np.exp(end)) for end in (flat, steep)]
+    extras = min(choices, key=lambda extra: abs(len(amounts) + extra.sum() - rows))
+    return np.repeat(np.arange(len(amounts)), 1 + extras)
+
+
+def random_weights(rows: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """Return a new output matrix, float32 (rows, width), from N(0, width^-0.5) as the paper's (§5.1)."""
+    return torch.randn(rows, width, generator=generator) * width**-0.5
+
+
+def copied_weights(output_embedding: np.ndarray, row_types: np.ndarray, noise: float, generator: torch.Generator) -> torch.Tensor:
+    """Return W_sm's row of each row's type, float32 (R, width), plus N(0, noise), so that copies can part."""
+    copies = torch.from_numpy(output_embedding[row_types])
+    return copies + torch.randn(copies.shape, generator=generator) * noise
+
+
+def helped_weights(gold: np.ndarray, helped: np.ndarray, types: int) -> np.ndarray:
+    """Return each type's weight in the loss, float32 (V,): 1 + the share of its tokens that the kNN helps; 1 for a type without a token (§5.5).
+
+    gold: int (n,), word types of some training tokens; helped: bool (n,), whether p_kNN > p_LM there.
+    """
+    tokens = np.bincount(gold, minlength=types)
+    return (1 + np.bincount(gold, weights=helped, minlength=types) / np.maximum(tokens, 1)).astype(np.float32)

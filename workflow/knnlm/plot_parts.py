@@ -1,0 +1,84 @@
+"""What every picture shares: sizes and style, how the main result's variants are drawn, and the lines and limits of an axis."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from knnlm.errors import KnnlmError
+
+COLUMN, PAGE = 3.25, 6.75  # widths in inches of one column and of the text block of a two-column paper
+STYLE = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "xtick.minor.size": 1.5,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,
+}
+DARK, MIDDLE, LIGHT, INK, PALE = "#004488", "#BB5566", "#DDAA33", "#222222", "#8a8a8a"
+VARIANTS = {  # (mask, score): the paper's name for it, and how it is drawn: solid below dashed below dotted, so that curves that coincide all show
+    ("faiss", "faiss"): ("FAISS mask, FAISS score", {"color": DARK, "linestyle": "-", "marker": "o", "zorder": 3}),
+    ("faiss", "real"): ("FAISS mask, real score", {"color": MIDDLE, "linestyle": (0, (4, 1.5)), "marker": "^", "zorder": 4}),
+    ("real", "real"): ("real mask, real score", {"color": LIGHT, "linestyle": (0, (1, 1.2)), "marker": "s", "zorder": 5}),
+}
+SPLITS = ("valid", "test")
+METRICS = {"l2": "L2", "ip": "IP"}
+PERPLEXITY = "word perplexity"
+
+
+def base_perplexity(components: pd.DataFrame, split: str) -> float:
+    """Return the base LM's perplexity on a split."""
+    return float(row_of(components, split, "base")["ppl"])
+
+
+def row_of(components: pd.DataFrame, split: str, name: str) -> pd.Series:
+    """Return a component's row of components.csv; raises KnnlmError if there is not exactly one."""
+    rows = components[(components["component"] == name) & (components["split"] == split)]
+    if len(rows) != 1:
+        raise KnnlmError(f"figure: components.csv has {len(rows)} rows of {name} on {split}, expected one; remake the tables.")
+    return rows.iloc[0]
+
+
+def base_line(axes: Axes, base: float, side: str = "right") -> None:
+    """Draw the base LM as a horizontal line over the whole width, named at one side."""
+    axes.axhline(base, color=INK, linewidth=0.8, zorder=2)
+    place = {"left": 0.03, "right": 1.0}[side]
+    axes.annotate(f"base LM {base:.1f}", (place, base), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha=side, fontsize=8)
+
+
+def spread(middle: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
+    """Return the lengths of error bars (2, rows) around `middle`, 0 where the interval is unknown."""
+    return np.nan_to_num(np.abs(np.array([middle - low, high - middle])))
+
+
+def readable(values: pd.Series | np.ndarray, base: float) -> tuple[float, float]:
+    """Return limits that hold the best value and the base LM, and of what is worse than the base LM only the beginning."""
+    finite = np.asarray(values, np.float64)
+    finite = finite[np.isfinite(finite)]
+    low = min(finite.min(initial=base), base)
+    worst = base + 0.4 * max(base - low, 0.02 * base)
+    return margin(low, min(max(finite.max(initial=base), base), worst))
+
+
+def margin(low: float, high: float) -> tuple[float, float]:
+    """Return limits with some air around low and high."""
+    air = 0.08 * (high - low) or 1.0
+    return low - air, high + air
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as text in per cent."""
+    return f"{100 * fraction:g} %"

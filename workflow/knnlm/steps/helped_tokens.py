@@ -1,0 +1,74 @@
+"""Measure which tokens of test the main kNN-LM helps: by properties of a token, and by word type."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts import atomic, load_array
+from knnlm.components import load_components
+from knnlm.errors import KnnlmError
+from knnlm.helped_tokens import Scored, helped_table, read_pieces, type_table
+from knnlm.interpolation import interpolate, optimal_weight
+from knnlm.steps import run
+from knnlm.tables import main_name
+
+SPLITS = ("valid", "test")
+DIGITS = "%.10g"
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Tune λ on valid, score test, and write both tables."""
+    tokens = {split: np.asarray(load_array(path, "int32", (None,))) for split, path in zip(SPLITS, arguments.tokens, strict=True)}
+    continuation, train = load_array(arguments.continuation, "bool", (None,)), load_array(arguments.train, "int32", (None,))
+    base = columns([arguments.base], "base", tokens)
+    knn = columns(arguments.components, main_name(arguments.settings["main"]), tokens)
+    weight = optimal_weight(base["valid"], knn["valid"])
+    gain = interpolate(base["test"], knn["test"], weight) - base["test"]
+    scored = Scored(tokens["test"], knn["test"] > base["test"], gain)
+    documents = load_array(arguments.documents[SPLITS.index("test")], "int64", (None,))
+    if documents[0] != 0 or documents[-1] != scored.tokens.size:
+        raise KnnlmError(f"{arguments.documents[1]}: does not span the tokens of test; rerun the step that makes the corpus.")
+    pieces = read_pieces(arguments.dictionary)
+    if len(pieces) != continuation.size:
+        raise KnnlmError(f"{arguments.dictionary}: has {len(pieces)} pieces, {arguments.continuation} {continuation.size}; rerun the corpus steps.")
+    tables = {
+        arguments.table: helped_table(scored, train, np.asarray(documents), np.asarray(continuation)),
+        arguments.types_table: type_table(scored, train, pieces),
+    }
+    for path, table in tables.items():
+        with atomic(path) as unfinished:
+            table.to_csv(unfinished, index=False, float_format=DIGITS)
+
+
+def columns(paths: list[Path], name: str, tokens: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the log p of one component for each split, float32 (T,), looked for by name among the description files."""
+    found = {}
+    for path in paths:
+        for split, gold in tokens.items():
+            for component, log_p in load_components(path, split, gold.size):
+                if component.component == name:
+                    found[split] = np.asarray(log_p)
+    if not found:
+        raise KnnlmError(f"component {name}: not in {', '.join(map(str, paths))}; rerun the step that makes it.")
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    options.add_argument("--settings", required=True, help="JSON with main")
+    options.add_argument("--tokens", required=True, nargs=2, metavar=("VALID", "TEST"))
+    options.add_argument("--documents", required=True, nargs=2, metavar=("VALID", "TEST"))
+    options.add_argument("--train", required=True, help="token ids of the training text")
+    options.add_argument("--continuation", required=True)
+    options.add_argument("--base", type=Path, required=True, help="description file of the base LM as a component")
+    options.add_argument("--components", type=Path, nargs="+", required=True, help="description files of the kNN components")
+    options.add_argument("--dictionary", required=True, help="fairseq's dict.txt")
+    options.add_argument("--table", required=True, help="by property")
+    options.add_argument("--types-table", required=True, help="the word types helped and hurt most")
+    return options
+
+
+if __name__ == "__main__":
+    run(main, parser())

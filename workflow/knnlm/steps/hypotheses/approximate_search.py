@@ -1,0 +1,70 @@
+"""The kNN component as FAISS finds and scores it with more or fewer lists visited, and with longer or shorter codes (§5.11)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from knnlm.errors import KnnlmError
+from knnlm.index import join_indexes, load_index
+from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.sweeps import fill_in_memory, knn_scorer, nprobe_search, recall, recoded_index
+
+NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
+SETTINGS = {"nprobe": "list", "codes": "list"}
+
+
+class Sweeps:
+    """What the two sweeps share: the queries of both splits together, the true neighbours, the values, and the stored index."""
+
+    def __init__(self, inputs: Inputs):
+        """Read the stored files; refuse settings that do not fit them."""
+        self.inputs, self.settings, self.store, self.k = inputs, inputs.settings, inputs.store, inputs.retrieval["k"]
+        self.queries = np.concatenate([inputs.queries(split, inputs.main["h"]) for split in SPLITS])
+        self.true = np.concatenate([inputs.neighbours(split, "exact")[0] for split in SPLITS])
+        self.values = self.store.all_values()
+        self.trained = load_index(inputs.arguments.trained, inputs.main["metric"], self.store.width, rows=0)
+        key = f"config key hypotheses.{inputs.hypothesis}.settings"
+        for nprobe in self.settings["nprobe"]:
+            if not 1 <= nprobe <= self.trained.nlist:
+                raise KnnlmError(f"{key}.nprobe: {nprobe} is not between 1 and the {self.trained.nlist} lists of index.factory; change either.")
+        for codes in self.settings["codes"]:
+            if codes < 1 or self.store.width % codes:
+                raise KnnlmError(f"{key}.codes: {codes} does not divide the width of the keys, {self.store.width}; give divisors of it.")
+
+    def result(self, name: str, series: str, ids: np.ndarray, similarities: np.ndarray, **facts: float) -> Result:
+        """Return the component of one search of both splits, and its recall."""
+        first = len(self.inputs.gold["valid"])
+        found = dict(zip(SPLITS, zip(np.split(ids, [first]), np.split(similarities, [first]), strict=True), strict=True))
+        share = float(recall(ids, self.true).mean())
+        description = self.inputs.component(
+            name, **self.inputs.main, mask="faiss", score="faiss", fraction=1.0, k=self.k, rows=self.store.rows, series=series, x=share
+        )
+        return self.inputs.tuned(description, knn_scorer(found, self.values, self.inputs.gold), recall=share, **facts)
+
+    def of_nprobe(self) -> Iterator[Result]:
+        """Yield a component for each number of lists visited in the stored index."""
+        filled = [load_index(path, self.inputs.main["metric"], self.store.width, chunk.rows)
+                  for path, chunk in zip(self.inputs.arguments.filled, self.store.chunks, strict=True)]  # fmt: skip
+        index = join_indexes(self.trained, filled, self.store.chunks, 0.0, 1.0)
+        for nprobe, ids, similarities in nprobe_search(index, self.queries, self.k, sorted(set(self.settings["nprobe"]))):
+            yield self.result(f"nprobe-{nprobe}", "nprobe", ids, similarities, nprobe=nprobe)
+
+    def of_codes(self) -> Iterator[Result]:
+        """Yield a component for each code size, in bytes, with the stored index' lists."""
+        sample = self.store.sample(self.inputs.main["h"], self.inputs.index["training_rows"])
+        for codes in sorted(set(self.settings["codes"])):
+            index = recoded_index(self.trained, codes, sample, self.inputs.seed)
+            fill_in_memory(index, self.store, self.inputs.main["h"])
+            ((_, ids, similarities),) = nprobe_search(index, self.queries, self.k, [self.inputs.index["nprobe"]])
+            yield self.result(f"codes-{codes}", "PQ codes", ids, similarities, codes=codes)
+
+
+def components(inputs: Inputs) -> Iterator[Result]:
+    """Yield the components of both sweeps."""
+    sweeps = Sweeps(inputs)
+    yield from sweeps.of_nprobe()
+    yield from sweeps.of_codes()
+
+
+if __name__ == "__main__":
+    run_hypothesis(components)

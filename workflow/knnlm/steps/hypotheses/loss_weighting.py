@@ -1,0 +1,57 @@
+"""Output embeddings trained with a weight for every word type: how often the kNN helps it in the training text (spec §5.5)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from knnlm.head_training import Rows, log_p_of, store_log_p, store_rows, train_head
+from knnlm.heads import OutputEmbedding, even_rows, helped_weights, random_weights, weighted_likelihood
+from knnlm.index import join_indexes, load_index
+from knnlm.knn_distribution import gold_matches, log_p_knn
+from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.training_neighbours import training_neighbours
+
+NEEDS = ("states", "datastore", "model", "components", "index")
+SETTINGS = {"h": "list", "sample_rows": "integer", "recipe": "section"}
+ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
+
+
+def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gold tokens, int32 (n,), and log p_kNN − log p_LM, float32 (n,), of a uniform sample of the training tokens."""
+    h, metric, store, k = inputs.main["h"], inputs.main["metric"], inputs.store, inputs.retrieval["k"]
+    temperature = inputs.stored_component(f"knn-{h}-{metric}-approximate-faiss").component.temperature
+    trained = load_index(inputs.arguments.trained, metric, store.width, rows=0)
+    filled = [load_index(path, metric, store.width, chunk.rows) for path, chunk in zip(inputs.arguments.filled, store.chunks, strict=True)]
+    index, values = join_indexes(trained, filled, store.chunks, 0.0, 1.0), store.all_values()
+    index.nprobe = inputs.index["nprobe"]
+    sample = inputs.settings["sample_rows"]
+    log_p_base = store_log_p(store, inputs.output_embedding, sample, inputs.device)
+    found = []
+    for chunk, rows in zip(store.chunks, store_rows(store, h, sample), strict=True):
+        for begin in range(0, len(rows.gold), ROWS_AT_ONCE):
+            keys, gold = rows.states[begin : begin + ROWS_AT_ONCE], rows.gold[begin : begin + ROWS_AT_ONCE]
+            own = chunk.first_position + begin + np.arange(len(gold))
+            ids, similarities = training_neighbours(keys, own, index, k, metric)
+            found.append(log_p_knn(similarities, gold_matches(ids, values, gold), temperature))
+    return np.concatenate([rows.gold for rows in store_rows(store, h, sample)]), np.concatenate(found) - np.concatenate(log_p_base)
+
+
+def components(inputs: Inputs) -> Iterator[Result]:
+    recipe, (types, width) = inputs.settings["recipe"], inputs.output_embedding.shape
+    gold, advantage = sampled_advantage(inputs)
+    inputs.run_facts |= {"sampled_tokens": len(gold), "helped_share": float((advantage > 0).mean())}
+    weights_of_types = {"weighted": helped_weights(gold, advantage > 0, types), "unweighted": np.ones(types, np.float32)}
+    for h in inputs.settings["h"]:
+        evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
+        rows = store_rows(inputs.store, h, recipe["rows"])
+        for name, type_weights in weights_of_types.items():
+            weights = random_weights(types, width, torch.Generator().manual_seed(inputs.seed)).to(inputs.device)
+            head, objective = OutputEmbedding(weights, even_rows(types, 1), types), weighted_likelihood(torch.from_numpy(type_weights).to(inputs.device))
+            trained = train_head(head, rows, evaluated["valid"], objective, recipe, inputs.seed, inputs.device, f"{h}-{name}")
+            component = inputs.component(f"{h}-{name}", h=h, added_parameters=weights.numel(), rows=types)
+            yield Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+
+
+if __name__ == "__main__":
+    run_hypothesis(components)

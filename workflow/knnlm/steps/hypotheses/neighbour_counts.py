@@ -1,0 +1,52 @@
+"""The kNN component with fewer neighbours, k' ≤ k, from the stored ones: exact with real scores, and as FAISS finds and scores them (§5.11, §5.16)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from knnlm.errors import KnnlmError
+from knnlm.knn_distribution import gold_matches, log_p_knn
+from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
+
+NEEDS = ("neighbours", "datastore", "temperature")
+SETTINGS = {"counts": "list"}
+SEARCHES = {"exact": ("real", "real"), "approximate": ("faiss", "faiss")}
+
+
+def counts(inputs: Inputs) -> list[int]:
+    """Return the ascending k'; refuses what the stored neighbours cannot give."""
+    k = inputs.retrieval["k"]
+    wanted = {k if count is None else count for count in inputs.settings["counts"]}
+    for count in wanted:
+        if not isinstance(count, int) or not 1 <= count <= k:
+            raise KnnlmError(
+                f"config key hypotheses.{inputs.hypothesis}.settings.counts: {count} is not a whole number from 1 to retrieval.k, {k}; change either."
+            )
+    return sorted(wanted)
+
+
+def component(inputs: Inputs, search: str, count: int, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> Result:
+    """Score the first `count` neighbours; `found` holds similarities, best first, and matches of each split."""
+    nearest = {split: (similarities[:, :count], matches[:, :count]) for split, (similarities, matches) in found.items()}
+    mask, score = SEARCHES[search]
+    description = inputs.component(
+        f"{search}-k{count}", **inputs.main, mask=mask, score=score, fraction=1.0, k=count, rows=inputs.store.rows,
+        series=f"{mask.replace('faiss', 'FAISS')} mask, {score.replace('faiss', 'FAISS')} score", x=count,
+    )  # fmt: skip
+    return inputs.tuned(description, lambda split, temperature: log_p_knn(*nearest[split], temperature))
+
+
+def components(inputs: Inputs) -> Iterator[Result]:
+    """Yield one component for each search and k'."""
+    wanted, values = counts(inputs), inputs.store.all_values()
+    for search in SEARCHES:
+        found = {}
+        for split in SPLITS:
+            ids, similarities = inputs.neighbours(split, search)
+            found[split] = similarities, gold_matches(ids, values, inputs.gold[split])
+        for count in wanted:
+            yield component(inputs, search, count, found)
+
+
+if __name__ == "__main__":
+    run_hypothesis(components)

@@ -1,0 +1,64 @@
+"""Learned output embeddings on stored states, with n rows for every word type or more for some (spec §5.1, §5.3)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from knnlm.errors import KnnlmError
+from knnlm.head_training import Rows, log_p_of, store_log_p, store_rows, train_head
+from knnlm.heads import OutputEmbedding, adaptive_rows, copied_weights, even_rows, likelihood, random_weights
+from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
+
+NEEDS = ("states", "datastore", "model")
+SETTINGS = {"h": "list", "n": "list", "initial": "list", "extra": "list", "total_ratio": "number", "noise": "number", "recipe": "section"}
+
+
+def layouts(inputs: Inputs) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield name, curve and the type of each row, int (R,), of every output matrix that the settings ask for."""
+    types = len(inputs.output_embedding)
+    for n in inputs.settings["n"]:
+        yield f"{n}v", "", even_rows(types, n)
+    for extra in inputs.settings["extra"]:
+        yield extra, f"{extra}, ", adaptive_rows(amounts(inputs, extra), round(inputs.settings["total_ratio"] * types))
+
+
+def amounts(inputs: Inputs, extra: str) -> np.ndarray:
+    """Return what rows are allotted by, float (V,): the types' frequencies in training, or 1 + their total loss under the base LM."""
+    types = len(inputs.output_embedding)
+    if extra == "frequency":
+        return np.bincount(inputs.store.all_values(), minlength=types).astype(float)
+    if extra == "loss":
+        losses = -np.concatenate(store_log_p(inputs.store, inputs.output_embedding, None, inputs.device))
+        return 1 + np.bincount(inputs.store.all_values(), weights=losses, minlength=types)
+    raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}.settings.extra: {extra!r} is neither frequency nor loss; correct it.")
+
+
+def initial_weights(inputs: Inputs, initial: str, row_types: np.ndarray) -> torch.Tensor:
+    """Return the matrix that training begins with, float32 (R, width)."""
+    W, generator = inputs.output_embedding, torch.Generator().manual_seed(inputs.seed)
+    if initial == "random":
+        return random_weights(len(row_types), W.shape[1], generator)
+    if initial == "copies":
+        return copied_weights(W, row_types, inputs.settings["noise"] if len(row_types) > len(W) else 0.0, generator)
+    raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}.settings.initial: {initial!r} is neither random nor copies; correct it.")
+
+
+def components(inputs: Inputs) -> Iterator[Result]:
+    recipe, types = inputs.settings["recipe"], len(inputs.output_embedding)
+    for layout, curve, row_types in layouts(inputs):
+        for h in inputs.settings["h"]:
+            evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
+            for initial in inputs.settings["initial"]:
+                name = f"{h}-{layout}-{initial}"
+                weights = initial_weights(inputs, initial, row_types).to(inputs.device)
+                head = OutputEmbedding(weights, row_types, types)
+                rows = store_rows(inputs.store, h, recipe["rows"])
+                trained = train_head(head, rows, evaluated["valid"], likelihood, recipe, inputs.seed, inputs.device, name)
+                place = {"series": f"{h}, {curve}{initial}", "x": len(weights) / types}
+                component = inputs.component(name, h=h, added_parameters=weights.numel(), rows=len(weights), **place)
+                yield Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+
+
+if __name__ == "__main__":
+    run_hypothesis(components)

@@ -1,0 +1,80 @@
+"""The kNN component of a store that is padded with zero rows of value `<s>`, as the paper's was, with exact and approximate search (§2.2, §7.1a)."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from knnlm.errors import KnnlmError
+from knnlm.index import load_index
+from knnlm.knn_distribution import log_p_knn
+from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.sweeps import count_zero_rows, knn_scorer, nprobe_search, padded_index, padded_neighbours, similarity_to_zero
+
+NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
+SETTINGS = {"shares": "list"}
+SERIES = {"exact": "real mask, real score", "approximate": "FAISS mask, FAISS score"}
+Found = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def exact(inputs: Inputs, zero_rows: int) -> Found:
+    """Return ids and similarities of each split in the padded store, from the stored ones: no search is needed."""
+    found = {}
+    for split in SPLITS:
+        to_zero = similarity_to_zero(inputs.queries(split, inputs.main["h"]), inputs.main["metric"])
+        found[split] = padded_neighbours(*inputs.neighbours(split, "exact"), to_zero, zero_rows, inputs.store.rows)
+    return found
+
+
+def approximate(inputs: Inputs, zero_rows: int) -> Found:
+    """Return ids and similarities of each split in the padded store, as an index that is trained and filled with it finds them."""
+    if not zero_rows:
+        return {split: inputs.neighbours(split, "approximate") for split in SPLITS}
+    h, k = inputs.main["h"], inputs.retrieval["k"]
+    trained = load_index(inputs.arguments.trained, inputs.main["metric"], inputs.store.width, rows=0)
+    index = padded_index(trained, inputs.store, h, zero_rows, inputs.index["training_rows"], k, inputs.seed)
+    queries = np.concatenate([inputs.queries(split, h) for split in SPLITS])
+    ((_, *found),) = nprobe_search(index, queries, k, [inputs.index["nprobe"]])
+    parts = (np.split(array, [len(inputs.gold["valid"])]) for array in found)
+    return dict(zip(SPLITS, zip(*parts, strict=True), strict=True))
+
+
+def component(inputs: Inputs, search: str, share: float, zero_rows: int, found: Found) -> Result:
+    """Tune and score one component; measure how many neighbours are padding, and how much of p_kNN they take."""
+    rows = inputs.store.rows
+    padding = {split: ids >= rows for split, (ids, _) in found.items()}
+    values = np.concatenate([inputs.store.all_values(), np.zeros(zero_rows, np.int32)])  # `<s>`, which no text has as gold token
+    mask = "real" if search == "exact" else "faiss"
+    description = inputs.component(
+        f"{search}-{share:g}",
+        **inputs.main,
+        mask=mask,
+        score=mask,
+        fraction=1.0,
+        k=inputs.retrieval["k"],
+        rows=rows + zero_rows,
+        series=SERIES[search],
+        x=share,
+    )
+    result = inputs.tuned(description, knn_scorer(found, values, inputs.gold))
+    weights = [np.exp(log_p_knn(found[split][1], padding[split], result.component.temperature)) for split in SPLITS]
+    facts = {
+        "zero_rows": zero_rows,
+        "padding_share_of_neighbours": float(np.concatenate(list(padding.values())).mean()),
+        "weight_of_padding": float(np.concatenate(weights).mean(dtype=np.float64)),
+    }
+    return replace(result, facts=facts)
+
+
+def components(inputs: Inputs) -> Iterator[Result]:
+    """Yield an exact and an approximate component for each share of zero rows."""
+    for share in sorted(set(inputs.settings["shares"])):
+        if not 0 <= share < 1:
+            raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}.settings.shares: {share} is not a share below 1 of all rows; correct it.")
+        zero_rows = count_zero_rows(share, inputs.store.rows)
+        for search, retrieve in (("exact", exact), ("approximate", approximate)):
+            yield component(inputs, search, share, zero_rows, retrieve(inputs, zero_rows))
+
+
+if __name__ == "__main__":
+    run_hypothesis(components)

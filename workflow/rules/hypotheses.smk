@@ -1,0 +1,89 @@
+rule hypothesis:
+    """Make the components of one hypothesis; the LM runs only where the hypothesis is about another training of it."""
+    input:
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
+        continuation=rules.binarise.output.continuation,
+        base=rules.evaluation_states.output.base,
+        base_arrays=[rules.evaluation_states.output.base_valid, rules.evaluation_states.output.base_test],
+        states=needed("states", "results/<run>/states/manifest.json"),
+        state_arrays=needed("states", "results/<run>/states/{split}.{h}.npy", split=EVALUATION_SPLITS, h=["att", "ffn"]),
+        chunks=needed("datastore", "results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        chunk_arrays=needed("datastore", "results/<run>/datastore/chunk-{chunk}/{array}.npy", chunk=CHUNKS, array=CHUNK_ARRAYS),
+        neighbours=needed("neighbours", "results/<run>/neighbours/{h}-{metric}-{search}/manifest.json", search=SEARCHES),
+        neighbour_arrays=needed(
+            "neighbours",
+            "results/<run>/neighbours/{h}-{metric}-{search}/{split}.{array}.npy",
+            search=SEARCHES,
+            split=EVALUATION_SPLITS,
+            array=NEIGHBOUR_ARRAYS,
+        ),
+        trained=needed("index", "results/<run>/index/{h}-{metric}/trained.faiss"),
+        filled=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS),
+        components=needed_components("json"),
+        component_arrays=needed_components("valid.npy", "test.npy"),
+        model=needed("model", "results/<run>/lm/model.pt"),
+        dictionary=needed("training", "results/<run>/corpus/dictionary.txt"),
+        binary=needed("training", "results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
+        lines=needed("training", "results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS),
+        train_tokens=needed("training", "results/<run>/corpus/tokens/train.npy"),
+        code=hypothesis_sources,
+    output:
+        descriptions="results/<run>/hypotheses/{hypothesis}.json",
+        valid="results/<run>/hypotheses/{hypothesis}.valid.npy",
+        test="results/<run>/hypotheses/{hypothesis}.test.npy",
+        facts="results/<run>/hypotheses/{hypothesis}.facts.csv",
+    log:
+        "<logs>/hypothesis/{hypothesis}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        gpu=hypothesis_gpus,
+        mem_mb=32000,
+        runtime="7d",
+    params:
+        family=family,
+        settings=hypothesis_settings,
+    shell:
+        "python -m knnlm.steps.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu}"
+        " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states} --chunks {input.chunks}"
+        " --model {input.model} --dictionary {input.dictionary} --neighbours {input.neighbours} --components {input.components}"
+        ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'
+        ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints"'
+        " --descriptions {output.descriptions} --facts {output.facts} 2>&1 | tee {log}"
+
+
+rule helped_tokens:
+    """Ask which tokens the main kNN component helps: by frequency, place in the word, place in the document, and what may follow."""
+    input:
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
+        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATION_SPLITS),
+        train="results/<run>/corpus/tokens/train.npy",
+        continuation=rules.binarise.output.continuation,
+        dictionary=rules.bpe.output.dictionary,
+        base=rules.evaluation_states.output.base,
+        base_arrays=[rules.evaluation_states.output.base_valid, rules.evaluation_states.output.base_test],
+        components=of_main("results/<run>/components/knn-{h}-{metric}-exact.json"),
+        component_arrays=of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATION_SPLITS),
+        code=sources("helped_tokens"),
+    output:
+        tokens="results/<run>/tables/helped_tokens.csv",
+        types=report(
+            "results/<run>/tables/helped_types.csv",
+            caption="../report/helped_types_table.rst",
+            category="Tables",
+            labels={"table": "word types helped and hurt most"},
+        ),
+    log:
+        "<logs>/helped_tokens.log",
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="1h",
+    params:
+        settings=settings("main"),
+    shell:
+        "python -m knnlm.steps.helped_tokens --settings {params.settings:q} --tokens {input.tokens} --documents {input.documents}"
+        " --train {input.train} --continuation {input.continuation} --dictionary {input.dictionary} --base {input.base}"
+        " --components {input.components} --table {output.tokens} --types-table {output.types} 2>&1 | tee {log}"
