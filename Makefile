@@ -9,7 +9,7 @@ RUN := snakemake --workflow-profile workflow/profiles/local
 demo: .venv/demo  ## from raw text to results/demo/report.html
 	$(RUN)
 	snakemake --report results/demo/report.html
-	@cat results/demo/tables/summary.txt
+	@cat results/demo/tables/summary.txt results/demo/tables/verdicts.txt
 
 test: .venv/test lint  ## every test, the slow ones too
 	pytest

@@ -67,8 +67,10 @@ def changed(**entries: dict) -> dict:
         ({"family": "sparsification", "settings": {"k": 3}}, "settings.k", "not a list"),
         ({"family": "sparsification", "settings": {"k": [3], "size": 1}}, "settings.size", "known here are k"),
         ({"family": "second_seed", "settings": {"seed_offset": True}}, "settings.seed_offset", "integer"),
-        ({"family": "sparsification", "settings": {"k": [3]}, "after": ["temperature"]}, "after", "temperature"),
-        ({"family": "sparsification", "settings": {"k": [3]}, "after": ["new"]}, "after", "wait for each other"),
+        ({"family": "ensembling", "settings": {"ensembles": {}}, "after": ["temperature"]}, "after", "temperature"),
+        ({"family": "sparsification", "settings": {"k": [3]}, "after": ["second-seed"]}, "after", "reads no components"),
+        ({"family": "ensembling", "settings": {"ensembles": {}}, "after": ["new"]}, "after", "waits for itself"),
+        ({"family": "loss_weighting", "settings": SHIPPED["hypotheses"]["loss-weighting"]["settings"] | {"recipe": {}}}, "settings.recipe.passes", "missing"),
     ],
 )
 def test_problems_name_the_key(entry, key, said):

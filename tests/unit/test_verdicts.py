@@ -25,7 +25,7 @@ from knnlm.verdicts import (
 
 MAIN = {"h": "att", "metric": "l2"}
 REFERENCE, APPROXIMATE = "knn-att-l2-exact-real", "knn-att-l2-approximate-faiss"
-ENTRY = {"question": "Does it help?", "paper": "refuted", "against": None, "candidates": None}
+ENTRY = {"question": "Does it help?", "paper": "refuted", "share": None, "against": None, "candidates": None}
 RULE = {"share": 0.25}
 # Perplexity of each of two documents of one word each; of both together it is the geometric mean.
 TOY = {"base": (8, 8), REFERENCE: (4, 1), APPROXIMATE: (4, 2), "new-a": (8, 4), "new-b": (4, 2), "other-a": (8, 8)}
@@ -100,11 +100,19 @@ def test_against_another_component_and_candidates_by_pattern():
 
 
 def test_what_was_not_run_has_no_row_and_a_mistake_is_named():
-    table = verdicts({"not-run": ENTRY, "nothing": ENTRY | {"candidates": ["else-*"]}, "new": ENTRY | {"against": "not-run-1"}}, 0.9)
+    table = verdicts({"not-run": ENTRY, "nothing": ENTRY | {"candidates": ["not-run-*"]}, "new": ENTRY | {"against": "not-run-1"}}, 0.9)
     assert table.empty
     assert list(table) == VERDICT_COLUMNS
     with pytest.raises(KnnlmError, match=r"hypotheses\.new\.against: there is no component knn-att-l3"):
         verdicts({"new": ENTRY | {"against": "knn-att-l3"}}, 0.9)
+    with pytest.raises(KnnlmError, match=r"hypotheses\.new\.candidates: new-q\* is no component"):
+        verdicts({"new": ENTRY | {"candidates": ["new-a", "new-q*"]}}, 0.9)
+
+
+def test_an_entry_may_have_a_threshold_of_its_own():
+    documents = TOY | {"new-a": (7.6, 7.2)}  # a share of about a tenth
+    assert verdicts({"new": ENTRY}, 0.9, documents)["verdict"][0] == "refuted"
+    assert verdicts({"new": ENTRY | {"share": 0}}, 0.9, documents)["verdict"][0] == "supported"
 
 
 def test_a_knn_lm_that_may_gain_nothing_leaves_every_verdict_open():
@@ -175,7 +183,7 @@ def test_the_text_is_aligned_and_fits_a_terminal():
     header = next(line for line in lines if line.startswith("question"))
     column = header.index("verdict")
     assert [line[column:].split() for line in lines if "refuted " in line and "[" in line] == [["supported", "no"], ["refuted", "yes"]]
-    assert any("90%" in line and "25%" in line for line in lines)
+    assert {"90%", "25%"} <= set(" ".join(lines).replace(",", " ").split())
     assert "No hypothesis" in verdict_text(judged().iloc[:0], RULE, 0.9)
 
 

@@ -66,8 +66,11 @@ class Datastore:
 
     def sample(self, h: str, rows: int) -> np.ndarray:
         """Return a uniform sample of about `rows` keys, float32: the same prefix of every chunk."""
-        fraction = min(1.0, rows / self.rows)
-        return np.concatenate([chunk.keys_of(h)[: prefix_rows(fraction, chunk.rows)].astype(np.float32) for chunk in self.chunks])
+        sizes = [prefix_rows(min(1.0, rows / self.rows), chunk.rows) for chunk in self.chunks]
+        found = np.empty((sum(sizes), self.width), dtype=np.float32)
+        for chunk, part, size in zip(self.chunks, np.split(found, np.cumsum(sizes)[:-1]), sizes, strict=True):
+            part[:] = chunk.keys_of(h)[:size]
+        return found
 
 
 def open_datastore(manifests: list[str | Path]) -> Datastore:

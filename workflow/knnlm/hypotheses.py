@@ -14,8 +14,8 @@ KINDS = {"list": list, "number": (int, float), "integer": int, "text": str, "sec
 
 
 @cache
-def read_step(family: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return NEEDS and SETTINGS, literals of the step of a family: the stored things it reads, and the kind of each of its settings.
+def read_step(family: str) -> tuple[tuple[str, ...], dict[str, str | dict]]:
+    """Return NEEDS and SETTINGS, literals of the step of a family: the stored things it reads, and the kind of each setting, or its own settings.
 
     Raises OSError if there is no such step, and ValueError if one of the two is missing or not a literal.
     """
@@ -24,7 +24,7 @@ def read_step(family: str) -> tuple[tuple[str, ...], dict[str, str]]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in found:
             found[node.targets[0].id] = ast.literal_eval(node.value)
     needs, settings = found["NEEDS"], found["SETTINGS"]
-    if not isinstance(needs, tuple) or set(needs) - set(STORED) or not set(settings.values()) <= set(KINDS):
+    if not isinstance(needs, tuple) or set(needs) - set(STORED) or not set(_kinds(settings)) <= set(KINDS):
         raise ValueError(f"NEEDS must be a tuple of {', '.join(STORED)}, and SETTINGS name a kind ({', '.join(KINDS)}) for each setting")
     return needs, settings
 
@@ -67,8 +67,20 @@ def problems(config: dict) -> Iterator[tuple[str, str]]:
         for other in entry["after"]:
             if other not in with_step(config):
                 yield f"{key}.after", f"{other} is no enabled hypothesis with a family; enable it or disable {name}."
-            if name in (other, *config["hypotheses"][other]["after"]):
-                yield f"{key}.after", f"{name} and {other} wait for each other; remove one."
+        if entry["after"] and "components" not in read_step(family)[0]:
+            yield f"{key}.after", f"the step {family} reads no components; remove it."
+        if name in _earlier(config, name):
+            yield f"{key}.after", f"{name} waits for itself, through {', '.join(entry['after'])}; remove one."
+
+
+def _earlier(config: dict, name: str) -> set[str]:
+    """Return all hypotheses that one comes after, directly or through others."""
+    found, pending = set(), list(config["hypotheses"][name]["after"])
+    while pending:
+        if (other := pending.pop()) not in found:
+            found.add(other)
+            pending += config["hypotheses"].get(other, {"after": []})["after"]
+    return found
 
 
 def families() -> list[str]:
@@ -76,13 +88,20 @@ def families() -> list[str]:
     return sorted(path.stem for path in STEPS.glob("[a-z]*.py"))
 
 
-def _setting_problems(key: str, given: dict, known: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _kinds(settings: dict) -> Iterator[str]:
+    for kind in settings.values():
+        yield from _kinds(kind) if isinstance(kind, dict) else [kind]
+
+
+def _setting_problems(key: str, given: dict, known: dict[str, str | dict]) -> Iterator[tuple[str, str]]:
     for name in given:
         if name not in known:
             yield f"{key}.{name}", f"not a known setting; known here are {', '.join(known) or 'none'}."
     for name, kind in known.items():
         if name not in given:
             yield f"{key}.{name}", "missing; add it."
-        value = given[name]
+        value, kind = given[name], "section" if isinstance(kind, dict) else kind
         if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind not in ("boolean", "any")):
             yield f"{key}.{name}", f"{value!r} is not a {kind}; correct it."
+        if isinstance(known[name], dict):
+            yield from _setting_problems(f"{key}.{name}", value, known[name])

@@ -81,7 +81,7 @@ def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
     axes.set_ylim(max(heights.sum(), 0.2), 0)
     axes.set_xlim(*limits)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel(f"share of the kNN-LM's gain on test (dashed: {about['share']:.0%}, the rule's threshold)")
+    axes.set_xlabel(f"share of the kNN-LM's gain on test (dashed: {about['share']:.0%}, the threshold of an explanation)")
     return picture
 
 

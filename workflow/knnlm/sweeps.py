@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from knnlm.datastore import Datastore
-from knnlm.index import fill_index, train_index
+from knnlm.index import fill_index
 from knnlm.knn_distribution import gold_matches, log_p_knn
 from knnlm.progress import progress
 from knnlm.search import RunningNeighbours
@@ -63,12 +63,10 @@ def recoded_index(trained: faiss.IndexIVF, codes: int, sample: np.ndarray, seed:
     return index
 
 
-def fill_in_memory(index: faiss.Index, store: Datastore, h: str, zero_rows: int = 0) -> None:
-    """Add all keys of a store to a trained, empty index under their global ids, chunk by chunk, and then `zero_rows` zero vectors."""
+def fill_in_memory(index: faiss.Index, store: Datastore, h: str) -> None:
+    """Add all keys of a store to a trained, empty index under their global ids, chunk by chunk."""
     for chunk in progress(store.chunks, f"filling an index with {h}"):
         fill_index(index, chunk, h)
-    if zero_rows:
-        index.add_with_ids(np.zeros((zero_rows, store.width), np.float32), np.arange(store.rows, store.rows + zero_rows))
 
 
 def count_zero_rows(share: float, rows: int) -> int:
@@ -76,30 +74,15 @@ def count_zero_rows(share: float, rows: int) -> int:
     return round(rows * share / (1 - share))
 
 
-def padded_index(trained: faiss.IndexIVF, store: Datastore, h: str, zero_rows: int, training_rows: int, k: int, seed: int) -> faiss.IndexIVF:
-    """Return an index like `trained`, trained on a sample of the padded store and filled with it, for searches of up to k neighbours (§7.1a).
-
-    The sample holds about `training_rows` rows, zero rows in their share, as the paper's did. All zero rows have one code in one list and so tie: of
-    them only as many are added as can be found, min(zero_rows, k), which changes no similarity that a search returns. Without zero rows this is the
-    index of train_index; with them the training differs too, so compare shares only beyond what another seed changes.
-    """
-    share = zero_rows / (store.rows + zero_rows)
-    real = store.sample(h, round(min(training_rows, store.rows + zero_rows) * (1 - share)))
-    sample = np.concatenate([real, np.zeros((count_zero_rows(share, len(real)), store.width), np.float32)])
-    codes = f"PQ{trained.pq.M}" if isinstance(trained, faiss.IndexIVFPQ) else "Flat"
-    index = train_index(f"IVF{trained.nlist},{codes}", "l2" if trained.metric_type == faiss.METRIC_L2 else "ip", sample, seed)
-    fill_in_memory(index, store, h, min(zero_rows, k))
-    return index
-
-
 def padded_neighbours(ids: np.ndarray, similarities: np.ndarray, to_zero: np.ndarray, zero_rows: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the exact k nearest rows in a store to which `zero_rows` zero vectors were added, from those in the store without (§7.1a).
+    """Return the k nearest rows in a store to which `zero_rows` zero vectors were added, from those that the same search found without (§7.1a).
 
-    ids: int32 (n, k), −1 for none; similarities: float32 (n, k), best first; to_zero: float32 (n,), each query's similarity to a zero vector. The
-    zero rows have the ids from `rows` on; a stored row that ties with them goes first. Returns ids and similarities as they came, best first.
+    ids: int32 (n, k), −1 for none; similarities: float32 (n, k), best first; to_zero: float32 (n,), each query's similarity to a zero vector as
+    the search scores it, −inf where it does not come across it. The zero rows have the ids from `rows` on; a stored row that ties with them goes
+    first. Returns ids and similarities as they came, best first.
     """
     k = ids.shape[1]
-    before = np.count_nonzero(similarities >= to_zero[:, None], axis=1)[:, None]
+    before = np.count_nonzero(similarities >= to_zero[:, None], axis=1)[:, None]  # all, where a zero row is out of reach
     after = before + np.minimum(zero_rows, k - before)
     place = np.arange(k)
     is_zero = (place >= before) & (place < after)
@@ -111,6 +94,18 @@ def padded_neighbours(ids: np.ndarray, similarities: np.ndarray, to_zero: np.nda
 def similarity_to_zero(queries: np.ndarray, metric: str) -> np.ndarray:
     """Return each query's similarity to a zero vector, float32 (n,): −‖q‖² for `l2`, 0 for `ip`. queries: float32 (n, width)."""
     return -np.square(queries).sum(axis=1) if metric == "l2" else np.zeros(len(queries), np.float32)
+
+
+def scanned_similarity_to_zero(trained: faiss.IndexIVF, nprobe: int, queries: np.ndarray) -> np.ndarray:
+    """Return each query's similarity to a zero vector as a search of the index scores it, float32 (n,); −inf where it does not visit its list (§7.1a).
+
+    queries: float32 (n, width). The zero vector is encoded by the quantisers of `trained`: all zero rows have one code in one list, and so tie.
+    """
+    zero = np.zeros((1, trained.d), np.float32)
+    decoded, (_, home) = trained.sa_decode(trained.sa_encode(zero)), trained.quantizer.search(zero, 1)
+    _, visited = trained.quantizer.search(queries, nprobe)
+    scores = -np.square(queries - decoded).sum(axis=1) if trained.metric_type == faiss.METRIC_L2 else queries @ decoded[0]
+    return np.where((visited == home).any(axis=1), scores, -np.inf).astype(np.float32)
 
 
 def knn_scorer(found: dict[str, tuple[np.ndarray, np.ndarray]], values: np.ndarray, gold: dict[str, np.ndarray]) -> Callable[[str, float], np.ndarray]:

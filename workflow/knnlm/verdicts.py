@@ -41,23 +41,24 @@ def resampled(components: pd.DataFrame, read: Reader, splits: Sequence[Split], r
 def verdict_table(entries: dict[str, dict], components: pd.DataFrame, samples: dict[str, np.ndarray], main: dict, rule: dict, level: float) -> pd.DataFrame:
     """Return the table of VERDICT_COLUMNS, a row for each of `entries` whose components were made; `samples` come from `resampled`.
 
-    An entry holds `question`, `paper` (supported, refuted or silent), `against` (a component, or None for the base LM) and `candidates` (patterns
-    of components, or None for the entry's own). The candidate with the lowest perplexity on valid, mixed with the base LM, is judged: its `gain`
-    is the perplexity of `against` minus its own on test, its `share` that gain in units of the kNN-LM's. `rule` is {"share": threshold}, `main`
-    {"h", "metric"}. What the paper found to matter stands first. Raises KnnlmError if there is no component called like `against`.
+    An entry holds `question`, `paper` (supported, refuted or silent), `share` (its own threshold, or None for that of `rule`), `against` (a
+    component, or None for the base LM) and `candidates` (patterns of components, or None for the entry's own). The candidate with the lowest
+    perplexity on valid, mixed with the base LM, is judged: its `gain` is the perplexity of `against` minus its own on test, its `share` that gain
+    in units of the kNN-LM's. `rule` is {"share": threshold}, `main` {"h", "metric"}. What the paper found to matter stands first. Raises
+    KnnlmError if there is no component called like `against`, or none that matches a pattern.
     """
     known = {split: components[components["split"] == split].set_index("component") for split in (TUNED_ON, JUDGED_ON)}
     ppl, rows = known[JUDGED_ON]["ppl"], []
     not_made = set(entries) - set(components["hypothesis"].dropna())
     for name, entry in entries.items():
-        candidates = _candidates(name, entry["candidates"], known[TUNED_ON], main)
+        candidates = _candidates(name, entry["candidates"], known[TUNED_ON], main, not_made)
         best, against = candidates["ppl"].idxmin() if len(candidates) else None, _resolved(entry["against"] or BASE, main)
-        if best is None or (against not in ppl and any(against.startswith(f"{other}-") for other in not_made)):
+        if best is None or (against not in ppl and _of_any(not_made, against)):
             continue
         if against not in ppl:
             raise KnnlmError(f"config key hypotheses.{name}.against: there is no component {against}; correct it.")
         gain = _with_interval(ppl[against] - ppl[best], samples[against] - samples[best], ppl, samples, main, level)
-        verdict = judge(gain["share_low"], gain["share_high"], rule["share"])
+        verdict = judge(gain["share_low"], gain["share_high"], rule["share"] if entry["share"] is None else entry["share"])
         agrees = "" if verdict == "inconclusive" or entry["paper"] == "silent" else "yes" if verdict == entry["paper"] else "no"
         row = {"hypothesis": name, "question": entry["question"], "paper": entry["paper"], "component": best}
         rows.append(row | gain | {"verdict": verdict, "agrees": agrees})
@@ -103,7 +104,7 @@ def input_representation_table(components: pd.DataFrame, shares: pd.DataFrame, e
     exact = (test["mask"] == "real") & (test["score"] == "real") & (test["fraction"] == 1) & test["temperature_status"].isin(["optimum", "edge"])
     knn = (test["family"] == "knn") & test["hypothesis"].isna() & exact
     asked = INPUT_HYPOTHESIS in entries
-    learned = _candidates(INPUT_HYPOTHESIS, entries[INPUT_HYPOTHESIS]["candidates"], test.set_index("component"), main).index if asked else []
+    learned = _candidates(INPUT_HYPOTHESIS, entries[INPUT_HYPOTHESIS]["candidates"], test.set_index("component"), main, set(entries)).index if asked else []
     rows = shares[shares["component"].isin([*test.loc[knn, "component"], *learned])]
     return rows.assign(similarity=rows["metric"].astype(object).fillna("ip"))[INPUT_COLUMNS].reset_index(drop=True)
 
@@ -111,9 +112,11 @@ def input_representation_table(components: pd.DataFrame, shares: pd.DataFrame, e
 def rule_text(rule: dict, level: float) -> str:
     """Return the rule of every verdict in plain sentences."""
     return (
-        f"A hypothesis is supported if the whole {level:.0%} interval of its share lies above {rule['share']:.0%}, refuted if it lies below, "
-        "and else inconclusive. The share is the gain of its best component, chosen on valid, as a part of the gain of the kNN-LM with exact search "
-        "over the base LM, both in word perplexity on test. 0% is no gain, 100% the gain of the kNN-LM."
+        f"A hypothesis is supported if the whole {level:.0%} interval of its share lies above a threshold, refuted if it lies below, and else "
+        f"inconclusive. The threshold is {rule['share']:.0%} where an explanation is asked for, and what the hypothesis has as its own `share` (0% where "
+        "it asks for any difference). The share is the gain of its best component, chosen on valid, over the base LM or over the component "
+        "that it is compared with, as a part of the gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, "
+        "100% the gain of the kNN-LM."
     )
 
 
@@ -147,11 +150,21 @@ def verdict_rst(table: pd.DataFrame, rule: dict, level: float) -> str:
     return paragraph + ".. list-table::\n   :header-rows: 1\n   :widths: 46 20 17 17\n\n" + "\n".join(items) + "\n"
 
 
-def _candidates(name: str, patterns: list[str] | None, components: pd.DataFrame, main: dict) -> pd.DataFrame:
+def _candidates(name: str, patterns: list[str] | None, components: pd.DataFrame, main: dict, not_made: set[str]) -> pd.DataFrame:
+    """Return the rows of an entry's candidates; a pattern that matches none is refused, unless it is of a hypothesis that was not made."""
     if patterns is None:
         return components[components["hypothesis"] == name]
-    patterns = [_resolved(pattern, main) for pattern in patterns]
-    return components[[any(fnmatchcase(component, pattern) for pattern in patterns) for component in components.index]]
+    chosen = np.zeros(len(components), dtype=bool)
+    for pattern in (_resolved(pattern, main) for pattern in patterns):
+        matches = np.array([fnmatchcase(component, pattern) for component in components.index])
+        if not matches.any() and not _of_any(not_made, pattern):
+            raise KnnlmError(f"config key hypotheses.{name}.candidates: {pattern} is no component; correct it.")
+        chosen |= matches
+    return components[chosen]
+
+
+def _of_any(hypotheses: set[str], component: str) -> bool:
+    return any(component.startswith(f"{hypothesis}-") for hypothesis in hypotheses)
 
 
 def _resolved(name: str, main: dict) -> str:

@@ -91,8 +91,9 @@ def component_settings(wildcards):
 
 # What a hypothesis must know of the config beside its own settings, by what its step needs.
 KNOWN = {
-    "neighbours": ["retrieval.k"],
-    "index": ["retrieval.k", "index.nprobe", "index.training_rows"],
+    "components": ["main"],
+    "neighbours": ["main", "retrieval.k"],
+    "index": ["main", "retrieval.k", "index.nprobe", "index.training_rows"],
     "temperature": ["temperature"],
     "training": ["lm", "windows.evaluation"],
 }
@@ -102,9 +103,8 @@ def hypothesis_settings(wildcards):
     """Settings of one hypothesis: what its step does, not what is asked."""
     needs = hypotheses.needs(config, wildcards.hypothesis)
     known = [key for need in needs for key in KNOWN.get(need, [])]
-    extra = {"training_gpus": config["resources"]["training_gpus"]} if "training" in needs else {}
     own = config["hypotheses"][wildcards.hypothesis]["settings"]
-    return settings("seed", "main", *known, hypothesis=wildcards.hypothesis, settings=own, **extra)
+    return settings("seed", *known, hypothesis=wildcards.hypothesis, settings=own)
 
 
 def family(wildcards):
@@ -154,7 +154,7 @@ def shown_hypotheses():
 
 def table_settings(wildcards):
     """Settings of the tables; of a hypothesis the question and what is compared, not how its components are made."""
-    wanted = ("question", "paper", "against", "candidates")
+    wanted = ("question", "paper", "share", "against", "candidates")
     asked = {name: {key: entry[key] for key in wanted} for name, entry in hypotheses.active(config).items()}
     return settings("seed", "significance", "main", "fractions", "verdict", hypotheses=asked)
 

@@ -45,7 +45,7 @@ rule hypothesis:
         family=family,
         settings=hypothesis_settings,
     shell:
-        "python -m knnlm.steps.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu}"
+        "python -m knnlm.steps.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --threads {threads}"
         " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states} --chunks {input.chunks}"
         " --model {input.model} --dictionary {input.dictionary} --neighbours {input.neighbours} --components {input.components}"
         ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'

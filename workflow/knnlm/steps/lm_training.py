@@ -26,10 +26,10 @@ class Training:
         """
         lm = inputs.arguments.settings["lm"]
         self.architecture, self.training = (lm[section] | changes.get(section, {}) for section in ("architecture", "training"))
-        self.seed, self.gpus = seed, inputs.arguments.settings["training_gpus"]
+        self.seed, self.gpus = seed, inputs.arguments.gpus
         device_for(self.gpus)
         self.binary = inputs.arguments.corpus / "binary"
-        identity = {"seed": seed, "architecture": self.architecture, "training": self.training, "starts_from": starts_from or {}}
+        identity = {"seed": seed, "devices": max(self.gpus, 1), "architecture": self.architecture, "training": self.training, "starts_from": starts_from or {}}
         self.folder = checkpoint_folder(inputs.arguments.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
 
     def run(self, updates: int, program: str = "fairseq_cli.train", more_options: dict[str, object] | None = None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,11 @@ from knnlm.interpolation import count_words, interpolate, optimal_weight, perple
 from knnlm.knn_distribution import tune_temperature
 from knnlm.steps import device_for, run
 
+if TYPE_CHECKING:
+    import faiss
+
 SPLITS = ("valid", "test")
+GRID_STEP = 3  # the search for the best temperature needs no more of the grid to begin with; the figure of temperatures does
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Inputs:
         self.settings: dict = given["settings"]
         self.hypothesis: str = given["hypothesis"]
         self.seed: int = given["seed"]
-        self.main: dict = given["main"]
+        self.main: dict = given.get("main", {})
         self.temperature: dict = given.get("temperature", {})
         self.retrieval: dict = given.get("retrieval", {})
         self.index: dict = given.get("index", {})
@@ -92,15 +97,25 @@ class Inputs:
         shape = (len(self.gold[split]), facts["width"])
         return np.asarray(load_array(self.arguments.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape), dtype=np.float32)
 
-    def neighbours(self, split: str, search: str, score: str = "similarities") -> tuple[np.ndarray, np.ndarray]:
+    def search_index(self) -> "faiss.IndexIVF":
+        """Return the main retrieval's index over the whole store, ready to be searched (needs `datastore` and `index`)."""
+        from knnlm.index import join_indexes, load_index
+
+        metric, store = self.main["metric"], self.store
+        filled = [load_index(path, metric, store.width, chunk.rows) for path, chunk in zip(self.arguments.filled, store.chunks, strict=True)]
+        index = join_indexes(load_index(self.arguments.trained, metric, store.width, rows=0), filled, store.chunks, 0.0, 1.0)
+        index.nprobe = self.index["nprobe"]
+        return index
+
+    def neighbours(self, split: str, search: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the main retrieval's ids, int32 (n, k), and similarities, float32 (n, k), in the whole store, memory-mapped (needs `neighbours`).
 
-        `search` is `approximate` or `exact`; `score` is `similarities`, as searched, or `real`, which `approximate` has too.
+        `search` is `approximate` (FAISS's scores) or `exact` (real ones).
         """
         folders = {manifest["search"]: path.parent for path in self.arguments.neighbours for manifest in [read_manifest(path, kind="neighbours")]}
         shape = (None, len(self.gold[split]), self.retrieval["k"])
         ids = load_array(folders[search] / f"{split}.ids.npy", dtype="int32", shape=shape)
-        return ids[-1], load_array(folders[search] / f"{split}.{score}.npy", dtype="float32", shape=shape)[-1]
+        return ids[-1], load_array(folders[search] / f"{split}.similarities.npy", dtype="float32", shape=shape)[-1]
 
     def stored_component(self, name: str) -> Result:
         """Return a component that was made before, such as `knn-att-l2-exact-real` (needs `components`)."""
@@ -126,7 +141,8 @@ class Inputs:
 
     def tuned(self, component: Component, log_p_at: Callable[[str, float], np.ndarray], **facts: float) -> Result:
         """Return the component at the temperature that is best on valid; `log_p_at(split, temperature)` gives log p of the gold tokens."""
-        grid, low, high = (self.temperature[name] for name in ("grid", "low", "high"))
+        low, high = self.temperature["low"], self.temperature["high"]
+        grid = self.temperature["grid"][::GRID_STEP]
         temperature, status = tune_temperature(lambda temperature: self.loss(log_p_at("valid", temperature)), grid, low, high)
         return Result(component.tuned(temperature, status), {split: log_p_at(split, temperature) for split in SPLITS}, facts)
 
@@ -163,6 +179,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--settings", required=True, help="JSON with hypothesis, settings, seed, main, and what the needs of the step add")
     options.add_argument("--family", required=True)
     options.add_argument("--gpus", type=int, default=0)
+    options.add_argument("--threads", type=int, default=1, help="processes of a step that starts some")
     options.add_argument("--tokens", type=Path, nargs=2, required=True, help="token ids of valid and test")
     options.add_argument("--continuation", type=Path, required=True)
     options.add_argument("--base", type=Path, required=True, help="description file of the base LM as a component")

@@ -9,7 +9,10 @@ from knnlm.heads import OutputEmbedding, even_rows, likelihood
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model")
-SETTINGS = {"noise": "number", "recipe": "section"}
+SETTINGS = {
+    "noise": "number",
+    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

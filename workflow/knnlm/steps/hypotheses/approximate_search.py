@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from knnlm.errors import KnnlmError
-from knnlm.index import join_indexes, load_index
+from knnlm.index import load_index
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.sweeps import fill_in_memory, knn_scorer, nprobe_search, recall, recoded_index
 
@@ -17,19 +16,12 @@ class Sweeps:
     """What the two sweeps share: the queries of both splits together, the true neighbours, the values, and the stored index."""
 
     def __init__(self, inputs: Inputs):
-        """Read the stored files; refuse settings that do not fit them."""
+        """Read the stored files."""
         self.inputs, self.settings, self.store, self.k = inputs, inputs.settings, inputs.store, inputs.retrieval["k"]
         self.queries = np.concatenate([inputs.queries(split, inputs.main["h"]) for split in SPLITS])
         self.true = np.concatenate([inputs.neighbours(split, "exact")[0] for split in SPLITS])
         self.values = self.store.all_values()
         self.trained = load_index(inputs.arguments.trained, inputs.main["metric"], self.store.width, rows=0)
-        key = f"config key hypotheses.{inputs.hypothesis}.settings"
-        for nprobe in self.settings["nprobe"]:
-            if not 1 <= nprobe <= self.trained.nlist:
-                raise KnnlmError(f"{key}.nprobe: {nprobe} is not between 1 and the {self.trained.nlist} lists of index.factory; change either.")
-        for codes in self.settings["codes"]:
-            if codes < 1 or self.store.width % codes:
-                raise KnnlmError(f"{key}.codes: {codes} does not divide the width of the keys, {self.store.width}; give divisors of it.")
 
     def result(self, name: str, series: str, ids: np.ndarray, similarities: np.ndarray, **facts: float) -> Result:
         """Return the component of one search of both splits, and its recall."""
@@ -42,20 +34,21 @@ class Sweeps:
         return self.inputs.tuned(description, knn_scorer(found, self.values, self.inputs.gold), recall=share, **facts)
 
     def of_nprobe(self) -> Iterator[Result]:
-        """Yield a component for each number of lists visited in the stored index."""
-        filled = [load_index(path, self.inputs.main["metric"], self.store.width, chunk.rows)
-                  for path, chunk in zip(self.inputs.arguments.filled, self.store.chunks, strict=True)]  # fmt: skip
-        index = join_indexes(self.trained, filled, self.store.chunks, 0.0, 1.0)
-        for nprobe, ids, similarities in nprobe_search(index, self.queries, self.k, sorted(set(self.settings["nprobe"]))):
+        """Yield a component for each number of lists visited in the stored index, as far as it has so many."""
+        wanted = sorted({nprobe for nprobe in self.settings["nprobe"] if nprobe <= self.trained.nlist})
+        for nprobe, ids, similarities in nprobe_search(self.inputs.search_index(), self.queries, self.k, wanted):
             yield self.result(f"nprobe-{nprobe}", "nprobe", ids, similarities, nprobe=nprobe)
 
     def of_codes(self) -> Iterator[Result]:
-        """Yield a component for each code size, in bytes, with the stored index' lists."""
+        """Yield a component for each code size, in bytes, that divides the width, with the stored index' lists; its own size is the stored retrieval."""
         sample = self.store.sample(self.inputs.main["h"], self.inputs.index["training_rows"])
-        for codes in sorted(set(self.settings["codes"])):
-            index = recoded_index(self.trained, codes, sample, self.inputs.seed)
-            fill_in_memory(index, self.store, self.inputs.main["h"])
-            ((_, ids, similarities),) = nprobe_search(index, self.queries, self.k, [self.inputs.index["nprobe"]])
+        for codes in sorted({codes for codes in self.settings["codes"] if self.store.width % codes == 0}):
+            if codes == self.trained.code_size:
+                ids, similarities = (np.concatenate(parts) for parts in zip(*(self.inputs.neighbours(split, "approximate") for split in SPLITS), strict=True))
+            else:
+                index = recoded_index(self.trained, codes, sample, self.inputs.seed)
+                fill_in_memory(index, self.store, self.inputs.main["h"])
+                ((_, ids, similarities),) = nprobe_search(index, self.queries, self.k, [self.inputs.index["nprobe"]])
             yield self.result(f"codes-{codes}", "PQ codes", ids, similarities, codes=codes)
 
 

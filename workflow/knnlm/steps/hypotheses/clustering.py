@@ -28,7 +28,15 @@ from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.word_clusters import Cluster, WordRows, allotted, random_rows, sorted_by_word, two_means, variance_per_row, widest_cluster, word_means
 
 NEEDS = ("states", "datastore", "temperature")
-SETTINGS = {"h": "list", "kinds": "section", "ratio": "number", "kept": "integer", "k_means": "section", "words": "section", "fine_tuning": "section"}
+SETTINGS = {
+    "h": "list",
+    "kinds": "section",
+    "ratio": "number",
+    "kept": "integer",
+    "k_means": {"rows_per_centroid": "integer", "iterations": "integer", "factory": "text", "nprobe": "integer"},
+    "words": {"rows": "integer", "samples": "integer", "iterations": "integer", "points_per_centroid": "integer"},
+    "fine_tuning": {"passes": "integer", "rows": "integer", "batch": "integer", "learning_rate": "number"},
+}
 
 FINE_TUNED = "fine-tuned"
 Made = tuple[Clusters, dict[str, float]]  # clusters and what was measured of them
@@ -37,10 +45,11 @@ Made = tuple[Clusters, dict[str, float]]  # clusters and what was measured of th
 def clustered(inputs: Inputs, h: str, spherical: bool = False, unit: bool = False) -> Made:
     """Cluster a sample of the store; all of its rows tell what words a centroid stands for."""
     settings, types = inputs.settings["k_means"], len(inputs.continuation)
-    sample, wanted = inputs.store.sample(h, settings["rows"]), int(inputs.settings["ratio"] * types)
+    wanted = int(inputs.settings["ratio"] * types)
+    sample = inputs.store.sample(h, settings["rows_per_centroid"] * wanted)
     if len(sample) < wanted:
-        where = f"config key hypotheses.{inputs.hypothesis}.settings.k_means.rows"
-        raise KnnlmError(f"{where}: {len(sample)} rows cannot be divided into {wanted} clusters; raise it or lower ratio.")
+        where = f"config key hypotheses.{inputs.hypothesis}.settings.ratio"
+        raise KnnlmError(f"{where}: {len(sample)} rows cannot be divided into {wanted} clusters, {types} word types times the ratio; lower it.")
     search = settings["factory"], settings["nprobe"]
     centroids, index = k_means(unit_length(sample) if unit else sample, wanted, settings["iterations"], inputs.seed, spherical, *search)
     cells = np.concatenate([nearest_centroids(index, chunk.keys_of(h), unit) for chunk in inputs.store.chunks])

@@ -9,7 +9,12 @@ from knnlm.heads import OutputEmbedding, even_rows, interpolated_likelihood, ran
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model")
-SETTINGS = {"h": "list", "n": "list", "lambda": "number", "recipe": "section"}
+SETTINGS = {
+    "h": "list",
+    "n": "list",
+    "lambda": "number",
+    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -7,13 +7,16 @@ import torch
 
 from knnlm.head_training import Rows, log_p_of, store_log_p, store_rows, train_head
 from knnlm.heads import OutputEmbedding, even_rows, helped_weights, random_weights, weighted_likelihood
-from knnlm.index import join_indexes, load_index
 from knnlm.knn_distribution import gold_matches, log_p_knn
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.training_neighbours import training_neighbours
 
 NEEDS = ("states", "datastore", "model", "components", "index")
-SETTINGS = {"h": "list", "sample_rows": "integer", "recipe": "section"}
+SETTINGS = {
+    "h": "list",
+    "sample_rows": "integer",
+    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+}
 ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 
 
@@ -21,10 +24,7 @@ def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     """Return the gold tokens, int32 (n,), and log p_kNN − log p_LM, float32 (n,), of a uniform sample of the training tokens."""
     h, metric, store, k = inputs.main["h"], inputs.main["metric"], inputs.store, inputs.retrieval["k"]
     temperature = inputs.stored_component(f"knn-{h}-{metric}-approximate-faiss").component.temperature
-    trained = load_index(inputs.arguments.trained, metric, store.width, rows=0)
-    filled = [load_index(path, metric, store.width, chunk.rows) for path, chunk in zip(inputs.arguments.filled, store.chunks, strict=True)]
-    index, values = join_indexes(trained, filled, store.chunks, 0.0, 1.0), store.all_values()
-    index.nprobe = inputs.index["nprobe"]
+    index, values = inputs.search_index(), store.all_values()
     sample = inputs.settings["sample_rows"]
     log_p_base = store_log_p(store, inputs.output_embedding, sample, inputs.device)
     found = []
@@ -38,6 +38,7 @@ def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
+    """Yield for each input a head trained with the weights, and one trained without."""
     recipe, (types, width) = inputs.settings["recipe"], inputs.output_embedding.shape
     gold, advantage = sampled_advantage(inputs)
     inputs.run_facts |= {"sampled_tokens": len(gold), "helped_share": float((advantage > 0).mean())}

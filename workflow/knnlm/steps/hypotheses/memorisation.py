@@ -9,7 +9,7 @@ from knnlm.steps.hypotheses import Inputs, Result, run_hypothesis
 from knnlm.steps.lm_training import Training, file_identity, log_p_of, parameters, train_perplexity
 
 NEEDS = ("training", "model", "components")
-SETTINGS = {"updates": "integer", "every": "integer", "learning_rate": "number", "warmup_updates": "integer", "train_tokens": "integer"}
+SETTINGS = {"updates": "integer", "every": "integer", "learning_rate": "number", "warmup_updates": "integer", "clip_norm": "number", "train_tokens": "integer"}
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 CONSTANT = 10**9  # updates of a cosine's period that is flat for as long as anyone trains
@@ -22,7 +22,7 @@ def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
     """
     settings = inputs.settings
     schedule = {"learning_rate": settings["learning_rate"], "warmup_updates": settings["warmup_updates"], "cosine_period": CONSTANT}
-    schedule |= {"updates": settings["updates"], "validate_every": settings["every"], "save_every": settings["every"]}
+    schedule |= {"clip_norm": settings["clip_norm"], "updates": settings["updates"], "validate_every": settings["every"], "save_every": settings["every"]}
     training = Training(inputs, inputs.seed, {"architecture": NO_DROPOUT, "training": schedule}, {"model": file_identity(inputs.arguments.model)})
     first = training.folder / "base.pt"
     write_first_checkpoint(inputs.arguments.model, first)

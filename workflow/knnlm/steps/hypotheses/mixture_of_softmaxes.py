@@ -9,7 +9,12 @@ from knnlm.heads import MixtureOfSoftmaxes, likelihood
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model")
-SETTINGS = {"h": "list", "K": "list", "noise": "number", "recipe": "section"}
+SETTINGS = {
+    "h": "list",
+    "K": "list",
+    "noise": "number",
+    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+}
 
 
 def initial_head(inputs: Inputs, h: str, K: int) -> MixtureOfSoftmaxes:

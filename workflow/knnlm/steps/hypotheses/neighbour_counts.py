@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from knnlm.errors import KnnlmError
 from knnlm.knn_distribution import gold_matches, log_p_knn
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
@@ -14,15 +13,9 @@ SEARCHES = {"exact": ("real", "real"), "approximate": ("faiss", "faiss")}
 
 
 def counts(inputs: Inputs) -> list[int]:
-    """Return the ascending k'; refuses what the stored neighbours cannot give."""
+    """Return the ascending k', as far as there are so many stored neighbours; null stands for all of them."""
     k = inputs.retrieval["k"]
-    wanted = {k if count is None else count for count in inputs.settings["counts"]}
-    for count in wanted:
-        if not isinstance(count, int) or not 1 <= count <= k:
-            raise KnnlmError(
-                f"config key hypotheses.{inputs.hypothesis}.settings.counts: {count} is not a whole number from 1 to retrieval.k, {k}; change either."
-            )
-    return sorted(wanted)
+    return sorted({min(count or k, k) for count in inputs.settings["counts"]})
 
 
 def component(inputs: Inputs, search: str, count: int, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> Result:

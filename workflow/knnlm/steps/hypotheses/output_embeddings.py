@@ -11,7 +11,15 @@ from knnlm.heads import OutputEmbedding, adaptive_rows, copied_weights, even_row
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model")
-SETTINGS = {"h": "list", "n": "list", "initial": "list", "extra": "list", "total_ratio": "number", "noise": "number", "recipe": "section"}
+SETTINGS = {
+    "h": "list",
+    "n": "list",
+    "initial": "section",
+    "extra": "list",
+    "total_ratio": "number",
+    "noise": "number",
+    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "betas": "list", "warmup": "number"},
+}
 
 
 def layouts(inputs: Inputs) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -45,16 +53,18 @@ def initial_weights(inputs: Inputs, initial: str, row_types: np.ndarray) -> torc
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
+    """Yield a trained head for each layout, input and way to begin; what differs between ways to begin is the learning rate alone."""
     recipe, types = inputs.settings["recipe"], len(inputs.output_embedding)
     for layout, curve, row_types in layouts(inputs):
         for h in inputs.settings["h"]:
             evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
-            for initial in inputs.settings["initial"]:
+            for initial, learning_rate in inputs.settings["initial"].items():
                 name = f"{h}-{layout}-{initial}"
                 weights = initial_weights(inputs, initial, row_types).to(inputs.device)
                 head = OutputEmbedding(weights, row_types, types)
                 rows = store_rows(inputs.store, h, recipe["rows"])
-                trained = train_head(head, rows, evaluated["valid"], likelihood, recipe, inputs.seed, inputs.device, name)
+                own_recipe = recipe | {"learning_rate": learning_rate}
+                trained = train_head(head, rows, evaluated["valid"], likelihood, own_recipe, inputs.seed, inputs.device, name)
                 place = {"series": f"{h}, {curve}{initial}", "x": len(weights) / types}
                 component = inputs.component(name, h=h, added_parameters=weights.numel(), rows=len(weights), **place)
                 yield Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())

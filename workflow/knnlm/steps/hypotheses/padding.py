@@ -1,4 +1,7 @@
-"""The kNN component of a store that is padded with zero rows of value `<s>`, as the paper's was, with exact and approximate search (§2.2, §7.1a)."""
+"""The kNN component of a store that is padded with zero rows of value `<s>`, as the paper's was, with exact and approximate search (§2.2, §7.1a).
+
+The quantisers are those of the store without padding: trained anew on a padded sample, they would differ by more than the padding does.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +12,7 @@ from knnlm.errors import KnnlmError
 from knnlm.index import load_index
 from knnlm.knn_distribution import log_p_knn
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
-from knnlm.sweeps import count_zero_rows, knn_scorer, nprobe_search, padded_index, padded_neighbours, similarity_to_zero
+from knnlm.sweeps import count_zero_rows, knn_scorer, padded_neighbours, scanned_similarity_to_zero, similarity_to_zero
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
 SETTINGS = {"shares": "list"}
@@ -27,16 +30,12 @@ def exact(inputs: Inputs, zero_rows: int) -> Found:
 
 
 def approximate(inputs: Inputs, zero_rows: int) -> Found:
-    """Return ids and similarities of each split in the padded store, as an index that is trained and filled with it finds them."""
-    if not zero_rows:
-        return {split: inputs.neighbours(split, "approximate") for split in SPLITS}
-    h, k = inputs.main["h"], inputs.retrieval["k"]
-    trained = load_index(inputs.arguments.trained, inputs.main["metric"], inputs.store.width, rows=0)
-    index = padded_index(trained, inputs.store, h, zero_rows, inputs.index["training_rows"], k, inputs.seed)
-    queries = np.concatenate([inputs.queries(split, h) for split in SPLITS])
-    ((_, *found),) = nprobe_search(index, queries, k, [inputs.index["nprobe"]])
-    parts = (np.split(array, [len(inputs.gold["valid"])]) for array in found)
-    return dict(zip(SPLITS, zip(*parts, strict=True), strict=True))
+    """Return ids and similarities of each split as the stored index would find them, had the zero rows been added to it: no search is needed either."""
+    trained, found = load_index(inputs.arguments.trained, inputs.main["metric"], inputs.store.width, rows=0), {}
+    for split in SPLITS:
+        to_zero = scanned_similarity_to_zero(trained, inputs.index["nprobe"], inputs.queries(split, inputs.main["h"]))
+        found[split] = padded_neighbours(*inputs.neighbours(split, "approximate"), to_zero, zero_rows, inputs.store.rows)
+    return found
 
 
 def component(inputs: Inputs, search: str, share: float, zero_rows: int, found: Found) -> Result:

@@ -12,7 +12,6 @@ import numpy as np
 
 from knnlm.artifacts import load_array, new_array
 from knnlm.fairseq_runs import identity_name
-from knnlm.index import join_indexes, load_index
 from knnlm.interpolation import optimal_weight
 from knnlm.language_model import PLUGIN
 from knnlm.soft_labels import neighbour_weights
@@ -23,6 +22,7 @@ from knnlm.training_neighbours import training_neighbours
 if TYPE_CHECKING:  # it is fairseq that runs this; the workflow reads here that its code matters
     from fairseq_plugin import soft_labels  # noqa: F401
 
+LIBRARY = PLUGIN.parent / "knnlm"
 NEEDS = ("training", "model", "datastore", "index", "components")
 SETTINGS = {"k": "integer"}
 
@@ -33,10 +33,7 @@ def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path])
     Memory: the index, the values of the store and one chunk's neighbours.
     """
     store, (h, metric), k = inputs.store, (inputs.main["h"], inputs.main["metric"]), inputs.settings["k"]
-    filled = [load_index(path, metric, store.width, chunk.rows) for path, chunk in zip(inputs.arguments.filled, store.chunks, strict=True)]
-    index = join_indexes(load_index(inputs.arguments.trained, metric, store.width, rows=0), filled, store.chunks, 0.0, 1.0)
-    index.nprobe = inputs.index["nprobe"]
-    values = store.all_values()
+    index, values = inputs.search_index(), store.all_values()
     with ExitStack() as open_files:
         write = {
             name: open_files.enter_context(new_array(files[name], dtype, (1, store.rows, k))) for name, dtype in (("values", "int32"), ("weights", "float16"))
@@ -56,7 +53,7 @@ def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], star
     options |= {f"neighbour-{name}": path for name, path in neighbours.items()}
     options |= {"train-tokens": arguments.corpus / "tokens" / "train.npy"}
     identity = {**starts_from, "knn_weight": knn_weight, "teacher": file_identity(arguments.model)}
-    training = Training(inputs, inputs.seed, {}, identity, (PLUGIN / "soft_labels.py",))
+    training = Training(inputs, inputs.seed, {}, identity, (PLUGIN / "soft_labels.py", LIBRARY / "soft_labels.py"))
     training.run(training.training["updates"], "fairseq_plugin.soft_labels", options)
     return training
 
@@ -68,6 +65,7 @@ def components(inputs: Inputs) -> Iterator[Result]:
     knn_weight, temperature = optimal_weight(inputs.log_p_base["valid"], knn.log_p["valid"]), knn.component.temperature
     found = {"k": inputs.settings["k"], "temperature": temperature, "nprobe": inputs.index["nprobe"], **inputs.main}
     found |= {"store": file_identity(*inputs.arguments.chunks, inputs.arguments.trained)}
+    found |= {"code": file_identity(LIBRARY / "soft_labels.py", LIBRARY / "training_neighbours.py")}
     name = identity_name(found)
     files = {part: inputs.arguments.checkpoints / f"neighbours-{name}.{part}.npy" for part in ("values", "weights")}
     if not all(path.exists() for path in files.values()):

@@ -1,6 +1,5 @@
 """Which word types can never be the argmax of the base LM's output embedding, or of the mean keys, and what that could cost (§5.14)."""
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,7 +34,7 @@ def search(inputs: Inputs, rows: np.ndarray, h: str) -> tuple[np.ndarray, dict[s
     """Return which rows were not shown to be the argmax for some h, bool (rows,), and the counts of how that was found."""
     settings = inputs.settings
     states = np.concatenate([inputs.queries("valid", h), inputs.store.sample(h, settings["states"])])
-    processes = len(os.sched_getaffinity(0))
+    processes = inputs.arguments.threads
     verdict, facts = find_argmaxable(rows, states, settings["perceptron_steps"], processes, settings["most_linear_programs"], inputs.device)
     return verdict != ARGMAXABLE, facts
 
