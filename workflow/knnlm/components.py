@@ -12,6 +12,7 @@ from knnlm.errors import KnnlmError
 VARIANTS = {"approximate-faiss": ("faiss", "faiss"), "approximate-real": ("faiss", "real"), "exact-real": ("real", "real")}
 SEARCHES = {"approximate": ("approximate-faiss", "approximate-real"), "exact": ("exact-real",)}
 UNTUNED_TEMPERATURE = 1.0
+GRID_STEP = 3  # the search for the best temperature begins with every third of the grid, which is for the figure
 FACT_COLUMNS = ["hypothesis", "component", "quantity", "value"]  # what else a step has measured of its components
 
 

@@ -1,14 +1,16 @@
 """Turn stored neighbours into components: tune the temperature on valid, write log p_kNN of every token, and the temperature curves."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.components import Component, knn_components, load_components, save_components
+from knnlm.components import GRID_STEP, Component, knn_components, load_components, save_components
 from knnlm.datastore import open_datastore, prefix_rows
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.knn_distribution import gold_matches, log_p_knn, tune_temperature
@@ -65,27 +67,28 @@ def load_neighbours(folder: Path, component: Component, texts: dict[str, Text], 
     return loaded
 
 
-def temperature_curve(component: Component, neighbours: dict[str, Neighbours], texts: dict[str, Text], grid: list[float]) -> list[dict]:
-    """Return perplexity against temperature for both splits, λ tuned on valid at each temperature."""
-    rows = []
-    for temperature in sorted(grid):
-        log_p = {split: neighbours[split].log_p(temperature) for split in SPLITS}
-        weight = optimal_weight(texts["valid"].log_p_base, log_p["valid"])
-        for split, text in texts.items():
-            ppl = perplexity(interpolate(text.log_p_base, log_p[split], weight), text.words)
-            facts = [component.component, component.h, component.metric, component.mask, component.score, component.fraction]
-            rows.append(dict(zip(CURVE_COLUMNS, [*facts, temperature, split, weight, ppl], strict=True)))
-    return rows
+def valid_loss(neighbours: Neighbours, text: Text) -> Callable[[float], tuple[float, float]]:
+    """Return the function of the temperature that gives valid's nats per token at the best λ, and that λ; each is computed once."""
 
-
-def tuned(component: Component, neighbours: Neighbours, text: Text, settings: dict) -> Component:
-    """Return the component at the temperature that is best on valid when interpolated at the best λ."""
-
-    def loss(temperature: float) -> float:
+    @cache
+    def loss(temperature: float) -> tuple[float, float]:
         log_p = neighbours.log_p(temperature)
-        return -float(interpolate(text.log_p_base, log_p, optimal_weight(text.log_p_base, log_p)).sum(dtype=np.float64)) / len(text.gold)
+        weight = optimal_weight(text.log_p_base, log_p)
+        return -float(interpolate(text.log_p_base, log_p, weight).mean()), weight
 
-    return component.tuned(*tune_temperature(loss, settings["grid"], settings["low"], settings["high"]))
+    return loss
+
+
+def temperature_curve(component: Component, loss: Callable, test: Neighbours, texts: dict[str, Text], grid: list[float]) -> list[dict]:
+    """Return perplexity against temperature for both splits, λ tuned on valid at each temperature."""
+    rows, valid = [], texts["valid"]
+    facts = [component.component, component.h, component.metric, component.mask, component.score, component.fraction]
+    for temperature in sorted(grid):
+        nats, weight = loss(temperature)
+        ppl = {"valid": float(np.exp(nats * len(valid.gold) / valid.words))}
+        ppl["test"] = perplexity(interpolate(texts["test"].log_p_base, test.log_p(temperature), weight), texts["test"].words)
+        rows += [dict(zip(CURVE_COLUMNS, [*facts, temperature, split, weight, ppl[split]], strict=True)) for split in SPLITS]
+    return rows
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -102,9 +105,12 @@ def main(arguments: argparse.Namespace) -> None:
         neighbours = load_neighbours(arguments.neighbours, component, texts, values, manifest)
         component = replace(component, rows=sum(prefix_rows(component.fraction, chunk.rows) for chunk in store.chunks))
         if component.temperature is None:
-            component = tuned(component, neighbours["valid"], texts["valid"], settings["temperature"])
-            if component.fraction in ends:
-                curves += temperature_curve(component, neighbours, texts, settings["temperature"]["grid"])
+            loss, search = valid_loss(neighbours["valid"], texts["valid"]), settings["temperature"]
+            is_end = component.fraction in ends
+            grid = search["grid"] if is_end else search["grid"][::GRID_STEP]
+            component = component.tuned(*tune_temperature(lambda temperature, loss=loss: loss(temperature)[0], grid, search["low"], search["high"]))
+            if is_end:
+                curves += temperature_curve(component, loss, neighbours["test"], texts, grid)
         done.append(component)
         for split in SPLITS:
             log_p[split].append(neighbours[split].log_p(component.temperature))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.components import FACT_COLUMNS, Component, load_components, save_components
+from knnlm.components import FACT_COLUMNS, GRID_STEP, Component, load_components, save_components
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.errors import KnnlmError
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import faiss
 
 SPLITS = ("valid", "test")
-GRID_STEP = 3  # the search for the best temperature needs no more of the grid to begin with; the figure of temperatures does
 
 
 @dataclass(frozen=True)
