@@ -64,7 +64,12 @@ rule tables:
             category="Tables",
             labels={"table": "input representation"},
         ),
-        facts="results/<run>/tables/facts.csv",
+        facts=report(
+            "results/<run>/tables/facts.csv",
+            caption="../report/facts_table.rst",
+            category="Tables",
+            labels={"table": "what else was measured"},
+        ),
         verdicts_text="results/<run>/tables/verdicts.txt",
         verdicts_rst="results/<run>/tables/verdicts.rst",
         summary=report(

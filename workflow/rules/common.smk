@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+from functools import cache
 
 from knnlm import hypotheses
 
@@ -13,9 +14,11 @@ shell.prefix(
 )
 
 
+@cache
 def imported_files(path):
-    """Yield the files of our own library that the module at `path` imports."""
+    """List the files of our own library that the module at `path` imports."""
     package = path.parent.relative_to(LIBRARY).parts
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -25,11 +28,9 @@ def imported_files(path):
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             continue
-        for name in names:
-            target = LIBRARY.joinpath(*name.split("."))
-            for file in (target.with_suffix(".py"), target / "__init__.py"):
-                if file.is_file():
-                    yield file
+        targets = [LIBRARY.joinpath(*name.split(".")) for name in names]
+        found += [file for target in targets for file in (target.with_suffix(".py"), target / "__init__.py") if file.is_file()]
+    return found
 
 
 def sources(step):

@@ -67,7 +67,12 @@ rule helped_tokens:
         component_arrays=of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATION_SPLITS),
         code=sources("helped_tokens"),
     output:
-        tokens="results/<run>/tables/helped_tokens.csv",
+        tokens=report(
+            "results/<run>/tables/helped_tokens.csv",
+            caption="../report/helped_tokens_table.rst",
+            category="Tables",
+            labels={"table": "which tokens are helped"},
+        ),
         types=report(
             "results/<run>/tables/helped_types.csv",
             caption="../report/helped_types_table.rst",
