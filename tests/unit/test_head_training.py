@@ -130,8 +130,9 @@ def run_folder(tmp_path_factory):
 
 
 SHORT = {"passes": 1, "rows": 100, "batch": 32, "learning_rate": 0.01, "betas": [0.9, 0.999], "warmup": 0.1}
+INITIAL = {"random": {"rows": 100, "learning_rate": 0.01}, "copies": {"rows": None, "learning_rate": 0.001}}
 SETTINGS = {
-    "output_embeddings": {"h": ["att", "ffn"], "n": [1, 2], "initial": ["random", "copies"], "extra": ["loss"], "total_ratio": 3, "noise": 0.1},
+    "output_embeddings": {"h": ["att", "ffn"], "n": [1, 2], "initial": INITIAL, "extra": ["loss"], "total_ratio": 3, "noise": 0.1},
     "additional_linear": {"noise": 0.01},
     "mixture_of_softmaxes": {"h": ["att", "ffn"], "K": [2], "noise": 0.01},
     "interpolated_loss": {"h": ["att"], "n": [1], "lambda": 0.25},

@@ -33,10 +33,18 @@ class Sweeps:
         )
         return self.inputs.tuned(description, knn_scorer(found, self.values, self.inputs.gold), recall=share, **facts)
 
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and similarities of the stored retrieval, both splits together."""
+        ids, similarities = zip(*(self.inputs.neighbours(split, "approximate") for split in SPLITS), strict=True)
+        return np.concatenate(ids), np.concatenate(similarities)
+
     def of_nprobe(self) -> Iterator[Result]:
         """Yield a component for each number of lists visited in the stored index, as far as it has so many."""
-        wanted = sorted({nprobe for nprobe in self.settings["nprobe"] if nprobe <= self.trained.nlist})
-        for nprobe, ids, similarities in nprobe_search(self.inputs.search_index(), self.queries, self.k, wanted):
+        stored = self.inputs.index["nprobe"]
+        wanted = sorted({nprobe for nprobe in self.settings["nprobe"] if nprobe <= self.trained.nlist} - {stored})
+        if stored in self.settings["nprobe"]:
+            yield self.result(f"nprobe-{stored}", "nprobe", *self.stored(), nprobe=stored)
+        for nprobe, ids, similarities in nprobe_search(self.inputs.search_index(), self.queries, self.k, wanted) if wanted else []:
             yield self.result(f"nprobe-{nprobe}", "nprobe", ids, similarities, nprobe=nprobe)
 
     def of_codes(self) -> Iterator[Result]:
@@ -44,7 +52,7 @@ class Sweeps:
         sample = self.store.sample(self.inputs.main["h"], self.inputs.index["training_rows"])
         for codes in sorted({codes for codes in self.settings["codes"] if self.store.width % codes == 0}):
             if codes == self.trained.code_size:
-                ids, similarities = (np.concatenate(parts) for parts in zip(*(self.inputs.neighbours(split, "approximate") for split in SPLITS), strict=True))
+                ids, similarities = self.stored()
             else:
                 index = recoded_index(self.trained, codes, sample, self.inputs.seed)
                 fill_in_memory(index, self.store, self.inputs.main["h"])

@@ -18,7 +18,7 @@ SETTINGS = {
     "extra": "list",
     "total_ratio": "number",
     "noise": "number",
-    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "betas": "list", "warmup": "number"},
+    "recipe": {"passes": "integer", "batch": "integer", "betas": "list", "warmup": "number"},
 }
 
 
@@ -53,18 +53,17 @@ def initial_weights(inputs: Inputs, initial: str, row_types: np.ndarray) -> torc
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
-    """Yield a trained head for each layout, input and way to begin; what differs between ways to begin is the learning rate alone."""
+    """Yield a trained head for each layout, input and way to begin; each way to begin has its rows and learning rate."""
     recipe, types = inputs.settings["recipe"], len(inputs.output_embedding)
     for layout, curve, row_types in layouts(inputs):
         for h in inputs.settings["h"]:
             evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
-            for initial, learning_rate in inputs.settings["initial"].items():
+            for initial, own in inputs.settings["initial"].items():
                 name = f"{h}-{layout}-{initial}"
                 weights = initial_weights(inputs, initial, row_types).to(inputs.device)
                 head = OutputEmbedding(weights, row_types, types)
-                rows = store_rows(inputs.store, h, recipe["rows"])
-                own_recipe = recipe | {"learning_rate": learning_rate}
-                trained = train_head(head, rows, evaluated["valid"], likelihood, own_recipe, inputs.seed, inputs.device, name)
+                rows = store_rows(inputs.store, h, own["rows"])
+                trained = train_head(head, rows, evaluated["valid"], likelihood, recipe | own, inputs.seed, inputs.device, name)
                 place = {"series": f"{h}, {curve}{initial}", "x": len(weights) / types}
                 component = inputs.component(name, h=h, added_parameters=weights.numel(), rows=len(weights), **place)
                 yield Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
