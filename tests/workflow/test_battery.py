@@ -50,8 +50,8 @@ def test_words_cut_to_all_words_and_no_zero_rows_change_nothing(tables):
     ppl = tables["components"].query("split == 'test'").set_index("component")["ppl"]
     types = int(tables["components"].query("hypothesis == 'sparsification'")["rows"].iloc[0])
     assert ppl[f"sparsification-top-{types}"] == pytest.approx(ppl["base"], rel=1e-3)  # stored states are float16
-    assert ppl["padding-exact-0"] == ppl["knn-att-l2-exact-real"]
-    assert ppl["neighbours-exact-k64"] == ppl["knn-att-l2-exact-real"]
+    for name in ("padding-exact-0", "neighbours-exact-k64"):  # the search for the temperature begins with another grid
+        assert ppl[name] == pytest.approx(ppl["knn-att-l2-exact-real"], rel=1e-4)
 
 
 def test_training_on_hard_labels_is_the_base_lm(tables):
