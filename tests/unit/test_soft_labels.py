@@ -254,7 +254,7 @@ def test_stages_of_memorisation(corpus, tmp_path):
     from knnlm.steps.hypotheses.memorisation import stages
     from knnlm.steps.lm_training import Training
 
-    inputs = training_inputs(corpus, tmp_path, updates=4, every=2, learning_rate=1e-8, warmup_updates=0, train_tokens=50)
+    inputs = training_inputs(corpus, tmp_path, updates=4, every=2, learning_rate=1e-8, warmup_updates=0, clip_norm=1.0, train_tokens=50)
     found = dict(stages(inputs))
     assert list(found) == [2, 4]
     base = weights_of(corpus / "model.pt")
