@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from configs import written
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snakemake.utils import update_config, validate
+from snakemake.utils import validate
 
 from knnlm.config_readme import documentation
 from knnlm.configuration import (
@@ -29,14 +29,6 @@ from knnlm.moses import UNITS, tokenise
 ROOT = Path(__file__).parent.parent.parent
 SCHEMA = read_schema()
 OVERLAYS = [(), ("tiny",), ("sotu",), ("wikitext103",), ("sotu", "tiny")]
-
-
-def written(*overlays: str) -> dict:
-    """Return config.yaml with overlays merged over it, as Snakemake merges them."""
-    config: dict = {}
-    for name in ("config", "hypotheses", *overlays):
-        update_config(config, yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text()))
-    return config
 
 
 def filled(config: dict) -> dict:

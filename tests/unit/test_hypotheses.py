@@ -6,20 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
-from snakemake.utils import update_config, validate
+from configs import config_of
 
 from knnlm import hypotheses
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def config_of(*overlays: str) -> dict:
-    config: dict = {}
-    for name in ("config", "hypotheses", *overlays):
-        update_config(config, yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text()))
-    validate(config, str(ROOT / "workflow/schemas/config.schema.yaml"))
-    return config
 
 
 SHIPPED = config_of()

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.stats import pearsonr
 
-from knnlm.interpolation import perplexity
+from knnlm.interpolation import agreement, perplexity
 from knnlm.language_model import LanguageModel, build_model
-from knnlm.memorisation import agreement, correlation, log_p_in_windows, sample_windows
+from knnlm.memorisation import correlation, log_p_in_windows, sample_windows
 from knnlm.states import extract_states
 from knnlm.windows import fixed_windows
 

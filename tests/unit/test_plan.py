@@ -11,8 +11,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-import yaml
-from snakemake.utils import update_config, validate
+from configs import config_of
 
 from knnlm import index, language_model, search
 from knnlm.datastore import Chunk
@@ -33,14 +32,6 @@ from knnlm.windows import fixed_windows, share_of_windows
 ROOT = Path(__file__).parent.parent.parent
 TRAIN, VALID, TEST = 112_735_284, 237_669, 268_161
 EVALUATED = VALID + TEST  # 505,830
-
-
-def config_of(*overlays: str) -> dict:
-    config: dict = {}
-    for name in ("config", "hypotheses", *overlays):
-        update_config(config, yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text()))
-    validate(config, str(ROOT / "workflow/schemas/config.schema.yaml"))
-    return config
 
 
 PAPER, TINY = config_of("wikitext103"), config_of("tiny")

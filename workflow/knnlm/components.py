@@ -69,6 +69,37 @@ def load_components(descriptions_file: str | Path, split: str, tokens: int) -> l
     return list(zip(components, array, strict=True))
 
 
+def find_component(description_files: list[str | Path], name: str, tokens: dict[str, int]) -> tuple[Component, dict[str, np.ndarray]]:
+    """Return the component of this name and its log-probabilities for each split of `tokens`, float32 (tokens,), looked for in several files.
+
+    Raises KnnlmError, naming the components there are, if it is in none of them.
+    """
+    found, known = {}, []
+    for path in description_files:
+        for split, size in tokens.items():
+            for component, log_p in load_components(path, split, size):
+                known.append(component.component)
+                if component.component == name:
+                    found[split], description = np.array(log_p), component
+    if not found:
+        raise KnnlmError(f"component {name}: not among the stored ones ({', '.join(dict.fromkeys(known))}); correct its name, or rerun the step that makes it.")
+    return description, found
+
+
+def main_name(main: dict, variant: str = "exact-real") -> str:
+    """Return the name of the main result's tuned component over the whole store; the exact one is the reference of everything (§4.3)."""
+    return f"knn-{main['h']}-{main['metric']}-{variant}"
+
+
+def resolved_name(name: str, main: dict) -> str:
+    """Return a component's name with its braces filled: {main} and {approximate} the main component, {l2} and {ip} the exact one with this metric."""
+    names = {"main": main_name(main), "approximate": main_name(main, "approximate-faiss")}
+    names |= {metric: main_name(main | {"metric": metric}) for metric in ("l2", "ip")}
+    for word, meant in names.items():
+        name = name.replace(f"{{{word}}}", meant)
+    return name
+
+
 def component_file(descriptions_file: str | Path, split: str) -> Path:
     """Return the array of a split that belongs to a description file."""
     return Path(descriptions_file).with_suffix(f".{split}.npy")

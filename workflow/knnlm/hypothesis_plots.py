@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
+from knnlm.components import main_name
 from knnlm.errors import KnnlmError
 from knnlm.plot_parts import DARK, INK, LIGHT, MIDDLE, PAGE, PALE, PERPLEXITY, SPLITS, base_perplexity, margin, readable, row_of, spread
-from knnlm.tables import main_name
 
 COLOURS = (DARK, MIDDLE, LIGHT, "#228833", "#66CCEE", "#AA3377", INK)
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))

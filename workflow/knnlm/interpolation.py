@@ -50,6 +50,11 @@ def oracle(log_p_base: np.ndarray, log_p_component: np.ndarray) -> np.ndarray:
     return np.maximum(np.asarray(log_p_base, np.float64), np.asarray(log_p_component, np.float64))
 
 
+def agreement(log_p_base: np.ndarray, log_p_one: np.ndarray, log_p_other: np.ndarray) -> float:
+    """Return the share of tokens at which both components beat the base LM or neither does (§4.3, column 5). All float (n,), nats."""
+    return float(np.mean((log_p_one > log_p_base) == (log_p_other > log_p_base)))
+
+
 def perplexity(log_p: np.ndarray, words: int) -> float:
     """Return the word perplexity exp(-Σ log p / words) of one split; inf where a token has no mass (§1.4).
 

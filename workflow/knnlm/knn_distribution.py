@@ -17,7 +17,8 @@ def gold_matches(ids: np.ndarray, values: np.ndarray, gold: np.ndarray) -> np.nd
 def log_p_knn(similarities: np.ndarray, matches: np.ndarray, temperature: float) -> np.ndarray:
     """Return log p_kNN of the gold token, float32 (n,), nats; −inf where no neighbour has it or its probability is below float32's smallest.
 
-    p_kNN(w|q) = Σ_{j: v_j = w} exp(s_j/τ) / Σ_j exp(s_j/τ) over the k neighbours. similarities: float32 (n, k), −inf for none; matches: bool (n, k).
+    p_kNN(w|q) = Σ_{j: v_j = w} exp(s_j/τ) / Σ_j exp(s_j/τ) over the k neighbours. similarities: float32 (n, k), −inf for none; matches: bool (n, k),
+    or, where a neighbour stands for several words, the gold token's share of it, float32 (n, k).
     """
     result = np.empty(len(similarities), dtype=np.float32)
     for begin in range(0, len(similarities), QUERIES_AT_ONCE):

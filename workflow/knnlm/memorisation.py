@@ -7,18 +7,11 @@ from knnlm.language_model import LanguageModel
 from knnlm.states import padded_source, window_batches
 
 
-def agreement(log_p_base: np.ndarray, log_p_one: np.ndarray, log_p_other: np.ndarray) -> float:
-    """Return the share of tokens at which both components beat the base LM or neither does (§4.3, column 5). All float (n,), nats."""
-    return float(np.mean((log_p_one > log_p_base) == (log_p_other > log_p_base)))
-
-
 def correlation(log_p_base: np.ndarray, log_p_one: np.ndarray, log_p_other: np.ndarray) -> float:
     """Return Pearson's correlation of p_one − p_base and p_other − p_base over the tokens (§5.12); nan where one of them is constant."""
     base, one, other = (np.exp(np.asarray(log_p, np.float64)) for log_p in (log_p_base, log_p_one, log_p_other))
     gains = np.stack([one - base, other - base])
-    gains -= gains.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(gains, axis=1)
-    return float(gains[0] @ gains[1] / norms.prod()) if norms.all() else float("nan")
+    return float(np.corrcoef(gains)[0, 1]) if np.ptp(gains, axis=1).all() else float("nan")
 
 
 def sample_windows(windows: np.ndarray, tokens: int, seed: int) -> np.ndarray:

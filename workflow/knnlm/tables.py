@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from knnlm.errors import KnnlmError
-from knnlm.interpolation import interpolate, optimal_weight, oracle, perplexity
+from knnlm.interpolation import agreement, interpolate, optimal_weight, oracle, perplexity
 from knnlm.progress import progress
 from knnlm.significance import bootstrap, document_sums, interval
 
@@ -53,11 +53,6 @@ class Split:
 Reader = Callable[[str, str], np.ndarray]  # component name, split name -> log p of the gold tokens, float32 (T,), nats
 
 
-def main_name(main: dict, variant: str = "exact-real") -> str:
-    """Return the name of the main result's tuned component over the whole store; the exact one is the reference of everything (§4.3)."""
-    return f"knn-{main['h']}-{main['metric']}-{variant}"
-
-
 def main_result(components: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the component table that belong to the main result: the base LM and the kNN, without the hypotheses' components."""
     return components[components["hypothesis"].isna() & components["family"].isin(["lm", "knn"])]
@@ -80,7 +75,7 @@ def component_table(
     if reference not in names:
         raise KnnlmError(f"components: the reference {reference} is not among them; correct `main` or `retrieval` in the config.")
     base = {split.name: read(BASE, split.name) for split in splits}
-    helped_by_reference = {split.name: read(reference, split.name) > base[split.name] for split in splits}
+    log_p_reference = {split.name: read(reference, split.name) for split in splits}
     sums = {split.name: [] for split in splits}
     rows = []
     for description in progress(sorted(descriptions, key=lambda description: description["component"] != BASE), "components"):
@@ -90,14 +85,13 @@ def component_table(
         for split in splits:
             mixture = interpolate(base[split.name], log_p[split.name], weight)
             sums[split.name].append(document_sums(mixture, split.documents))
-            helped = log_p[split.name] > base[split.name]
             measures = {
                 "ppl_alone": perplexity(log_p[split.name], split.words),
                 "lambda": weight,
                 "ppl": perplexity(mixture, split.words),
                 "oracle": perplexity(oracle(base[split.name], log_p[split.name]), split.words),
-                "helped": helped.mean(),
-                "agreement": (helped == helped_by_reference[split.name]).mean(),
+                "helped": (log_p[split.name] > base[split.name]).mean(),
+                "agreement": agreement(base[split.name], log_p[split.name], log_p_reference[split.name]),
             }
             known = {key: description[key] for key in (*DESCRIPTION, *HYPOTHESIS)}
             rows.append(known | {"split": split.name, "tokens": split.tokens.size, "words": split.words} | measures)

@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 import numpy as np
 import pandas as pd
 
+from knnlm.components import main_name, resolved_name
 from knnlm.errors import KnnlmError
 from knnlm.interpolation import interpolate
 from knnlm.significance import bootstrap, document_sums, interval
-from knnlm.tables import BASE, TUNED_ON, Reader, Split, main_name
+from knnlm.tables import BASE, TUNED_ON, Reader, Split
 
 JUDGED_ON = "test"
 INTERVAL = ["gain", "gain_low", "gain_high", "share", "share_low", "share_high"]
@@ -52,7 +53,7 @@ def verdict_table(entries: dict[str, dict], components: pd.DataFrame, samples: d
     not_made = set(entries) - set(components["hypothesis"].dropna())
     for name, entry in entries.items():
         candidates = _candidates(name, entry["candidates"], known[TUNED_ON], main, not_made)
-        best, against = candidates["ppl"].idxmin() if len(candidates) else None, _resolved(entry["against"] or BASE, main)
+        best, against = candidates["ppl"].idxmin() if len(candidates) else None, resolved_name(entry["against"] or BASE, main)
         if best is None or (against not in ppl and _of_any(not_made, against)):
             continue
         if against not in ppl:
@@ -155,7 +156,7 @@ def _candidates(name: str, patterns: list[str] | None, components: pd.DataFrame,
     if patterns is None:
         return components[components["hypothesis"] == name]
     chosen = np.zeros(len(components), dtype=bool)
-    for pattern in (_resolved(pattern, main) for pattern in patterns):
+    for pattern in (resolved_name(pattern, main) for pattern in patterns):
         matches = np.array([fnmatchcase(component, pattern) for component in components.index])
         if not matches.any() and not _of_any(not_made, pattern):
             raise KnnlmError(f"config key hypotheses.{name}.candidates: {pattern} is no component; correct it.")
@@ -165,10 +166,6 @@ def _candidates(name: str, patterns: list[str] | None, components: pd.DataFrame,
 
 def _of_any(hypotheses: set[str], component: str) -> bool:
     return any(component.startswith(f"{hypothesis}-") for hypothesis in hypotheses)
-
-
-def _resolved(name: str, main: dict) -> str:
-    return name.replace("{main}", main_name(main)).replace("{approximate}", main_name(main, "approximate-faiss"))
 
 
 def _with_interval(gain: float, gains: np.ndarray, ppl: pd.Series, samples: dict[str, np.ndarray], main: dict, level: float) -> dict[str, float]:

@@ -171,7 +171,7 @@ rule hypotheses:
 
 
 rule plan:
-    """Print rows, bytes, peak memory and FLOPs of every stage before anything heavy runs."""
+    """Print rows, bytes, peak memory and FLOPs of every stage of the main result before anything heavy runs."""
     input:
         manifest=known_tokens,
         code=sources("plan"),

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import atomic, load_array
-from knnlm.components import load_components
+from knnlm.components import BASE, find_component, main_name
 from knnlm.errors import KnnlmError
 from knnlm.helped_tokens import Scored, helped_table, read_pieces, type_table
 from knnlm.interpolation import interpolate, optimal_weight
 from knnlm.steps import run
-from knnlm.tables import main_name
 
 SPLITS = ("valid", "test")
 DIGITS = "%.10g"
@@ -21,8 +20,9 @@ def main(arguments: argparse.Namespace) -> None:
     """Tune λ on valid, score test, and write both tables."""
     tokens = {split: np.asarray(load_array(path, "int32", (None,))) for split, path in zip(SPLITS, arguments.tokens, strict=True)}
     continuation, train = load_array(arguments.continuation, "bool", (None,)), load_array(arguments.train, "int32", (None,))
-    base = columns([arguments.base], "base", tokens)
-    knn = columns(arguments.components, main_name(arguments.settings["main"]), tokens)
+    sizes = {split: array.size for split, array in tokens.items()}
+    _, base = find_component([arguments.base], BASE.component, sizes)
+    _, knn = find_component(arguments.components, main_name(arguments.settings["main"]), sizes)
     weight = optimal_weight(base["valid"], knn["valid"])
     gain = interpolate(base["test"], knn["test"], weight) - base["test"]
     scored = Scored(tokens["test"], knn["test"] > base["test"], gain)
@@ -39,19 +39,6 @@ def main(arguments: argparse.Namespace) -> None:
     for path, table in tables.items():
         with atomic(path) as unfinished:
             table.to_csv(unfinished, index=False, float_format=DIGITS)
-
-
-def columns(paths: list[Path], name: str, tokens: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the log p of one component for each split, float32 (T,), looked for by name among the description files."""
-    found = {}
-    for path in paths:
-        for split, gold in tokens.items():
-            for component, log_p in load_components(path, split, gold.size):
-                if component.component == name:
-                    found[split] = np.asarray(log_p)
-    if not found:
-        raise KnnlmError(f"component {name}: not in {', '.join(map(str, paths))}; rerun the step that makes it.")
-    return found
 
 
 def parser() -> argparse.ArgumentParser:

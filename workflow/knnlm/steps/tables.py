@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array
-from knnlm.components import FACT_COLUMNS, Component, load_components
+from knnlm.components import FACT_COLUMNS, Component, load_components, main_name
 from knnlm.errors import KnnlmError
 from knnlm.steps import run
 from knnlm.tables import (
@@ -20,7 +20,6 @@ from knnlm.tables import (
     component_table,
     datastore_size_table,
     lambda_table,
-    main_name,
     main_variants,
     summary,
 )

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.components import FACT_COLUMNS, GRID_STEP, Component, load_components, save_components
+from knnlm.components import FACT_COLUMNS, GRID_STEP, Component, find_component, load_components, save_components
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.errors import KnnlmError
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
@@ -118,16 +118,7 @@ class Inputs:
 
     def stored_component(self, name: str) -> Result:
         """Return a component that was made before, such as `knn-att-l2-exact-real` (needs `components`)."""
-        found, known = {}, []
-        for path in self.arguments.components:
-            for split, gold in self.gold.items():
-                for component, log_p in load_components(path, split, len(gold)):
-                    known.append(component.component)
-                    if component.component == name:
-                        found[split], description = np.array(log_p), component
-        if not found:
-            raise KnnlmError(f"component {name}: not among the stored ones ({', '.join(dict.fromkeys(known))}); correct hypotheses.{self.hypothesis}.")
-        return Result(description, found)
+        return Result(*find_component(self.arguments.components, name, {split: len(gold) for split, gold in self.gold.items()}))
 
     def component(self, name: str, **fields: object) -> Component:
         """Return the description of a component of this hypothesis, `<hypothesis>-<name>`; `fields` as in Component."""

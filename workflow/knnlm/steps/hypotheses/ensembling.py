@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from knnlm.components import resolved_name
 from knnlm.ensembling import mixture, simplex_weights
-from knnlm.errors import KnnlmError
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("components",)
@@ -18,25 +18,13 @@ def components(inputs: Inputs) -> Iterator[Result]:
     The members' shares are those of the joint optimum with the base LM on valid, so that interpolating with the base LM gives that optimum.
     """
     for name, members in inputs.settings["ensembles"].items():
-        results = [inputs.stored_component(member_name(inputs, name, member)) for member in members]
+        results = [inputs.stored_component(resolved_name(member, inputs.main)) for member in members]
         weights = simplex_weights(np.stack([inputs.log_p_base["valid"], *(result.log_p["valid"] for result in results)]))
         shares = weights[1:] / weights[1:].sum() if weights[1:].any() else np.full(len(results), 1 / len(results))
         log_p = {split: mixture(np.stack([result.log_p[split] for result in results]), shares).astype(np.float32) for split in SPLITS}
         facts = {f"weight {result.component.component}": weight for result, weight in zip(results, weights[1:], strict=True)}
         added_parameters = sum(result.component.added_parameters for result in results)
         yield Result(inputs.component(name, added_parameters=added_parameters), log_p, {"weight base": weights[0], **facts})
-
-
-def member_name(inputs: Inputs, ensemble: str, member: str) -> str:
-    """Return a member's name with `{main}`, `{l2}` and `{ip}` replaced by the exact kNN component of the main h with the main metric, l2 or ip."""
-    h = inputs.main["h"]
-    names = {metric: f"knn-{h}-{metric}-exact-real" for metric in ("l2", "ip")}
-    try:
-        return member.format(main=names[inputs.main["metric"]], **names)
-    except (LookupError, ValueError):
-        raise KnnlmError(
-            f"config key hypotheses.{inputs.hypothesis}.settings.ensembles.{ensemble}: {member} is no component's name; put only main, l2 or ip in braces."
-        ) from None
 
 
 if __name__ == "__main__":

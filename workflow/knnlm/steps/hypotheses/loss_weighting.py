@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from knnlm.components import main_name
 from knnlm.head_training import Rows, log_p_of, store_log_p, store_rows, train_head
 from knnlm.heads import OutputEmbedding, even_rows, helped_weights, random_weights, weighted_likelihood
 from knnlm.knn_distribution import gold_matches, log_p_knn
@@ -23,7 +24,7 @@ ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     """Return the gold tokens, int32 (n,), and log p_kNN − log p_LM, float32 (n,), of a uniform sample of the training tokens."""
     h, metric, store, k = inputs.main["h"], inputs.main["metric"], inputs.store, inputs.retrieval["k"]
-    temperature = inputs.stored_component(f"knn-{h}-{metric}-approximate-faiss").component.temperature
+    temperature = inputs.stored_component(main_name(inputs.main, "approximate-faiss")).component.temperature
     index, values = inputs.search_index(), store.all_values()
     sample = inputs.settings["sample_rows"]
     log_p_base = store_log_p(store, inputs.output_embedding, sample, inputs.device)

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from knnlm.components import main_name
+from knnlm.interpolation import agreement
 from knnlm.language_model import write_first_checkpoint
-from knnlm.memorisation import agreement, correlation
+from knnlm.memorisation import correlation
 from knnlm.steps.hypotheses import Inputs, Result, run_hypothesis
 from knnlm.steps.lm_training import Training, file_identity, log_p_of, parameters, train_perplexity
 
@@ -37,7 +39,7 @@ def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
 
 def components(inputs: Inputs) -> Iterator[Result]:
     """Yield every stage of the training, and how much it is like the kNN distribution on test."""
-    knn = inputs.stored_component("knn-{h}-{metric}-exact-real".format(**inputs.main)).log_p["test"]
+    knn = inputs.stored_component(main_name(inputs.main)).log_p["test"]
     base, sample = inputs.log_p_base["test"], inputs.settings["train_tokens"]
     inputs.run_facts["train_ppl_base"] = train_perplexity(inputs, inputs.arguments.model, sample)
     for updates, model in stages(inputs):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from knnlm.artifacts import load_array, new_array
+from knnlm.components import main_name
 from knnlm.fairseq_runs import identity_name
 from knnlm.interpolation import optimal_weight
 from knnlm.language_model import PLUGIN
@@ -61,7 +62,7 @@ def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], star
 def components(inputs: Inputs) -> Iterator[Result]:
     """Yield `hard`, `base` and `knn`: what each kind of labels makes of the same LM."""
     yield Result(inputs.component("hard"), inputs.log_p_base)
-    knn = inputs.stored_component("knn-{h}-{metric}-approximate-faiss".format(**inputs.main))
+    knn = inputs.stored_component(main_name(inputs.main, "approximate-faiss"))
     knn_weight, temperature = optimal_weight(inputs.log_p_base["valid"], knn.log_p["valid"]), knn.component.temperature
     found = {"k": inputs.settings["k"], "temperature": temperature, "nprobe": inputs.index["nprobe"], **inputs.main}
     found |= {"store": file_identity(*inputs.arguments.chunks, inputs.arguments.trained)}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from knnlm.argmaxable import ARGMAXABLE, find_argmaxable
+from knnlm.components import main_name
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.word_clusters import word_means
 
@@ -23,7 +24,7 @@ def components(inputs: Inputs) -> Iterator[Result]:
         _, facts_of_means = search(inputs, means, h)
         inputs.run_facts |= {f"mean {h} keys: {name}": value for name, value in facts_of_means.items()}
     main_h, metric = inputs.main["h"], inputs.main["metric"]
-    knn = inputs.stored_component(f"knn-{main_h}-{metric}-exact-real")
+    knn = inputs.stored_component(main_name(inputs.main))
     stolen = {split: never_argmax[inputs.gold[split]] for split in SPLITS}
     log_p = {split: np.where(stolen[split], knn.log_p[split], inputs.log_p_base[split]) for split in SPLITS}
     shares = {f"share of stolen tokens in {split}": float(stolen[split].mean()) for split in SPLITS}
