@@ -17,7 +17,6 @@ BASE = {"valid": 104.25, "test": 99.75}
 REFERENCE = "knn-att-l2-exact-real"
 QUESTION = "Does the kNN-LM help because of the many output vectors of each word type, so that more embeddings in the softmax give the same gain as it?"
 ABOUT = {"name": "wide", "question": QUESTION, "x_label": "embeddings per word type"}
-RULE = {"share": 0.25}
 WIDTHS = (1, 2, 4, 8, 64)
 
 
@@ -48,7 +47,7 @@ def components():
 def verdicts():
     shares = [(0.6, 0.4, 0.8, "supported"), (0.1, -0.2, 0.2, "refuted"), (0.3, 0.1, 9.0, "inconclusive"), (np.nan, np.nan, np.nan, "inconclusive")]
     facts = [{"hypothesis": f"h{n}", "question": QUESTION if n else "Why?", "paper": ("supported", "silent")[n % 2], "agrees": "no"} for n in range(4)]
-    ends = [dict(zip(("share", "share_low", "share_high", "verdict"), share, strict=True)) for share in shares]
+    ends = [dict(zip(("share", "share_low", "share_high", "verdict"), share, strict=True)) | {"threshold": 0.25 * (n > 0)} for n, share in enumerate(shares)]
     return pd.DataFrame([fact | end for fact, end in zip(facts, ends, strict=True)], columns=VERDICT_COLUMNS)
 
 
@@ -68,7 +67,7 @@ def pictures(components, verdicts, helped):
     return {
         "hypothesis-wide": lambda: draw("hypothesis-wide", components, None, MAIN, ABOUT),
         "hypothesis-many": lambda: draw("hypothesis-many", components, None, MAIN, {"name": "many", "question": "Do many?", "x_label": None}),
-        "verdicts": lambda: draw("verdicts", verdicts, components, MAIN, RULE),
+        "verdicts": lambda: draw("verdicts", verdicts, components, MAIN),
         "parameters": lambda: draw("parameters", components, components, MAIN),
         "helped_tokens": lambda: draw("helped_tokens", helped, components, MAIN),
     }
@@ -149,7 +148,10 @@ def test_many_components_make_a_tall_picture_with_the_best_on_top(pictures, comp
 
 def test_verdicts_show_each_interval_as_far_as_it_is_known(pictures):
     (axes,) = pictures["verdicts"]().axes
-    assert vertical(axes) == {0, 1, 0.25}
+    assert vertical(axes) == {0, 1}
+    ticks = [segment for collection in axes.collections for segment in collection.get_segments()]
+    assert [tick[0, 0] for tick in ticks] == [0, 0.25, 0.25, 0.25]
+    assert all(tick[0, 1] < place < tick[1, 1] for tick, place in zip(ticks, axes.get_yticks(), strict=True))
     left, right = axes.get_xlim()
     segments = [line.get_xdata().tolist() for line in axes.lines if len(line.get_xdata()) == 2 and line.get_xdata()[0] != line.get_xdata()[1]]
     assert segments == [[0.4, 0.8], [-0.2, 0.2], [0.1, right]]
@@ -162,7 +164,7 @@ def test_verdicts_show_each_interval_as_far_as_it_is_known(pictures):
 
 
 def test_no_verdict_and_no_parameters_are_pictures_too(verdicts, components):
-    (axes,) = draw("verdicts", verdicts.iloc[:0], components, MAIN, RULE).axes
+    (axes,) = draw("verdicts", verdicts.iloc[:0], components, MAIN).axes
     assert not axes.texts
     (axes,) = draw("parameters", components[:4], components[:4], MAIN).axes
     assert horizontal(axes) == {0, 7.9}
@@ -206,8 +208,8 @@ def test_mistakes_are_named(components, verdicts):
         ("hypothesis-wide", components, None, ABOUT, "add main"),
         ("hypothesis-none", components, MAIN, ABOUT | {"name": "none"}, "no component of this hypothesis"),
         ("hypothesis-wide", components[components["component"] != REFERENCE], MAIN, ABOUT, "0 rows of knn-att-l2-exact-real on valid"),
-        ("verdicts", verdicts, MAIN, None, "add verdict to the settings"),
-        ("verdicts-x", verdicts, MAIN, RULE, "unknown"),
+        ("verdicts", verdicts.drop(columns="threshold"), MAIN, None, "no column 'threshold'"),
+        ("verdicts-x", verdicts, MAIN, None, "unknown"),
         ("parameters", components, MAIN, None, "--components"),
     ]:
         with pytest.raises(KnnlmError, match=message):
@@ -219,7 +221,7 @@ def test_the_step_draws_a_hypothesis_and_the_verdicts_from_their_files(component
     components.to_csv("components.csv", index=False)
     verdicts.to_csv("verdicts.csv", index=False)
     shared = {"figures": {"dpi": 50}, "main": MAIN}
-    for figure, table, extra in (("hypothesis-wide", "components.csv", {"hypothesis": ABOUT}), ("verdicts", "verdicts.csv", {"verdict": RULE})):
+    for figure, table, extra in (("hypothesis-wide", "components.csv", {"hypothesis": ABOUT}), ("verdicts", "verdicts.csv", {})):
         files = ["--table", table, "--components", "components.csv", "--pdf", f"made/{figure}.pdf", "--png", f"made/{figure}.png"]
         monkeypatch.setattr(sys, "argv", ["plot", "--figure", figure, "--settings", json.dumps(shared | extra), *files])
         steps.run(plot.main, plot.parser())

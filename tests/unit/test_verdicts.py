@@ -70,6 +70,10 @@ def test_a_narrower_interval_decides():
     assert (row["verdict"], row["agrees"]) == ("supported", "no")
 
 
+def test_the_threshold_is_the_rule_s_or_the_entry_s_own():
+    assert verdicts({"a": ENTRY | {"candidates": ["new-a"]}, "b": ENTRY | {"candidates": ["new-a"], "share": 0.6}}, 0.3)["threshold"].tolist() == [0.25, 0.6]
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [

@@ -57,15 +57,17 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
     return picture
 
 
-def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None, about: dict) -> Figure:
-    """The share of the kNN-LM's gain that each hypothesis reaches, in the table's order, with its interval, the threshold and the verdict."""
+def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
+    """The share of the kNN-LM's gain that each hypothesis reaches, in the table's order, with its interval, its own threshold and the verdict."""
     names = [textwrap.fill(question, 46) for question in table["question"].astype(str)]
     heights = np.array([0.14 * (name.count("\n") + 1) + 0.11 for name in names])
-    places = (heights.cumsum() - heights / 2).tolist()
+    places = heights.cumsum() - heights / 2
     picture = Figure(figsize=(PAGE, 0.8 + heights.sum()), layout="constrained")
     axes = picture.subplots()
-    for share, style in ((0, {"color": INK}), (1, {"color": INK}), (about["share"], {"color": MIDDLE, "linestyle": (0, (4, 2))})):
-        axes.axvline(share, linewidth=0.8, zorder=1, **style)
+    for share in (0, 1):
+        axes.axvline(share, color=INK, linewidth=0.8, zorder=1)
+    half = 0.4 * heights
+    axes.vlines(table["threshold"], places - half, places + half, color=INK, linewidth=1.6, linestyle=(0, (1, 0.6)), zorder=2)
     ends = table[["share", "share_low", "share_high"]].to_numpy(np.float64)
     shown = np.concatenate([ends.ravel(), [0, 1]])
     limits = margin(*np.clip([np.nanmin(shown), np.nanmax(shown)], *SHARES_SHOWN))
@@ -81,7 +83,7 @@ def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
     axes.set_ylim(max(heights.sum(), 0.2), 0)
     axes.set_xlim(*limits)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel(f"share of the kNN-LM's gain on test (dashed: {about['share']:.0%}, the threshold of an explanation)")
+    axes.set_xlabel("share of the kNN-LM's gain on test (dotted: the threshold of the question)")
     return picture
 
 

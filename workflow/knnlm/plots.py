@@ -43,7 +43,7 @@ def draw(figure: str, table: pd.DataFrame, components: pd.DataFrame | None = Non
     """Return the picture called `figure`, one of FIGURES, drawn from its table; `hypothesis-<name>` is that of any hypothesis.
 
     Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what the table does not
-    say: {"name", "question", "x_label"} for a hypothesis, {"share"}, the rule, for `verdicts`. Raises KnnlmError on an unknown name, a missing
+    say: {"name", "question", "x_label"} for a hypothesis. Raises KnnlmError on an unknown name, a missing
     companion or a table without a needed column or row.
     """
     kind = figure.partition("-")[0]
@@ -53,9 +53,9 @@ def draw(figure: str, table: pd.DataFrame, components: pd.DataFrame | None = Non
         raise KnnlmError(f"figure {figure}: needs the table components.csv too; add --components.")
     if kind in ("temperature", "hypothesis", "parameters") and main is None:
         raise KnnlmError(f"figure {figure}: needs to know the main component; add main to the settings.")
-    if kind in ABOUT and about is None:
-        raise KnnlmError(f"figure {figure}: needs to know what it is about; add {ABOUT[kind]} to the settings.")
-    extra = (about,) if kind in ABOUT else ()
+    if kind == "hypothesis" and about is None:
+        raise KnnlmError(f"figure {figure}: needs to know what it is about; add hypothesis to the settings.")
+    extra = (about,) if kind == "hypothesis" else ()
     try:
         with rc_context(STYLE):
             return FIGURES[kind](table, components, main, *extra)
@@ -185,8 +185,7 @@ def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     return picture
 
 
-ABOUT = {"hypothesis": "hypothesis", "verdicts": "verdict"}  # figures that are told more than their tables say, and the settings' key for it
-FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and for those in ABOUT what they are about
+FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and for a hypothesis what it is about
     "temperature": _temperature,
     "datastore_size": _datastore_size,
     "lambda": _lambda,

@@ -18,7 +18,7 @@ from knnlm.tables import BASE, TUNED_ON, Reader, Split
 
 JUDGED_ON = "test"
 INTERVAL = ["gain", "gain_low", "gain_high", "share", "share_low", "share_high"]
-VERDICT_COLUMNS = ["hypothesis", "question", "paper", "component", *INTERVAL, "verdict", "agrees"]
+VERDICT_COLUMNS = ["hypothesis", "question", "paper", "component", *INTERVAL, "threshold", "verdict", "agrees"]
 MEASURED = ["component", "hypothesis", "family", "h", "metric", "rows", "added_parameters", "ppl_alone", "ppl", "oracle", "gain"]
 SHARE_COLUMNS = [*MEASURED, "share", "share_low", "share_high", "agreement", "helped"]
 INPUT_COLUMNS = ["component", "h", "rows", "similarity", "added_parameters", "ppl_alone", "ppl", "oracle", "share", "share_low", "share_high"]
@@ -59,10 +59,11 @@ def verdict_table(entries: dict[str, dict], components: pd.DataFrame, samples: d
         if against not in ppl:
             raise KnnlmError(f"config key hypotheses.{name}.against: there is no component {against}; correct it.")
         gain = _with_interval(ppl[against] - ppl[best], samples[against] - samples[best], ppl, samples, main, level)
-        verdict = judge(gain["share_low"], gain["share_high"], rule["share"] if entry["share"] is None else entry["share"])
+        threshold = rule["share"] if entry["share"] is None else entry["share"]
+        verdict = judge(gain["share_low"], gain["share_high"], threshold)
         agrees = "" if verdict == "inconclusive" or entry["paper"] == "silent" else "yes" if verdict == entry["paper"] else "no"
         row = {"hypothesis": name, "question": entry["question"], "paper": entry["paper"], "component": best}
-        rows.append(row | gain | {"verdict": verdict, "agrees": agrees})
+        rows.append(row | gain | {"threshold": threshold, "verdict": verdict, "agrees": agrees})
     rows.sort(key=lambda row: (PAPER.index(row["paper"]), row["hypothesis"]))  # not the config's order, which no result may depend on
     return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 

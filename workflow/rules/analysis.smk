@@ -124,7 +124,7 @@ for figure, table in FIGURES.items():
             "../../envs/cpu.yaml"
         params:
             figure=figure,
-            settings=settings("figures", "main", "verdict"),
+            settings=settings("figures", "main"),
         shell:
             "python -m knnlm.steps.plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
             " --components {input.components} --pdf {output.pdf} --png {output.png} 2>&1 | tee {log}"

@@ -5,7 +5,7 @@ import argparse
 import pandas as pd
 
 from knnlm.errors import KnnlmError
-from knnlm.plots import ABOUT, draw, save
+from knnlm.plots import draw, save
 from knnlm.steps import run
 
 
@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--figure", required=True, help="temperature, components ... or hypothesis-<name>")
-    options.add_argument("--settings", required=True, help="JSON with figures, main, and for some figures verdict or hypothesis")
+    options.add_argument("--settings", required=True, help="JSON with figures, main, and for a hypothesis what it is about")
     options.add_argument("--table", required=True)
     options.add_argument("--components", help="components.csv, for the figures temperature, lambda and parameters")
     options.add_argument("--pdf", required=True)
@@ -25,8 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Read the tables, draw, and write both pictures."""
     settings = arguments.settings
     components = read_csv(arguments.components) if arguments.components else None
-    about = settings.get(ABOUT.get(arguments.figure.partition("-")[0]))
-    picture = draw(arguments.figure, read_csv(arguments.table), components, settings.get("main"), about)
+    picture = draw(arguments.figure, read_csv(arguments.table), components, settings.get("main"), settings.get("hypothesis"))
     for path in (arguments.pdf, arguments.png):
         save(picture, path, settings["figures"]["dpi"])
 
