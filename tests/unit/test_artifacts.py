@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.artifacts import atomic, load_array, new_array, read_manifest, save_array, sha256, write_manifest
+from knnlm.artifacts import atomic, check_same_model, load_array, new_array, read_manifest, save_array, sha256, write_manifest
 from knnlm.errors import KnnlmError
+from knnlm.seals import seal
 
 
 def test_atomic_replaces_the_file_only_on_success(tmp_path):
@@ -73,19 +75,21 @@ def test_an_array_cut_short_anywhere_is_refused_by_name(tmp_path):
     content = (tmp_path / "whole.npy").read_bytes()
     for length in range(len(content)):
         (tmp_path / "cut.npy").write_bytes(content[:length])
-        with pytest.raises(KnnlmError, match=r"cut\.npy: not a readable \.npy array"):
+        with pytest.raises(KnnlmError, match=r"cut\.npy: cut short, damaged or from another version .*; delete it and rerun"):
             load_array(tmp_path / "cut.npy")
 
 
-def test_a_damaged_header_is_refused_by_name_or_harmless(tmp_path):
-    save_array(tmp_path / "whole.npy", np.arange(5, dtype=np.int16))
+def test_a_header_that_makes_no_sense_is_refused_by_name_though_it_is_sealed(tmp_path):
+    np.save(tmp_path / "whole.npy", np.arange(5, dtype=np.int16))
     content = (tmp_path / "whole.npy").read_bytes()
     refused = 0
     for place in range(128):
         for byte in (0x00, 0x28, 0x31, 0xFF):
-            (tmp_path / "damaged.npy").write_bytes(content[:place] + bytes([byte]) + content[place + 1 :])
+            damaged = tmp_path / f"{place}-{byte}-damaged.npy"
+            damaged.write_bytes(content[:place] + bytes([byte]) + content[place + 1 :])
+            seal(damaged)
             try:
-                load_array(tmp_path / "damaged.npy")
+                load_array(damaged)
             except KnnlmError as error:
                 refused += 1
                 assert "damaged.npy: not a readable .npy array" in str(error)
@@ -96,8 +100,10 @@ def test_other_kinds_of_files_are_refused_by_name(tmp_path):
     np.savez(tmp_path / "several.npz", one=np.zeros(2))
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     (tmp_path / "text.npy").write_text("1 2 3\n")
-    (tmp_path / "folder.npy").mkdir()
     for path in tmp_path.iterdir():
+        with pytest.raises(KnnlmError, match=rf"{path.name}: cut short, damaged or from another version"):
+            load_array(path)
+        seal(path)
         with pytest.raises(KnnlmError, match=rf"{path.name}: not a readable \.npy array"):
             load_array(path)
 
@@ -176,8 +182,60 @@ def test_another_format_is_refused_by_name(tmp_path):
     write_manifest(tmp_path / "manifest.json", rows=3)
     facts = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**facts, "format": facts["format"] + 1}))
-    with pytest.raises(KnnlmError, match=r"manifest\.json: format is"):
+    with pytest.raises(KnnlmError, match=r"manifest\.json: format is 3, of another version, but 2 is needed here; delete it and rerun"):
         read_manifest(tmp_path / "manifest.json")
+
+
+def test_a_manifest_of_the_first_version_is_refused_by_name(tmp_path):
+    (tmp_path / "manifest.json").write_text('{\n "format": 1,\n "kind": "datastore chunk",\n "rows": 3,\n "software": {}\n}\n')
+    with pytest.raises(KnnlmError, match=r"manifest\.json: format is 1, of another version"):
+        read_manifest(tmp_path / "manifest.json", kind="datastore chunk")
+
+
+def test_a_changed_fact_is_refused_by_name(tmp_path):
+    write_manifest(tmp_path / "manifest.json", rows=3)
+    (tmp_path / "manifest.json").write_text((tmp_path / "manifest.json").read_text().replace('"rows": 3', '"rows": 7'))
+    with pytest.raises(KnnlmError, match=r"manifest\.json: damaged"):
+        read_manifest(tmp_path / "manifest.json")
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A manifest that knows an array, and a text in another folder."""
+    save_array(tmp_path / "group" / "array.npy", np.arange(5))
+    save_array(tmp_path / "other.npy", np.arange(5)[::-1])
+    (tmp_path / "text.txt").write_text("one\ntwo\n")
+    write_manifest(tmp_path / "group" / "manifest.json", [tmp_path / "group" / "array.npy", tmp_path / "text.txt"], rows=5)
+    return tmp_path / "group" / "manifest.json"
+
+
+def test_files_of_a_group_that_are_its_own_are_taken(group, tmp_path, monkeypatch):
+    assert read_manifest(group, rows=5)["rows"] == 5
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest("group/manifest.json")["rows"] == 5
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("text.txt", lambda path: path.write_text("one\n"), "not as it was when"),
+        ("text.txt", lambda path: path.write_text("one\ntvo\n"), "not as it was when"),
+        ("text.txt", lambda path: path.unlink(), "the file is missing"),
+        ("group/array.npy", lambda path: path.unlink(), "the file is missing"),
+        ("group/array.npy", lambda path: path.write_bytes(path.read_bytes()[:-1]), "not as it was when"),
+        ("group/array.npy", lambda path: shutil.copy(path.parent.parent / "other.npy", path), "not as it was when"),
+    ],
+)
+def test_a_file_of_the_group_that_is_another_is_refused_by_name(group, tmp_path, file, damage, message):
+    damage(tmp_path / file)
+    with pytest.raises(KnnlmError, match=rf"^{tmp_path / file}: {message}"):
+        read_manifest(group)
+
+
+def test_files_of_two_language_models_are_refused_by_name(tmp_path):
+    check_same_model(tmp_path / "one", "abc", tmp_path / "two", "abc")
+    with pytest.raises(KnnlmError, match=r"one: made with another language model than .*two; delete both and rerun"):
+        check_same_model(tmp_path / "one", "abc", tmp_path / "two", "abd")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe{}"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import knnlm
+from knnlm.artifacts import save_array
 from knnlm.errors import KnnlmError
 from knnlm.steps import binarise
 
@@ -29,7 +30,7 @@ def run(folder: Path, settings: dict) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "knnlm.steps.binarise", "--settings", json.dumps(settings), "--dictionary", str(folder / "dictionary.txt")]
     for split, pieces in PIECES.items():
         (folder / f"{split}.txt").write_text(pieces)
-        np.save(folder / f"{split}.npy", np.array(LINE_DOCUMENTS[split]))
+        save_array(folder / f"{split}.npy", np.array(LINE_DOCUMENTS[split]))
     out = folder / "out"
     command += ["--pieces", *(str(folder / f"{split}.txt") for split in PIECES)]
     command += ["--line-documents", *(str(folder / f"{split}.npy") for split in PIECES)]
@@ -74,7 +75,8 @@ def test_manifest(made):
     assert manifest["words"] == {"train": 11, "valid": 5, "test": 3}
     assert manifest["documents"] == {"train": 2, "valid": 2, "test": 1}
     assert manifest["unknown"] == {"train": 1, "valid": 1, "test": 0}
-    assert manifest["dictionary"] == hashlib.sha256(DICTIONARY.encode()).hexdigest()
+    assert manifest["files"]["../../dictionary.txt"] == manifest["files"]["../binary/dict.txt"] == hashlib.sha256(DICTIONARY.encode()).hexdigest()
+    assert len(manifest["files"]) == 18  # ten arrays, seven files of fairseq's and the dictionary
 
 
 def test_only_declared_files_are_left(made):

@@ -3,7 +3,18 @@ import json
 import numpy as np
 import pytest
 
-from knnlm.components import BASE, Component, knn_components, load_components, retrievals, save_components, searched_fractions
+from knnlm.artifacts import write_manifest
+from knnlm.components import (
+    BASE,
+    Component,
+    checkpoint_of,
+    find_component,
+    knn_components,
+    load_components,
+    retrievals,
+    save_components,
+    searched_fractions,
+)
 from knnlm.errors import KnnlmError
 
 SETTINGS = {
@@ -79,14 +90,14 @@ def test_tuning_fills_in_the_temperature_alone():
 def saved(tmp_path):
     components = [BASE, Component("knn-x", "knn", "att", "l2", "faiss", "real", 1.5, "edge", 0.05, 8)]
     log_p = {"valid": [np.array([-1.0, -np.inf, -3.0]), np.array([-0.5, -2.0, -9.0])], "test": [np.array([-4.0]), np.array([-np.inf])]}
-    save_components(tmp_path / "some.json", components, log_p)
+    save_components(tmp_path / "some.json", components, log_p, "abc")
     return tmp_path / "some.json", components, log_p
 
 
 def test_components_come_back(saved):
     path, components, log_p = saved
     for split, tokens in (("valid", 3), ("test", 1)):
-        loaded = load_components(path, split, tokens)
+        loaded = load_components(path, split, tokens, "abc")
         assert [component for component, _ in loaded] == components
         assert all(array.dtype == np.float32 and array.shape == (tokens,) for _, array in loaded)
         assert np.array_equal([array for _, array in loaded], log_p[split])
@@ -95,37 +106,62 @@ def test_components_come_back(saved):
 def test_the_interface_of_the_files(saved):
     path, *_ = saved
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["some.json", "some.test.npy", "some.valid.npy"]
-    first = json.loads(path.read_text())[0]
+    first = json.loads(path.read_text())["components"][0]
     assert (first["component"], first["family"], first["temperature"]) == ("base", "lm", None)
 
 
 def test_another_number_of_tokens_is_refused_by_name(saved):
     with pytest.raises(KnnlmError, match=r"some\.valid\.npy: has shape \(2, 3\), expected \(2, 4\)"):
-        load_components(saved[0], "valid", 4)
+        load_components(saved[0], "valid", 4, "abc")
 
 
 def test_a_missing_component_is_refused_by_name(saved):
     path, components, _ = saved
-    path.write_text(json.dumps([vars(components[0])]))
+    write_manifest(path, kind="components", checkpoint="abc", components=[vars(components[0])])
     with pytest.raises(KnnlmError, match=r"some\.valid\.npy: has shape"):
-        load_components(path, "valid", 3)
+        load_components(path, "valid", 3, "abc")
+
+
+def test_components_of_another_base_lm_are_refused_by_name(saved):
+    assert checkpoint_of(saved[0]) == "abc"
+    with pytest.raises(KnnlmError, match=r"some\.json: checkpoint is 'abc', but 'abd' is needed here; delete it and rerun"):
+        load_components(saved[0], "valid", 3, "abd")
+
+
+def test_a_component_is_found_in_the_file_that_has_it(saved, tmp_path):
+    path, components, log_p = saved
+    save_components(tmp_path / "other.json", [Component("other", "knn")], {split: [log_p[split][0]] for split in log_p}, "abc")
+    found, columns = find_component([tmp_path / "other.json", path], "knn-x", {"valid": 3, "test": 1}, "abc")
+    assert found == components[1]
+    assert {split: column.tolist() for split, column in columns.items()} == {"valid": [-0.5, -2.0, -9.0], "test": [-np.inf]}
+    with pytest.raises(KnnlmError, match=r"component none: not among the stored ones \(other, base, knn-x\)"):
+        find_component([tmp_path / "other.json", path], "none", {"valid": 3}, "abc")
+
+
+def test_a_table_that_was_written_beside_the_components_is_checked_too(tmp_path):
+    (tmp_path / "some.csv").write_text("a\n1\n2\n")
+    save_components(tmp_path / "some.json", [BASE], {"valid": [np.zeros(2)]}, "abc", more_files=[tmp_path / "some.csv"])
+    load_components(tmp_path / "some.json", "valid", 2, "abc")
+    (tmp_path / "some.csv").write_text("a\n1\n")
+    with pytest.raises(KnnlmError, match=r"some\.csv: not as it was when .*some\.json was written"):
+        load_components(tmp_path / "some.json", "valid", 2, "abc")
 
 
 @pytest.mark.parametrize("content", [b"", b"[{]", b"3", b"null", b'[{"component": "base"}]', b'[{"name": "base"}]', b"[1]", b'{"a": 1}', b'["base"]', b"\xff"])
 def test_a_damaged_description_is_refused_by_name(saved, content):
     saved[0].write_bytes(content)
-    with pytest.raises(KnnlmError, match=r"some\.json: not a readable list of components"):
-        load_components(saved[0], "valid", 3)
+    with pytest.raises(KnnlmError, match=r"some\.json: (not a readable manifest|format is None)"):
+        load_components(saved[0], "valid", 3, "abc")
 
 
 def test_missing_and_damaged_files_are_refused_by_name(saved):
     path, *_ = saved
     array = path.with_name("some.valid.npy")
     array.write_bytes(array.read_bytes()[:-1])
-    with pytest.raises(KnnlmError, match=r"some\.valid\.npy: not a readable"):
-        load_components(path, "valid", 3)
+    with pytest.raises(KnnlmError, match=r"some\.valid\.npy: not as it was when .*some\.json was written"):
+        load_components(path, "valid", 3, "abc")
     array.unlink()
     with pytest.raises(KnnlmError, match=r"some\.valid\.npy: the file is missing"):
-        load_components(path, "valid", 3)
+        load_components(path, "valid", 3, "abc")
     with pytest.raises(KnnlmError, match=r"none\.json"):
-        load_components(path.with_name("none.json"), "valid", 3)
+        load_components(path.with_name("none.json"), "valid", 3, "abc")

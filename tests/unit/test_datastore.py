@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from knnlm.artifacts import write_manifest
+from knnlm.artifacts import save_array, write_manifest
 from knnlm.datastore import open_datastore, prefix_rows, shuffled_order
 from knnlm.errors import KnnlmError
 
@@ -21,8 +21,8 @@ def write_chunks(folder, sizes=(30, 20, 11), **changes):
         chunk = folder / f"chunk-{number}"
         chunk.mkdir(parents=True)
         for h, sign in (("att", 1), ("ffn", -1)):
-            np.save(chunk / f"{h}.npy", (sign * place[:, None] * np.ones(WIDTH)).astype(np.float16))
-        np.save(chunk / "values.npy", place.astype(np.int32))
+            save_array(chunk / f"{h}.npy", (sign * place[:, None] * np.ones(WIDTH)).astype(np.float16))
+        save_array(chunk / "values.npy", place.astype(np.int32))
         facts = {"chunk": number, "chunks": len(sizes), "rows": rows, "width": WIDTH, "first_position": first}
         facts |= {"checkpoint": "abc", "corpus_tokens": sum(sizes)} | (changes if number == len(sizes) - 1 else {})
         write_manifest(chunk / "manifest.json", kind="datastore chunk", **facts)
@@ -106,6 +106,6 @@ def test_manifest_that_is_not_there_is_named(tmp_path):
 
 def test_keys_of_the_wrong_size_are_refused_by_name(tmp_path):
     store = open_datastore(write_chunks(tmp_path))
-    np.save(tmp_path / "chunk-1" / "att.npy", np.zeros((19, WIDTH), np.float16))
+    save_array(tmp_path / "chunk-1" / "att.npy", np.zeros((19, WIDTH), np.float16))
     with pytest.raises(KnnlmError, match=r"chunk-1/att\.npy"):
         store.chunks[1].keys_of("att")

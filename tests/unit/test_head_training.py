@@ -12,10 +12,12 @@ from scipy.special import logsumexp
 
 from knnlm import heads
 from knnlm.artifacts import save_array, write_manifest
-from knnlm.components import BASE, load_components, save_components
+from knnlm.components import BASE, checkpoint_of, load_components, save_components
 from knnlm.datastore import open_datastore
 from knnlm.head_training import Rows, learning_rates, log_p_of, store_log_p, store_rows, train_head
 from knnlm.heads import MixtureOfSoftmaxes, OutputEmbedding, copied_weights, even_rows, interpolated_likelihood, likelihood, random_weights
+from knnlm.language_model import save_model
+from knnlm.seals import verified
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {"passes": 30, "rows": None, "batch": 64, "learning_rate": 0.05, "betas": [0.9, 0.999], "warmup": 0.05}
@@ -109,6 +111,10 @@ def test_the_best_pass_is_kept_and_the_same_seed_trains_the_same():
 def run_folder(tmp_path_factory):
     """The stored files of a run: two chunks, valid and test, a base LM of 11 types and width 4."""
     folder, random = tmp_path_factory.mktemp("run"), np.random.default_rng(4)
+    (folder / "dictionary.txt").write_text("".join(f"p{number} 1\n" for number in range(7)))
+    weights = {"decoder.output_projection.weight": torch.randn(11, 4, generator=torch.Generator().manual_seed(4))}
+    save_model(folder / "model.pt", {}, 8, weights, folder / "dictionary.txt")
+    checkpoint = verified(folder / "model.pt")
     states = lambda rows: random.standard_normal((rows, 4)).astype(np.float16)  # noqa: E731
     tokens = lambda rows: random.integers(0, 11, rows).astype(np.int32)  # noqa: E731
     for number, first in enumerate((0, 60)):
@@ -116,16 +122,14 @@ def run_folder(tmp_path_factory):
         for name, array in {"att": states(60), "ffn": states(60), "values": tokens(60)}.items():
             save_array(chunk / f"{name}.npy", array)
         facts = {"kind": "datastore chunk", "chunk": number, "chunks": 2, "rows": 60, "first_position": first, "width": 4}
-        write_manifest(chunk / "manifest.json", **facts, corpus_tokens=120, checkpoint="abc")
+        write_manifest(chunk / "manifest.json", **facts, corpus_tokens=120, checkpoint=checkpoint)
     for split in ("valid", "test"):
         save_array(folder / f"{split}.npy", tokens(25))
         save_array(folder / f"{split}.att.npy", states(25))
         save_array(folder / f"{split}.ffn.npy", states(25))
-    write_manifest(folder / "states.json", kind="evaluation states", width=4, checkpoint="abc")
+    write_manifest(folder / "states.json", kind="evaluation states", width=4, checkpoint=checkpoint)
     save_array(folder / "continuation.npy", np.arange(11) % 3 == 0)
-    save_components(folder / "base.json", [BASE], {split: [np.full(25, -2.0, np.float32)] for split in ("valid", "test")})
-    weights = {"decoder.output_projection.weight": torch.randn(11, 4)}
-    torch.save({"architecture": {}, "tokens_per_sample": 8, "weights": weights}, folder / "model.pt")
+    save_components(folder / "base.json", [BASE], {split: [np.full(25, -2.0, np.float32)] for split in ("valid", "test")}, checkpoint)
     return folder
 
 
@@ -162,7 +166,8 @@ assert not [name for name in sys.modules if name.startswith("fairseq.")]
     environment = {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1", "PATH": ""}
     ran = subprocess.run([sys.executable, "-c", program], input=json.dumps(commands), text=True, capture_output=True, env=environment, check=False)
     assert ran.returncode == 0, ran.stderr
-    found = {family: [component for component, _ in load_components(tmp_path / f"{family}.json", "valid", 25)] for family in SETTINGS}
+    checkpoint = checkpoint_of(run_folder / "base.json")
+    found = {family: [component for component, _ in load_components(tmp_path / f"{family}.json", "valid", 25, checkpoint)] for family in SETTINGS}
     assert [component.component.removeprefix("output_embeddings-") for component in found["output_embeddings"]] == [
         f"{h}-{layout}-{initial}" for layout in ("1v", "2v", "loss") for h in ("att", "ffn") for initial in ("random", "copies")
     ]

@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
+from knnlm.artifacts import save_array
 from knnlm.datastore import Chunk
 from knnlm.errors import KnnlmError
 from knnlm.index import METRICS, fill_index, join_indexes, load_index, save_index, train_index
@@ -21,7 +22,7 @@ def chunks(tmp_path):
     for number, rows in enumerate(SIZES):
         folder = tmp_path / f"chunk-{number}"
         folder.mkdir()
-        np.save(folder / "att.npy", KEYS[first : first + rows])
+        save_array(folder / "att.npy", KEYS[first : first + rows])
         made.append(Chunk(folder, rows, WIDTH, first))
         first += rows
     return tuple(made)
@@ -114,13 +115,31 @@ def test_another_index_is_refused_by_name(wrong, named, chunks, tmp_path):
 
 
 @pytest.mark.parametrize("rows", [0, 500])
-@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:300], lambda content: b"garbage", lambda content: b""])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content[:300],
+        lambda content: content[:300] + bytes([content[300] ^ 4]) + content[301:],
+        lambda content: b"garbage",
+        lambda content: b"",
+    ],
+)
 def test_damaged_file_is_refused_by_name(damage, rows, chunks, tmp_path):
     filled_indexes(trained_index(), chunks, tmp_path)
     path = tmp_path / "chunk-1.faiss"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(KnnlmError, match=r"chunk-1\.faiss: not a readable FAISS index"):
+    content = damage(path.read_bytes())
+    path = tmp_path / "damaged" / path.name  # a process reads a file once for its checksum
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(KnnlmError, match=r"chunk-1\.faiss: (cut short, damaged or from another version|damaged)"):
         load_index(path, "l2", WIDTH, rows)
+
+
+def test_another_kind_of_file_is_refused_by_name(tmp_path):
+    save_array(tmp_path / "array.faiss", KEYS)
+    with pytest.raises(KnnlmError, match=r"array\.faiss: not a readable FAISS index"):
+        load_index(tmp_path / "array.faiss", "l2", WIDTH, 5)
 
 
 def test_missing_file_is_refused_by_name(tmp_path):

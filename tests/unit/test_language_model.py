@@ -1,15 +1,19 @@
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from knnlm.errors import KnnlmError
-from knnlm.language_model import LanguageModel, build_model, export_model, trained_updates
+from knnlm.language_model import LanguageModel, build_model, export_model, save_model, trained_updates
+from knnlm.seals import seal
 
 ARCHITECTURE = {"layers": 2, "width": 16, "feed_forward_width": 24, "heads": 4, "dropout": 0.3, "attention_dropout": 0.1, "activation_dropout": 0.1}
 TYPES = 40  # four specials and 36 pieces
@@ -26,7 +30,7 @@ def write_model(path, dictionary, architecture=ARCHITECTURE, seed=1):
     network = build_model(architecture, TOKENS_PER_SAMPLE, str(dictionary))
     for parameter in network.parameters():  # no layer may be the identity, no bias 0
         torch.nn.init.normal_(parameter, std=0.3)
-    torch.save({"architecture": architecture, "tokens_per_sample": TOKENS_PER_SAMPLE, "weights": network.state_dict()}, path)
+    save_model(path, architecture, TOKENS_PER_SAMPLE, network.state_dict(), dictionary)
     return path
 
 
@@ -132,7 +136,7 @@ def test_full_precision_whatever_training_used(files):
 def test_a_truncated_model_file_is_refused_by_name(files, tmp_path, keep):
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(files[0].read_bytes()[:keep])
-    with pytest.raises(KnnlmError, match=r"damaged\.pt: not a readable model file; delete it"):
+    with pytest.raises(KnnlmError, match=r"damaged\.pt: cut short, damaged .*; delete it"):
         LanguageModel(damaged, files[1], "cpu")
 
 
@@ -140,6 +144,7 @@ def test_a_truncated_model_file_is_refused_by_name(files, tmp_path, keep):
 def test_another_kind_of_file_is_refused_by_name(files, tmp_path, content):
     other = tmp_path / "other.pt"
     other.write_bytes(content) if isinstance(content, bytes) else torch.save(content, other)
+    seal(other)
     with pytest.raises(KnnlmError, match=r"other\.pt: not a readable model file"):
         LanguageModel(other, files[1], "cpu")
 
@@ -149,18 +154,47 @@ def test_a_missing_model_file_is_refused_by_name(files, tmp_path):
         LanguageModel(tmp_path / "missing.pt", files[1], "cpu")
 
 
-def test_a_model_for_another_dictionary_is_refused_by_name(files, tmp_path):
-    dictionary = write_dictionary(tmp_path / "larger.txt", TYPES + 4)
-    with pytest.raises(KnnlmError, match=r"model\.pt: not a language model for .*larger\.txt \(size mismatch"):
-        LanguageModel(files[0], dictionary, "cpu")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [*lines, "another 1"],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: [*lines[:-1], lines[-1].replace("piece", "peace")],
+        lambda lines: [*lines[:-1], "pi\udcffce 1"],
+        lambda lines: lines[:-1],
+    ],
+    ids=["larger", "other order", "other piece", "not UTF-8", "cut"],
+)
+def test_a_model_for_another_dictionary_is_refused_by_name(files, tmp_path, change):
+    """Of the same size too: the network would fit, and every word mean another."""
+    lines = files[1].read_text().splitlines()
+    (tmp_path / "other.txt").write_bytes("".join(f"{line}\n" for line in change(lines)).encode(errors="surrogateescape"))
+    with pytest.raises(KnnlmError, match=r"other\.txt: not the dictionary that .*model\.pt was trained with; delete it"):
+        LanguageModel(files[0], tmp_path / "other.txt", "cpu")
+    with pytest.raises(KnnlmError, match=r"missing\.txt: not a readable dictionary"):
+        LanguageModel(files[0], tmp_path / "missing.txt", "cpu")
+
+
+def test_counts_of_the_dictionary_do_not_matter(files, tmp_path):
+    (tmp_path / "counted.txt").write_text(re.sub(r" \d+$", " 7", files[1].read_text(), flags=re.MULTILINE))
+    LanguageModel(files[0], tmp_path / "counted.txt", "cpu")
+
+
+def test_the_same_model_gives_the_same_bytes(files, tmp_path):
+    content = torch.load(files[0], weights_only=True)
+    for name in ("one.pt", "another.pt"):
+        save_model(tmp_path / name, content["architecture"], TOKENS_PER_SAMPLE, content["weights"], files[1])
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
 
 
 def test_weights_of_another_architecture_are_refused_by_name(files, tmp_path):
     content = torch.load(files[0], weights_only=True)
-    for change in ({"architecture": {**ARCHITECTURE, "layers": 3}}, {"architecture": {}}, {"weights": [1]}):
-        torch.save(content | change, tmp_path / "model.pt")
+    for number, change in enumerate(({"architecture": {**ARCHITECTURE, "layers": 3}}, {"architecture": {}}, {"weights": [1]})):
+        path = tmp_path / f"{number}-model.pt"
+        torch.save(content | change, path)
+        seal(path)
         with pytest.raises(KnnlmError, match=r"model\.pt: not a language model for"):
-            LanguageModel(tmp_path / "model.pt", files[1], "cpu")
+            LanguageModel(path, files[1], "cpu")
 
 
 class Code:
@@ -176,6 +210,7 @@ class Code:
 def test_code_in_a_model_file_is_refused_and_not_run(files, tmp_path):
     content = torch.load(files[0], weights_only=True)
     torch.save({**content, "architecture": Code(tmp_path / "executed")}, tmp_path / "model.pt")
+    seal(tmp_path / "model.pt")
     with pytest.raises(KnnlmError, match=r"model\.pt: not a readable model file"):
         LanguageModel(tmp_path / "model.pt", files[1], "cpu")
     assert not (tmp_path / "executed").exists()
@@ -186,7 +221,7 @@ def test_code_in_a_model_file_is_refused_and_not_run(files, tmp_path):
 def test_export_keeps_the_weights_of_a_checkpoint_in_float32(files, model, tmp_path, source):
     weights = torch.load(files[0], weights_only=True)["weights"]
     torch.save({"model": {name: weight.half() for name, weight in weights.items()}, "args": logging.INFO}, tmp_path / "checkpoint.pt")
-    export_model(tmp_path / "checkpoint.pt", tmp_path / "exported.pt", ARCHITECTURE, TOKENS_PER_SAMPLE)
+    export_model(tmp_path / "checkpoint.pt", tmp_path / "exported.pt", ARCHITECTURE, TOKENS_PER_SAMPLE, files[1])
     exported = LanguageModel(tmp_path / "exported.pt", files[1], "cpu")
     assert exported.longest_input == TOKENS_PER_SAMPLE
     assert {parameter.dtype for parameter in exported.decoder.parameters()} == {torch.float32}
@@ -202,6 +237,44 @@ def test_updates_of_a_checkpoint(tmp_path):
     for length in (0, 3, 1000, len(content) - 1):
         checkpoint.write_bytes(content[:length])
         assert trained_updates(checkpoint) == 0
+
+
+@pytest.mark.parametrize("part", ["content", "headers"])
+def test_a_flipped_bit_of_a_checkpoint_is_seen_or_harmless(tmp_path, part):
+    """Of every bit of the archive's own headers, and of a sample of what is in it."""
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"model": {"w": torch.arange(200.0)}, "optimizer_history": [{"num_updates": 70}]}, path)
+    content = path.read_bytes()
+    inside = np.zeros(len(content), bool)
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            begin = content.index(entry.filename.encode(), entry.header_offset) + len(entry.filename)
+            begin += int.from_bytes(content[entry.header_offset + 28 : entry.header_offset + 30], "little")  # padding, which the headers have
+            inside[begin : begin + entry.file_size] = True
+    places = np.flatnonzero(inside if part == "content" else ~inside)
+    random = np.random.default_rng(1)
+    harmless = 0
+    for place in random.choice(places, 400, replace=False):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        if trained_updates(path):
+            harmless += 1
+            assert torch.equal(torch.load(path, weights_only=True)["model"]["w"], torch.arange(200.0))
+    assert (harmless == 0) if part == "content" else (harmless < 400)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-5], lambda content: content[:900] + bytes([content[900] ^ 1]) + content[901:], None])
+def test_a_damaged_checkpoint_is_not_exported(files, tmp_path, damage):
+    weights = torch.load(files[0], weights_only=True)["weights"]
+    torch.save({"model": weights}, tmp_path / "checkpoint.pt")
+    if damage:
+        (tmp_path / "checkpoint.pt").write_bytes(damage((tmp_path / "checkpoint.pt").read_bytes()))
+    else:
+        (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(KnnlmError, match=rf"checkpoint\.pt: missing or damaged; delete the folder {tmp_path} and rerun"):
+        export_model(tmp_path / "checkpoint.pt", tmp_path / "exported.pt", ARCHITECTURE, TOKENS_PER_SAMPLE, files[1])
+    assert not (tmp_path / "exported.pt").exists()
 
 
 def test_loading_and_running_says_nothing(files):

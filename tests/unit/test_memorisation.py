@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as npst
 from scipy.stats import pearsonr
 
 from knnlm.interpolation import agreement, perplexity
-from knnlm.language_model import LanguageModel, build_model
+from knnlm.language_model import LanguageModel, build_model, save_model
 from knnlm.memorisation import correlation, log_p_in_windows, sample_windows
 from knnlm.states import extract_states
 from knnlm.windows import fixed_windows
@@ -53,7 +53,7 @@ def test_the_same_log_p_as_window_after_window(tmp_path):
     (tmp_path / "dictionary.txt").write_text("".join(f"p{number} 1\n" for number in range(20)))
     torch.manual_seed(0)
     network = build_model(architecture, 16, str(tmp_path / "dictionary.txt"))
-    torch.save({"architecture": architecture, "tokens_per_sample": 16, "weights": network.state_dict()}, tmp_path / "model.pt")
+    save_model(tmp_path / "model.pt", architecture, 16, network.state_dict(), tmp_path / "dictionary.txt")
     model = LanguageModel(tmp_path / "model.pt", tmp_path / "dictionary.txt", "cpu")
     tokens = np.random.default_rng(1).integers(2, 24, 100).astype(np.int32)
     windows = fixed_windows(100, 9, 7)

@@ -14,6 +14,7 @@ import pytest
 from configs import config_of
 
 from knnlm import index, language_model, search
+from knnlm.artifacts import save_array, write_manifest
 from knnlm.datastore import Chunk
 from knnlm.plan import (
     KEYS_AT_ONCE,
@@ -141,7 +142,7 @@ def test_disk_of_an_index_that_is_written(tmp_path):
     trained.train(keys[:500].astype(np.float32))
     index.save_index(trained, tmp_path / "trained.faiss")
     for number, part in enumerate(np.split(keys, 2)):
-        np.save(tmp_path / "att.npy", part)
+        save_array(tmp_path / "att.npy", part)
         filled = faiss.clone_index(trained)
         index.fill_index(filled, Chunk(tmp_path, 3000, 32, 3000 * number), "att")
         index.save_index(filled, tmp_path / f"chunk-{number}.faiss")
@@ -178,7 +179,7 @@ def test_step_prints_and_writes_the_plan(tmp_path):
 
 def test_step_takes_the_corpus_that_is_there(tmp_path):
     manifest, table = tmp_path / "manifest.json", tmp_path / "plan.csv"
-    manifest.write_text(json.dumps({"format": 1, "vocabulary_size": 640, "tokens": {"train": 30_000, "valid": 5000, "test": 5001}}))
+    write_manifest(manifest, vocabulary_size=640, tokens={"train": 30_000, "valid": 5000, "test": 5001})
     done = run_step("--settings", json.dumps(TINY), "--manifest", str(manifest), "--table", str(table))
     assert done.returncode == 0, done.stderr
     rows = {row["stage"]: row for row in csv.DictReader(table.open())}

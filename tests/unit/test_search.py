@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knnlm import search
+from knnlm.artifacts import save_array
 from knnlm.datastore import Chunk, Datastore, prefix_rows
 from knnlm.index import fill_index, train_index
 from knnlm.search import approximate_search, exact_search, real_similarities
@@ -26,7 +27,7 @@ def make_store(folder, keys, chunks):
     for number, part in enumerate(np.array_split(keys, chunks)):
         path = Path(folder) / f"chunk-{number}"
         path.mkdir(parents=True)
-        np.save(path / "att.npy", part)
+        save_array(path / "att.npy", part)
         made.append(Chunk(path, len(part), keys.shape[1], first))
         first += len(part)
     return Datastore(tuple(made), "abc")

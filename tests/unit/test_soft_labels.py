@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 from knnlm.artifacts import save_array
 from knnlm.errors import KnnlmError
 from knnlm.fairseq_runs import history, saved_updates
-from knnlm.language_model import PLUGIN, build_model
+from knnlm.language_model import PLUGIN, build_model, save_model
 from knnlm.soft_labels import label_distribution, neighbour_weights, sample_positions
 from knnlm.steps.binarise import preprocess, read_binary
 from knnlm.training import fairseq_command
@@ -104,7 +104,7 @@ def corpus(tmp_path_factory):
     network = build_model(ARCHITECTURE, SAMPLE, str(dictionary))
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    torch.save({"architecture": ARCHITECTURE, "tokens_per_sample": SAMPLE, "weights": network.state_dict()}, folder / "model.pt")
+    save_model(folder / "model.pt", ARCHITECTURE, SAMPLE, network.state_dict(), dictionary)
     values, weights = random_neighbours(len(tokens))
     save_array(folder / "values.npy", values[None])
     save_array(folder / "weights.npy", weights[None])

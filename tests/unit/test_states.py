@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from knnlm.errors import KnnlmError
-from knnlm.language_model import END_OF_LINE, LanguageModel, build_model
+from knnlm.language_model import END_OF_LINE, LanguageModel, build_model, save_model
 from knnlm.states import extract_states, padded_source, window_batches
 from knnlm.windows import fixed_windows, whole_line_windows
 
@@ -21,7 +21,7 @@ def load(folder, scale=0.3):
     network = build_model(ARCHITECTURE, LONGEST, str(dictionary))
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=scale)
-    torch.save({"architecture": ARCHITECTURE, "tokens_per_sample": LONGEST, "weights": network.state_dict()}, folder / "model.pt")
+    save_model(folder / "model.pt", ARCHITECTURE, LONGEST, network.state_dict(), dictionary)
     return LanguageModel(folder / "model.pt", dictionary, "cpu")
 
 

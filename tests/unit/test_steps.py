@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from knnlm.artifacts import write_manifest
 from knnlm.errors import KnnlmError
 from knnlm.language_model import LanguageModel, trained_updates
 from knnlm.steps import device_for, run
@@ -82,13 +83,20 @@ def binary(tmp_path_factory):
         (folder / split).write_text("\n".join(rows) + "\n")
     command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--srcdict", folder / "dict.txt", "--destdir", folder / "binary"]
     subprocess.run([*command, "--trainpref", folder / "train", "--validpref", folder / "valid"], check=True, capture_output=True)
+    write_manifest(folder / "tokens" / "manifest.json", sorted((folder / "binary").iterdir()), kind="corpus")
     return folder / "binary"
 
 
 def start(binary, folder, **training):
     """Start the real step in a process group of its own."""
     settings = {**SETTINGS, "lm": {**SETTINGS["lm"], "training": SETTINGS["lm"]["training"] | training}}
-    options = {"binary": binary, "checkpoints": folder / "checkpoints", "model": folder / "model.pt", "loss": folder / "loss.csv"}
+    options = {
+        "corpus": binary.parent / "tokens" / "manifest.json",
+        "binary": binary,
+        "checkpoints": folder / "checkpoints",
+        "model": folder / "model.pt",
+        "loss": folder / "loss.csv",
+    }
     command = [sys.executable, "-m", "knnlm.steps.train_lm", "--settings", json.dumps(settings)]
     command += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     environment = os.environ | {"PYTHONPATH": str(WORKFLOW), "OMP_NUM_THREADS": "1"}
@@ -191,10 +199,13 @@ def test_an_absurd_learning_rate_ends_in_one_sentence(binary, tmp_path, optimise
     assert not (tmp_path / "loss.csv").exists()
 
 
-@pytest.mark.slow
-def test_a_binary_corpus_that_is_cut_short_is_told(binary, tmp_path):
+def test_a_damaged_binary_corpus_is_refused_by_name(binary, tmp_path):
     shutil.copytree(binary, tmp_path / "binary")
-    (tmp_path / "binary" / "train.idx").write_bytes(b"short")
+    shutil.copytree(binary.parent / "tokens", tmp_path / "tokens")
+    path, manifest = tmp_path / "binary" / "train.bin", tmp_path / "tokens" / "manifest.json"
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
     output = finish(start(tmp_path / "binary", tmp_path), status=1)
-    assert "Error: fairseq-train ended with status 1; its last lines were:" in output
+    assert output == f"Error: {path}: not as it was when {manifest} was written; delete it and rerun the step that makes it.\n"
+    assert not (tmp_path / "checkpoints").exists()
     assert not (tmp_path / "model.pt").exists()

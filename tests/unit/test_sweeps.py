@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from knnlm import sweeps
+from knnlm.artifacts import save_array
 from knnlm.datastore import Chunk, Datastore
 from knnlm.index import train_index
 from knnlm.sweeps import (
@@ -37,7 +38,7 @@ def store(tmp_path):
     for number, part in enumerate(np.array_split(KEYS, 3)):
         folder = tmp_path / f"chunk-{number}"
         folder.mkdir()
-        np.save(folder / "att.npy", part)
+        save_array(folder / "att.npy", part)
         made.append(Chunk(folder, len(part), KEYS.shape[1], first))
         first += len(part)
     return Datastore(tuple(made), "abc")

@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from knnlm import steps
-from knnlm.components import Component, save_components
+from knnlm.artifacts import load_array, save_array
+from knnlm.components import BASE, Component, save_components
 from knnlm.errors import KnnlmError
 from knnlm.steps import tables as tables_step
 from knnlm.tables import COMPONENT_COLUMNS, DESCRIPTION, HYPOTHESIS, Split, component_table, datastore_size_table, lambda_table, main_variants, summary
@@ -194,11 +195,11 @@ def folder(run, tmp_path, monkeypatch):
     parts, log_p, tokens, _, _, _ = run
     for file, members in (("base.json", parts[:1]), ("knn.json", parts[1:])):
         columns = {split: [log_p[part["component"], split] for part in members] for split in OFFSETS}
-        save_components(tmp_path / file, [Component(**part) for part in members], columns)
+        save_components(tmp_path / file, [Component(**part) for part in members], columns, "abc")
     for split, offsets in OFFSETS.items():
-        np.save(tmp_path / f"tokens-{split}.npy", tokens[split])
-        np.save(tmp_path / f"documents-{split}.npy", offsets)
-    np.save(tmp_path / "continuation.npy", CONTINUATION)
+        save_array(tmp_path / f"tokens-{split}.npy", tokens[split])
+        save_array(tmp_path / f"documents-{split}.npy", offsets)
+    save_array(tmp_path / "continuation.npy", CONTINUATION)
     header = "component,h,metric,mask,score,fraction,temperature,split,lambda,ppl\n"
     (tmp_path / "a.temperature.csv").write_text(header + "knn-att-l2-exact-real,att,l2,real,real,1.0,0.10,valid,0.123456789012345,99.5\n")
     (tmp_path / "b.temperature.csv").write_text(header + "knn-ffn-ip-exact-real,ffn,ip,real,real,1.0,0.10,test,0.2,inf\n")
@@ -267,15 +268,23 @@ def test_the_step_asks_every_hypothesis_and_needs_none(run, folder, monkeypatch)
     assert "No hypothesis" in (folder / "none/verdicts.txt").read_text()
 
 
+def save_base(folder, log_p, checkpoint="abc"):
+    """Write the base LM as a component anew, with this log p of test."""
+    columns = {"valid": load_array(folder / "base.valid.npy"), "test": [log_p]}
+    save_components(folder / "base.json", [BASE], {split: [np.array(column) for column in columns[split]] for split in columns}, checkpoint)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: np.save(folder / "base.test.npy", np.zeros((1, 7), np.float32)), "base.test.npy: has shape (1, 7), expected (1, 500)"),
-        (lambda folder: np.save(folder / "base.test.npy", np.full((1, 500), np.nan, np.float32)), "component base, test: not log-probabilities"),
-        (lambda folder: np.save(folder / "documents-test.npy", np.array([0, 50])), "documents-test.npy: document offsets"),
-        (lambda folder: np.save(folder / "continuation.npy", np.zeros(5, bool)), "tokens-valid.npy: holds ids beyond"),
+        (lambda folder: save_base(folder, np.zeros(7)), "base.test.npy: has shape (1, 7), expected (1, 500)"),
+        (lambda folder: save_base(folder, np.full(500, np.nan)), "component base, test: not log-probabilities"),
+        (lambda folder: save_base(folder, np.zeros(500), "another"), "knn.json: checkpoint is 'abc', but 'another' is needed here"),
+        (lambda folder: save_array(folder / "base.test.npy", np.zeros((1, 500), np.float32)), "base.test.npy: not as it was when base.json was written"),
+        (lambda folder: save_array(folder / "documents-test.npy", np.array([0, 50])), "documents-test.npy: document offsets"),
+        (lambda folder: save_array(folder / "continuation.npy", np.zeros(5, bool)), "tokens-valid.npy: holds ids beyond"),
         (lambda folder: (folder / "loss.csv").write_text("update,loss\n1,2\n"), "loss.csv: has the columns update, loss"),
-        (lambda folder: (folder / "base.json").write_text('{"component": "other"}'), "base.json: not a readable list of components"),
+        (lambda folder: (folder / "base.json").write_text('[{"component": "other"}]'), "base.json: not a readable manifest"),
         (lambda folder: (folder / "b.temperature.csv").write_text(""), "b.temperature.csv: not a readable table"),
         (lambda folder: (folder / "padding.facts.csv").write_text("component,value\n"), "padding.facts.csv: has the columns component, value"),
     ],

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnlm.artifacts import save_array, write_manifest
+from knnlm.artifacts import read_manifest, save_array, write_manifest
+from knnlm.components import BASE, save_components
 from knnlm.datastore import Chunk
 from knnlm.index import fill_index, save_index, train_index
+from knnlm.seals import verified
 from knnlm.steps.hypotheses import Inputs
 from knnlm.steps.hypotheses.soft_labels import write_neighbours
 from knnlm.training_neighbours import training_neighbours, without_own
@@ -75,6 +77,9 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
     states[40] = states[7] * np.float16(1.01)  # almost a repetition: the other one is the nearest of each
     trained = train_index("IVF1,Flat", metric, states.astype(np.float32), 1)
     save_index(trained, tmp_path / "trained.faiss")
+    of_all = {"h": "att", "metric": metric, "checkpoint": "abc"}
+    write_manifest(tmp_path / "trained.json", kind="trained index", width=width, **of_all)
+    of_all |= {"kind": "filled index", "trained": verified(tmp_path / "trained.faiss")}
     manifests, filled = [], []
     for number, (first, end) in enumerate([(0, 30), (30, rows)]):
         folder, order = tmp_path / f"chunk-{number}", first + generator.permutation(end - first)
@@ -84,11 +89,14 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
         write_manifest(folder / "manifest.json", kind="datastore chunk", checkpoint="abc", **facts)
         fill_index(index := faiss.clone_index(trained), Chunk(folder, end - first, width, first), "att")
         save_index(index, tmp_path / f"chunk-{number}.faiss")
+        chunk = read_manifest(folder / "manifest.json")["sha256"]
+        write_manifest(tmp_path / f"chunk-{number}.json", first_position=first, chunk=chunk, **of_all)
         manifests.append(folder / "manifest.json")
         filled.append(tmp_path / f"chunk-{number}.faiss")
     given = {"hypothesis": "x", "seed": 1, "main": {"h": "att", "metric": metric}, "temperature": {}, "retrieval": {}, "settings": {"k": K}}
     given["index"] = {"nprobe": 1}
-    inputs = Inputs(Namespace(settings=given, chunks=manifests, trained=tmp_path / "trained.faiss", filled=filled))
+    save_components(tmp_path / "base.json", [BASE], {}, "abc")
+    inputs = Inputs(Namespace(settings=given, chunks=manifests, base=tmp_path / "base.json", trained=tmp_path / "trained.faiss", filled=filled))
     files = {name: tmp_path / f"{name}.npy" for name in ("values", "weights")}
     write_neighbours(inputs, temperature, files)
 

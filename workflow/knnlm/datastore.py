@@ -5,6 +5,7 @@ the first f·n rows of every chunk are a uniform sample of fraction f. The globa
 number in the chunk: ids run from 0 to the number of training tokens, each used once.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,12 @@ class Chunk:
     rows: int
     width: int
     first_position: int
+    identity: str = ""  # checksum of its manifest, which has those of its arrays
+
+    @property
+    def manifest(self) -> Path:
+        """Manifest of the chunk."""
+        return self.folder / "manifest.json"
 
     def keys_of(self, h: str) -> np.ndarray:
         """Return the keys of one input representation (`att` or `ffn`), memory-mapped."""
@@ -51,9 +58,19 @@ class Datastore:
     checkpoint: str
 
     @property
+    def manifest(self) -> Path:
+        """Manifest of the first chunk, to name the store by."""
+        return self.chunks[0].manifest
+
+    @property
     def rows(self) -> int:
         """Number of (key, value) pairs, which is the number of training tokens."""
         return sum(chunk.rows for chunk in self.chunks)
+
+    @property
+    def identity(self) -> str:
+        """What tells this store from any other, of the same LM too."""
+        return hashlib.sha256("".join(chunk.identity for chunk in self.chunks).encode()).hexdigest()
 
     @property
     def width(self) -> int:
@@ -87,7 +104,7 @@ def open_datastore(manifests: list[str | Path]) -> Datastore:
                 raise KnnlmError(f"{path}: {key} differs from that of {first_path}; delete the datastore folder and rerun.")
         if fact["chunk"] != number or fact["first_position"] != position:
             raise KnnlmError(f"{path}: chunk {number} of the datastore is not where it belongs; delete the datastore folder and rerun.")
-        chunks.append(Chunk(path.parent, fact["rows"], fact["width"], position))
+        chunks.append(Chunk(path.parent, fact["rows"], fact["width"], position, fact["sha256"]))
         position += fact["rows"]
     if position != first["corpus_tokens"] or len(chunks) != first["chunks"]:
         raise KnnlmError(f"{first_path.parent.parent}: holds {position} rows for {first['corpus_tokens']} training tokens; delete it and rerun.")

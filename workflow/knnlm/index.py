@@ -5,9 +5,10 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from knnlm.artifacts import atomic
-from knnlm.datastore import Chunk, prefix_rows
+from knnlm.artifacts import read_manifest, sealed
+from knnlm.datastore import Chunk, Datastore, prefix_rows
 from knnlm.errors import KnnlmError
+from knnlm.seals import verified
 
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 ROWS_AT_ONCE = 131072
@@ -43,8 +44,8 @@ def join_indexes(trained: faiss.Index, filled: list[faiss.Index], chunks: tuple[
 
 
 def save_index(index: faiss.Index, path: str | Path) -> None:
-    """Write an index, whole or not at all."""
-    with atomic(path) as unfinished:
+    """Write an index, sealed, whole or not at all."""
+    with sealed(path) as unfinished:
         faiss.write_index(index, str(unfinished))
 
 
@@ -53,6 +54,7 @@ def load_index(path: str | Path, metric: str, width: int, rows: int) -> faiss.In
 
     Raises KnnlmError, naming the file, if it is damaged or of another metric, dimension or number of rows.
     """
+    verified(path)
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if rows else 0)
     except RuntimeError:
@@ -61,3 +63,18 @@ def load_index(path: str | Path, metric: str, width: int, rows: int) -> faiss.In
         if have != want:
             raise KnnlmError(f"{path}: {name} is {have}, but {want} is needed here; delete it and rerun the step that makes it.")
     return index
+
+
+def open_trained(trained_file: Path, h: str, metric: str, width: int, checkpoint: str) -> faiss.Index:
+    """Read a trained, empty index. Raises KnnlmError, naming the file, if it is damaged, or not of this metric and these keys of this LM."""
+    read_manifest(trained_file.with_suffix(".json"), kind="trained index", h=h, metric=metric, width=width, checkpoint=checkpoint)
+    return load_index(trained_file, metric, width, rows=0)
+
+
+def open_filled(filled_files: list[Path], trained_file: Path, store: Datastore, h: str, metric: str) -> list[faiss.Index]:
+    """Read the filled indexes of a store's chunks. Raises KnnlmError, naming the file, if one is damaged or not of its chunk and the trained index."""
+    opened, of_all = [], {"kind": "filled index", "h": h, "metric": metric, "checkpoint": store.checkpoint, "trained": verified(trained_file)}
+    for path, chunk in zip(filled_files, store.chunks, strict=True):
+        read_manifest(path.with_suffix(".json"), **of_all, first_position=chunk.first_position, chunk=chunk.identity)
+        opened.append(load_index(path, metric, store.width, chunk.rows))
+    return opened

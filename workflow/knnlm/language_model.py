@@ -3,16 +3,20 @@
 The only module that imports fairseq. A model file holds plain tensors and its architecture's sizes, and is read without unpickling code.
 """
 
+import hashlib
 import logging
 import pickle
+import zipfile
+import zlib
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from knnlm.artifacts import atomic
+from knnlm.artifacts import atomic, sealed
 from knnlm.errors import KnnlmError
+from knnlm.seals import verified
 
 PLUGIN = Path(__file__).parent.parent / "fairseq_plugin"
 END_OF_LINE = 2
@@ -42,25 +46,44 @@ def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str
     return TransformerLanguageModel.build_model(settings, Namespace(source_dictionary=dictionary, target_dictionary=dictionary))
 
 
-def export_model(checkpoint: str | Path, model_file: str | Path, architecture: dict, tokens_per_sample: int) -> None:
-    """Turn a fairseq checkpoint that this run has just written into a model file of plain tensors."""
+def export_model(checkpoint: str | Path, model_file: str | Path, architecture: dict, tokens_per_sample: int, dictionary_file: str | Path) -> None:
+    """Turn a fairseq checkpoint that this run has written into a model file of plain tensors. Raises KnnlmError, naming it, if it is damaged."""
+    if not is_whole(checkpoint):
+        raise KnnlmError(f"{checkpoint}: missing or damaged; delete the folder {Path(checkpoint).parent} and rerun: the training starts anew.")
     weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["model"]
-    content = {
-        "architecture": architecture,
-        "tokens_per_sample": tokens_per_sample,
-        "weights": {name: weight.float() for name, weight in weights.items()},
-    }
-    with atomic(model_file) as unfinished:
-        torch.save(content, unfinished)
+    save_model(model_file, architecture, tokens_per_sample, {name: weight.float() for name, weight in weights.items()}, dictionary_file)
 
 
-def read_model(model_file: str | Path) -> dict:
-    """Return what a model file holds: architecture, tokens_per_sample and weights. Raises KnnlmError, naming the file, if it is damaged."""
+def save_model(model_file: str | Path, architecture: dict, tokens_per_sample: int, weights: dict, dictionary_file: str | Path) -> None:
+    """Write a model file, sealed, whole or not at all. The same model gives the same bytes: PyTorch would store the name of a file that it opens itself."""
+    content = {"architecture": architecture, "tokens_per_sample": tokens_per_sample, "pieces": pieces_hash(dictionary_file), "weights": weights}
+    with sealed(model_file) as unfinished, open(unfinished, "wb") as file:
+        torch.save(content, file)
+
+
+def pieces_hash(dictionary_file: str | Path) -> str:
+    """Return the SHA-256 of the pieces of fairseq's dictionary in their order; how often each was counted does not matter to a trained model."""
+    try:
+        with open(dictionary_file, "rb") as lines:
+            return hashlib.sha256(b"\n".join(line.rsplit(b" ", 1)[0] for line in lines)).hexdigest()
+    except OSError as error:
+        raise KnnlmError(f"{dictionary_file}: not a readable dictionary ({error.strerror}); rerun the step that makes it.") from None
+
+
+def read_model(model_file: str | Path, dictionary_file: str | Path | None = None) -> dict:
+    """Return what a model file holds: architecture, tokens_per_sample, pieces and weights.
+
+    Raises KnnlmError, naming the file, if it is damaged or, where a dictionary is given, was trained with other pieces.
+    """
+    verified(model_file)
     try:
         content = torch.load(model_file, map_location="cpu", weights_only=True, mmap=True)
-        return {key: content[key] for key in ("architecture", "tokens_per_sample", "weights")}
+        found = {key: content[key] for key in ("architecture", "tokens_per_sample", "pieces", "weights")}
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, OSError, ValueError):
         raise KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.") from None
+    if dictionary_file is not None and found["pieces"] != pieces_hash(dictionary_file):
+        raise KnnlmError(f"{dictionary_file}: not the dictionary that {model_file} was trained with; delete it and rerun the step that makes it.")
+    return found
 
 
 def write_first_checkpoint(model_file: str | Path, checkpoint: str | Path) -> None:
@@ -72,11 +95,25 @@ def write_first_checkpoint(model_file: str | Path, checkpoint: str | Path) -> No
         torch.save({"model": weights, "args": None, "cfg": None, "optimizer_history": [begin], "extra_state": extra_state}, unfinished)
 
 
+def is_whole(checkpoint: str | Path) -> bool:
+    """Return whether a checkpoint of fairseq is there and as it was written: PyTorch stores the CRC-32 of every part, but does not look at it itself.
+
+    It has no attributes for its parts; for one that is marked as a folder, it returns memory that was never filled.
+    """
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return not any(part.external_attr for part in archive.infolist()) and archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError, ValueError):  # whatever a damaged header may lead to
+        return False
+
+
 def trained_updates(checkpoint: str | Path) -> int:
-    """Return the number of updates behind a fairseq checkpoint that this run has written; 0 if it is missing or was cut off in writing."""
+    """Return the number of updates behind a fairseq checkpoint that this run has written; 0 if it is missing, cut short or damaged."""
+    if not is_whole(checkpoint):
+        return 0
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):  # not what is in it, but where it stands
         return 0
     return content["optimizer_history"][-1]["num_updates"]
 
@@ -94,8 +131,8 @@ class LanguageModel:
     """A trained LM that only ever evaluates: no dropout, no gradients."""
 
     def __init__(self, model_file: str | Path, dictionary_file: str | Path, device: str):
-        """Load a model file. Raises KnnlmError, naming it, if it is damaged or does not fit the dictionary."""
-        architecture, tokens_per_sample, weights = read_model(model_file).values()
+        """Load a model file. Raises KnnlmError, naming it, if it is damaged or was trained with other pieces than the dictionary's."""
+        architecture, tokens_per_sample, _, weights = read_model(model_file, dictionary_file).values()
         try:
             network = build_model(architecture, tokens_per_sample, str(dictionary_file))
             network.load_state_dict(weights)

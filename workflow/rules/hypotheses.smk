@@ -19,12 +19,15 @@ rule hypothesis:
         ),
         trained=needed("index", "results/<run>/index/{h}-{metric}/trained.faiss"),
         filled=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS),
+        trained_manifest=needed("index", "results/<run>/index/{h}-{metric}/trained.json"),
+        filled_manifests=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
         components=needed_components("json"),
         component_arrays=needed_components("valid.npy", "test.npy"),
         model=needed("model", "results/<run>/lm/model.pt"),
         dictionary=needed("training", "results/<run>/corpus/dictionary.txt"),
         binary=needed("training", "results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
         lines=needed("training", "results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS),
+        corpus=needed("training", "results/<run>/corpus/tokens/manifest.json"),
         train_tokens=needed("training", "results/<run>/corpus/tokens/train.npy"),
         code=hypothesis_sources,
     output:
@@ -56,6 +59,7 @@ rule hypothesis:
 rule helped_tokens:
     """Ask which tokens the main kNN component helps: by frequency, place in the word, place in the document, and what may follow."""
     input:
+        corpus=rules.binarise.output.manifest,
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
         documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATION_SPLITS),
         train="results/<run>/corpus/tokens/train.npy",
@@ -89,6 +93,6 @@ rule helped_tokens:
     params:
         settings=settings("main"),
     shell:
-        "python -m knnlm.steps.helped_tokens --settings {params.settings:q} --tokens {input.tokens} --documents {input.documents}"
-        " --train {input.train} --continuation {input.continuation} --dictionary {input.dictionary} --base {input.base}"
+        "python -m knnlm.steps.helped_tokens --settings {params.settings:q} --corpus {input.corpus} --tokens {input.tokens}"
+        " --documents {input.documents} --train {input.train} --continuation {input.continuation} --dictionary {input.dictionary} --base {input.base}"
         " --components {input.components} --table {output.tokens} --types-table {output.types} 2>&1 | tee {log}"

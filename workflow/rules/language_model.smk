@@ -2,6 +2,7 @@ rule train_lm:
     """Train the base LM with fairseq; started again after a crash, it goes on from its last checkpoint."""
     input:
         binary=rules.binarise.output.binary,
+        corpus=rules.binarise.output.manifest,
         code=sources("train_lm"),
     output:
         model="results/<run>/lm/model.pt",
@@ -19,7 +20,8 @@ rule train_lm:
     params:
         settings=settings("seed", "lm"),
     shell:
-        'python -m knnlm.steps.train_lm --settings {params.settings:q} --gpus {resources.gpu} --binary "$(dirname {input.binary[0]})"'
+        "python -m knnlm.steps.train_lm --settings {params.settings:q} --gpus {resources.gpu} --corpus {input.corpus}"
+        ' --binary "$(dirname {input.binary[0]})"'
         ' --checkpoints "$(dirname {output.model})/checkpoints" --model {output.model} --loss {output.loss} 2>&1 | tee {log}'
 
 

@@ -36,6 +36,7 @@ rule retrieve_approximate:
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         contexts=collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS),
         trained=rules.train_index.output.trained,
+        trained_manifest=rules.train_index.output.manifest,
         filled=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.faiss", chunk=CHUNKS),
         manifests=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.json", chunk=CHUNKS),
         code=sources("retrieve"),

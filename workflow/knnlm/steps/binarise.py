@@ -105,7 +105,8 @@ def main(arguments: argparse.Namespace) -> None:
             artifacts.save_array(path, array)
         for path in arguments.binary:
             os.replace(folder / Path(path).name, path)
-    artifacts.write_manifest(arguments.manifest, vocabulary_size=len(continuation), **facts, dictionary=artifacts.sha256(arguments.dictionary))
+    files = [*arrays, *arguments.binary, arguments.dictionary]
+    artifacts.write_manifest(arguments.manifest, files, kind="corpus", vocabulary_size=len(continuation), **facts)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import load_array, save_array, sha256, write_manifest
+from knnlm.artifacts import load_array, save_array, write_manifest
 from knnlm.datastore import shuffled_order
 from knnlm.errors import KnnlmError
 from knnlm.language_model import LanguageModel
+from knnlm.seals import verified
 from knnlm.states import extract_states
 from knnlm.steps import device_for, run
 from knnlm.windows import fixed_windows, share_of_windows
@@ -33,6 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
     save_array(arguments.chunk / "positions.npy", np.int64(first) + order)
     write_manifest(
         arguments.chunk / "manifest.json",
+        files=[arguments.chunk / f"{name}.npy" for name in ("att", "ffn", "values", "positions")],
         kind="datastore chunk",
         rows=end - first,
         width=model.width,
@@ -40,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
         corpus_tokens=len(tokens),
         chunk=chunk,
         chunks=chunks,
-        checkpoint=sha256(arguments.model),
+        checkpoint=verified(arguments.model),
         settings=settings,
     )
 

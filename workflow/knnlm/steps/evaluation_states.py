@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import load_array, save_array, sha256, write_manifest
+from knnlm.artifacts import load_array, save_array, write_manifest
 from knnlm.components import BASE, save_components
 from knnlm.language_model import LanguageModel
+from knnlm.seals import verified
 from knnlm.states import extract_states
 from knnlm.steps import device_for, run
 from knnlm.windows import whole_line_windows
@@ -24,10 +25,16 @@ def main(arguments: argparse.Namespace) -> None:
         save_array(arguments.states / f"{split}.att.npy", att)
         save_array(arguments.states / f"{split}.ffn.npy", ffn)
         base[split] = [log_p]
+    checkpoint = verified(arguments.model)
     write_manifest(
-        arguments.states / "manifest.json", kind="evaluation states", width=model.width, checkpoint=sha256(arguments.model), settings=arguments.settings
+        arguments.states / "manifest.json",
+        files=[arguments.states / f"{split}.{h}.npy" for split in base for h in ("att", "ffn")],
+        kind="evaluation states",
+        width=model.width,
+        checkpoint=checkpoint,
+        settings=arguments.settings,
     )
-    save_components(arguments.base, [BASE], base)
+    save_components(arguments.base, [BASE], base, checkpoint)
 
 
 def parser() -> argparse.ArgumentParser:

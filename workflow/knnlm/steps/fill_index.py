@@ -3,29 +3,34 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import read_manifest, sha256, write_manifest
+from knnlm.artifacts import read_manifest, write_manifest
 from knnlm.datastore import Chunk
-from knnlm.index import fill_index, load_index, save_index
+from knnlm.index import fill_index, open_trained, save_index
+from knnlm.seals import verified
 from knnlm.steps import run
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Fill, write, and note which chunk of which store it was."""
     settings = arguments.settings
+    h, metric = settings["h"], settings["metric"]
     facts = read_manifest(arguments.chunk, kind="datastore chunk")
-    read_manifest(arguments.trained.with_suffix(".json"), kind="trained index", checkpoint=facts["checkpoint"], width=facts["width"])
     chunk = Chunk(arguments.chunk.parent, facts["rows"], facts["width"], facts["first_position"])
-    index = load_index(arguments.trained, settings["metric"], facts["width"], rows=0)
-    fill_index(index, chunk, settings["h"])
+    index = open_trained(arguments.trained, h, metric, facts["width"], facts["checkpoint"])
+    fill_index(index, chunk, h)
     save_index(index, arguments.filled)
     write_manifest(
         arguments.filled.with_suffix(".json"),
+        files=[arguments.filled],
         kind="filled index",
+        h=h,
+        metric=metric,
         rows=facts["rows"],
         width=facts["width"],
         first_position=facts["first_position"],
         checkpoint=facts["checkpoint"],
-        trained=sha256(arguments.trained),
+        chunk=facts["sha256"],
+        trained=verified(arguments.trained),
         settings=settings,
     )
 

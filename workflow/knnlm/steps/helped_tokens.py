@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import atomic, load_array
-from knnlm.components import BASE, find_component, main_name
+from knnlm.artifacts import atomic, load_array, read_manifest
+from knnlm.components import BASE, checkpoint_of, find_component, main_name
 from knnlm.errors import KnnlmError
 from knnlm.helped_tokens import Scored, helped_table, read_pieces, type_table
 from knnlm.interpolation import interpolate, optimal_weight
@@ -18,11 +18,13 @@ DIGITS = "%.10g"
 
 def main(arguments: argparse.Namespace) -> None:
     """Tune λ on valid, score test, and write both tables."""
+    read_manifest(arguments.corpus, kind="corpus")  # knows the dictionary too
     tokens = {split: np.asarray(load_array(path, "int32", (None,))) for split, path in zip(SPLITS, arguments.tokens, strict=True)}
     continuation, train = load_array(arguments.continuation, "bool", (None,)), load_array(arguments.train, "int32", (None,))
     sizes = {split: array.size for split, array in tokens.items()}
-    _, base = find_component([arguments.base], BASE.component, sizes)
-    _, knn = find_component(arguments.components, main_name(arguments.settings["main"]), sizes)
+    checkpoint = checkpoint_of(arguments.base)
+    _, base = find_component([arguments.base], BASE.component, sizes, checkpoint)
+    _, knn = find_component(arguments.components, main_name(arguments.settings["main"]), sizes, checkpoint)
     weight = optimal_weight(base["valid"], knn["valid"])
     gain = interpolate(base["test"], knn["test"], weight) - base["test"]
     scored = Scored(tokens["test"], knn["test"] > base["test"], gain)
@@ -45,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     options.add_argument("--settings", required=True, help="JSON with main")
+    options.add_argument("--corpus", required=True, help="manifest of the corpus")
     options.add_argument("--tokens", required=True, nargs=2, metavar=("VALID", "TEST"))
     options.add_argument("--documents", required=True, nargs=2, metavar=("VALID", "TEST"))
     options.add_argument("--train", required=True, help="token ids of the training text")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.components import GRID_STEP, Component, knn_components, load_components, save_components
-from knnlm.datastore import open_datastore, prefix_rows
+from knnlm.artifacts import atomic, check_same_model, load_array, read_manifest
+from knnlm.components import GRID_STEP, Component, checkpoint_of, knn_components, load_components, real_score_fractions, save_components, searched_fractions
+from knnlm.datastore import Datastore, open_datastore, prefix_rows
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.knn_distribution import gold_matches, log_p_knn, tune_temperature
 from knnlm.progress import progress
@@ -42,15 +42,25 @@ class Neighbours:
         return log_p_knn(self.similarities, self.matches, temperature)
 
 
-def load_texts(arguments: argparse.Namespace) -> dict[str, Text]:
-    """Read both splits' tokens and the base LM's log-probabilities of them."""
+def load_texts(arguments: argparse.Namespace, store: Datastore) -> dict[str, Text]:
+    """Read both splits' tokens and the base LM's log-probabilities of them; refuses those of another LM than the store's."""
+    check_same_model(arguments.base, checkpoint_of(arguments.base), store.manifest, store.checkpoint)
     continuation = load_array(arguments.continuation, dtype="bool")
     texts = {}
     for split, tokens_file in zip(SPLITS, arguments.tokens, strict=True):
         gold = np.asarray(load_array(tokens_file, dtype="int32"))
-        ((_, log_p_base),) = load_components(arguments.base, split, len(gold))
+        ((_, log_p_base),) = load_components(arguments.base, split, len(gold), store.checkpoint)
         texts[split] = Text(gold, np.asarray(log_p_base), count_words(gold, continuation))
     return texts
+
+
+def load_manifest(path: Path, settings: dict, store: Datastore) -> dict:
+    """Read what is known of the neighbours; refuses those of another store or retrieval."""
+    h, metric, search = (settings[key] for key in ("h", "metric", "search"))
+    parts = {"fractions": searched_fractions(settings, h, metric)}
+    parts["real_score_fractions"] = real_score_fractions(settings, h, metric) if search == "approximate" else []
+    of_store = {"checkpoint": store.checkpoint, "store": store.identity}
+    return read_manifest(path, kind="neighbours", h=h, metric=metric, search=search, k=settings["retrieval"]["k"], **parts, **of_store)
 
 
 def load_neighbours(folder: Path, component: Component, texts: dict[str, Text], values: np.ndarray, manifest: dict) -> dict[str, Neighbours]:
@@ -96,8 +106,8 @@ def main(arguments: argparse.Namespace) -> None:
     settings = arguments.settings
     store = open_datastore(arguments.chunks)
     wanted = {key: settings[key] for key in ("h", "metric", "search")}
-    manifest = read_manifest(arguments.neighbours / "manifest.json", kind="neighbours", checkpoint=store.checkpoint, rows=store.rows, **wanted)
-    texts, values = load_texts(arguments), store.all_values()
+    manifest = load_manifest(arguments.neighbours / "manifest.json", settings, store)
+    texts, values = load_texts(arguments, store), store.all_values()
     ends = {settings["fractions"][0], settings["fractions"][-1]}
     done, curves, log_p = [], [], {split: [] for split in SPLITS}
     components = knn_components(settings, **wanted)
@@ -114,9 +124,9 @@ def main(arguments: argparse.Namespace) -> None:
         done.append(component)
         for split in SPLITS:
             log_p[split].append(neighbours[split].log_p(component.temperature))
-    save_components(arguments.descriptions, done, log_p)
     with atomic(arguments.curves) as unfinished:
         pd.DataFrame(curves, columns=CURVE_COLUMNS).to_csv(unfinished, index=False)
+    save_components(arguments.descriptions, done, log_p, store.checkpoint, more_files=[arguments.curves])
 
 
 def parser() -> argparse.ArgumentParser:

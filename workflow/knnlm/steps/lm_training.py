@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import load_array, sha256
+from knnlm.artifacts import load_array, read_manifest, sha256
 from knnlm.fairseq_runs import checkpoint_folder, history, saved_updates, train_until
 from knnlm.interpolation import count_words, perplexity
 from knnlm.language_model import PLUGIN, LanguageModel, export_model, read_model
@@ -28,6 +28,7 @@ class Training:
         self.architecture, self.training = (lm[section] | changes.get(section, {}) for section in ("architecture", "training"))
         self.seed, self.gpus = seed, inputs.arguments.gpus
         device_for(self.gpus)
+        read_manifest(inputs.arguments.corpus / "tokens" / "manifest.json", kind="corpus")  # knows fairseq's files too
         self.binary = inputs.arguments.corpus / "binary"
         identity = {"seed": seed, "devices": max(self.gpus, 1), "architecture": self.architecture, "training": self.training, "starts_from": starts_from or {}}
         self.folder = checkpoint_folder(inputs.arguments.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
@@ -46,7 +47,7 @@ class Training:
 
     def export(self, checkpoint: str, model: str = "model.pt") -> Path:
         """Write one of fairseq's checkpoints as a model file beside it and return its path."""
-        export_model(self.folder / checkpoint, self.folder / model, self.architecture, self.training["tokens_per_sample"])
+        export_model(self.folder / checkpoint, self.folder / model, self.architecture, self.training["tokens_per_sample"], self.binary / "dict.txt")
         return self.folder / model
 
     def best_valid_loss(self) -> float:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import load_array, new_array, read_manifest, sha256, write_manifest
+from knnlm.artifacts import check_same_model, load_array, new_array, read_manifest, write_manifest
 from knnlm.components import real_score_fractions, searched_fractions
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.errors import KnnlmError
-from knnlm.index import load_index
+from knnlm.index import open_filled, open_trained
 from knnlm.search import Snapshot, approximate_search, exact_search, real_similarities
 from knnlm.steps import device_for, run
 
@@ -20,7 +20,8 @@ SPLITS = ("valid", "test")
 
 def load_queries(folder: Path, store: Datastore, h: str) -> tuple[np.ndarray, dict[str, int]]:
     """Return the queries of both splits, float32 (n, width), and the size of each split; refuses states of another LM."""
-    read_manifest(folder / "manifest.json", kind="evaluation states", checkpoint=store.checkpoint, width=store.width)
+    manifest = folder / "manifest.json"
+    check_same_model(manifest, read_manifest(manifest, kind="evaluation states")["checkpoint"], store.manifest, store.checkpoint)
     splits = [load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=(None, store.width)) for split in SPLITS]
     return np.concatenate(splits).astype(np.float32), {split: len(states) for split, states in zip(SPLITS, splits, strict=True)}
 
@@ -31,11 +32,8 @@ def snapshots(arguments: argparse.Namespace, store: Datastore, queries: np.ndarr
     h, metric, k = settings["h"], settings["metric"], settings["retrieval"]["k"]
     if settings["search"] == "exact":
         return exact_search(queries, store, h, metric, k, fractions, device)
-    trained = load_index(arguments.trained, metric, store.width, rows=0)
-    facts = {"kind": "filled index", "trained": sha256(arguments.trained), "checkpoint": store.checkpoint}
-    for path, chunk in zip(arguments.filled, store.chunks, strict=True):
-        read_manifest(path.with_suffix(".json"), **facts, first_position=chunk.first_position)
-    filled = [load_index(path, metric, store.width, chunk.rows) for path, chunk in zip(arguments.filled, store.chunks, strict=True)]
+    trained = open_trained(arguments.trained, h, metric, store.width, store.checkpoint)
+    filled = open_filled(arguments.filled, arguments.trained, store, h, metric)
     return approximate_search(queries, store, trained, filled, settings["index"]["nprobe"], k, fractions, device)
 
 
@@ -49,9 +47,9 @@ def main(arguments: argparse.Namespace) -> None:
         raise KnnlmError(f"config key retrieval.k: {k} is more than the {int(fractions[0] * store.rows)} rows of the smallest store; lower it.")
     rescored = real_score_fractions(settings, h, metric) if settings["search"] == "approximate" else []
     queries, sizes = load_queries(arguments.states, store, h)
-    with ExitStack() as files:
+    with ExitStack() as open_files:
         writers = {
-            (split, name): files.enter_context(new_array(arguments.neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k)))
+            (split, name): open_files.enter_context(new_array(arguments.neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k)))
             for split, size in sizes.items()
             for name, dtype, parts in (("ids", "int32", fractions), ("similarities", "float32", fractions), ("real", "float32", rescored))
             if parts
@@ -68,6 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
                 write("real", rescored.index(fraction), real_similarities(queries, ids, store, h, metric))
     write_manifest(
         arguments.neighbours / "manifest.json",
+        files=[arguments.neighbours / f"{split}.{name}.npy" for split, name in writers],
         kind="neighbours",
         h=h,
         metric=metric,
@@ -78,6 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
         rows=store.rows,
         width=store.width,
         checkpoint=store.checkpoint,
+        store=store.identity,
         settings=settings,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array
-from knnlm.components import FACT_COLUMNS, Component, load_components, main_name
+from knnlm.components import FACT_COLUMNS, Component, checkpoint_of, load_components, main_name
 from knnlm.errors import KnnlmError
 from knnlm.steps import run
 from knnlm.tables import (
@@ -82,11 +82,12 @@ def read_splits(arguments: argparse.Namespace) -> list[Split]:
 
 
 def read_components(paths: list[Path], splits: list[Split]) -> dict[str, tuple[Component, dict[str, np.ndarray]]]:
-    """Open every component by name: its description, and for each split its log p, memory-mapped."""
+    """Open every component by name: its description, and for each split its log p, memory-mapped; all must belong to the base LM of the first file."""
     opened: dict[str, tuple[Component, dict[str, np.ndarray]]] = {}
+    checkpoint = checkpoint_of(paths[0])
     for path in paths:
         for split in splits:
-            for component, log_p in load_components(path, split.name, split.tokens.size):
+            for component, log_p in load_components(path, split.name, split.tokens.size, checkpoint):
                 opened.setdefault(component.component, (component, {}))[1][split.name] = log_p
     return opened
 

@@ -16,7 +16,15 @@ def main(arguments: argparse.Namespace) -> None:
     sample = store.sample(settings["h"], settings["index"]["training_rows"])
     save_index(train_index(settings["index"]["factory"], settings["metric"], sample, settings["seed"]), arguments.trained)
     write_manifest(
-        arguments.trained.with_suffix(".json"), kind="trained index", rows=len(sample), width=store.width, checkpoint=store.checkpoint, settings=settings
+        arguments.trained.with_suffix(".json"),
+        files=[arguments.trained],
+        kind="trained index",
+        h=settings["h"],
+        metric=settings["metric"],
+        rows=len(sample),
+        width=store.width,
+        checkpoint=store.checkpoint,
+        settings=settings,
     )
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.components import FACT_COLUMNS, GRID_STEP, Component, find_component, load_components, save_components
+from knnlm.artifacts import atomic, check_same_model, load_array, read_manifest
+from knnlm.components import FACT_COLUMNS, GRID_STEP, Component, checkpoint_of, find_component, load_components, save_components
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.errors import KnnlmError
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.knn_distribution import tune_temperature
+from knnlm.seals import verified
 from knnlm.steps import device_for, run
 
 if TYPE_CHECKING:
@@ -74,35 +75,54 @@ class Inputs:
         return {split: count_words(gold, self.continuation) for split, gold in self.gold.items()}
 
     @cached_property
+    def checkpoint(self) -> str:
+        """The base LM's identity: nothing that was made with another LM is read."""
+        return checkpoint_of(self.arguments.base)
+
+    @cached_property
     def log_p_base(self) -> dict[str, np.ndarray]:
         """The base LM's log p of the gold tokens, float32 (n,) in nats."""
-        return {split: np.array(load_components(self.arguments.base, split, len(gold))[0][1]) for split, gold in self.gold.items()}
+        return {split: np.array(load_components(self.arguments.base, split, len(gold), self.checkpoint)[0][1]) for split, gold in self.gold.items()}
 
     @cached_property
     def store(self) -> Datastore:
         """The datastore (needs `datastore`)."""
-        return open_datastore(self.arguments.chunks)
+        store = open_datastore(self.arguments.chunks)
+        check_same_model(store.manifest, store.checkpoint, self.arguments.base, self.checkpoint)
+        return store
+
+    @cached_property
+    def model(self) -> Path:
+        """The base LM's file (needs `model`)."""
+        read_manifest(self.arguments.base, checkpoint=verified(self.arguments.model))
+        return self.arguments.model
 
     @cached_property
     def output_embedding(self) -> np.ndarray:
         """The base LM's output embedding W_sm, float32 (V, width) (needs `model`)."""
         from knnlm.language_model import output_embedding
 
-        return output_embedding(self.arguments.model)
+        return output_embedding(self.model)
 
     def queries(self, split: str, h: str) -> np.ndarray:
         """Return the evaluation states of a split, float32 (n, width) (needs `states`)."""
         facts = read_manifest(self.arguments.states, kind="evaluation states")
+        check_same_model(self.arguments.states, facts["checkpoint"], self.arguments.base, self.checkpoint)
         shape = (len(self.gold[split]), facts["width"])
         return np.asarray(load_array(self.arguments.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape), dtype=np.float32)
 
+    def trained_index(self) -> "faiss.IndexIVF":
+        """Return the main retrieval's index without rows (needs `datastore` and `index`)."""
+        from knnlm.index import open_trained
+
+        return open_trained(self.arguments.trained, **self.main, width=self.store.width, checkpoint=self.checkpoint)
+
     def search_index(self) -> "faiss.IndexIVF":
         """Return the main retrieval's index over the whole store, ready to be searched (needs `datastore` and `index`)."""
-        from knnlm.index import join_indexes, load_index
+        from knnlm.index import join_indexes, open_filled
 
-        metric, store = self.main["metric"], self.store
-        filled = [load_index(path, metric, store.width, chunk.rows) for path, chunk in zip(self.arguments.filled, store.chunks, strict=True)]
-        index = join_indexes(load_index(self.arguments.trained, metric, store.width, rows=0), filled, store.chunks, 0.0, 1.0)
+        filled = open_filled(self.arguments.filled, self.arguments.trained, self.store, **self.main)
+        index = join_indexes(self.trained_index(), filled, self.store.chunks, 0.0, 1.0)
         index.nprobe = self.index["nprobe"]
         return index
 
@@ -111,14 +131,17 @@ class Inputs:
 
         `search` is `approximate` (FAISS's scores) or `exact` (real ones).
         """
-        folders = {manifest["search"]: path.parent for path in self.arguments.neighbours for manifest in [read_manifest(path, kind="neighbours")]}
+        expected = {"kind": "neighbours", **self.main, "k": self.retrieval["k"], "checkpoint": self.checkpoint}
+        expected |= {"store": self.store.identity} if self.arguments.chunks else {}
+        folders = {manifest["search"]: path.parent for path in self.arguments.neighbours for manifest in [read_manifest(path, **expected)]}
         shape = (None, len(self.gold[split]), self.retrieval["k"])
         ids = load_array(folders[search] / f"{split}.ids.npy", dtype="int32", shape=shape)
         return ids[-1], load_array(folders[search] / f"{split}.similarities.npy", dtype="float32", shape=shape)[-1]
 
     def stored_component(self, name: str) -> Result:
         """Return a component that was made before, such as `knn-att-l2-exact-real` (needs `components`)."""
-        return Result(*find_component(self.arguments.components, name, {split: len(gold) for split, gold in self.gold.items()}))
+        sizes = {split: len(gold) for split, gold in self.gold.items()}
+        return Result(*find_component(self.arguments.components, name, sizes, self.checkpoint))
 
     def component(self, name: str, **fields: object) -> Component:
         """Return the description of a component of this hypothesis, `<hypothesis>-<name>`; `fields` as in Component."""
@@ -158,7 +181,8 @@ def run_hypothesis(components: Callable[[Inputs], Iterable[Result]]) -> None:
         facts += [(inputs.hypothesis, "", quantity, value) for quantity, value in inputs.run_facts.items()]
         with atomic(arguments.facts) as unfinished:
             pd.DataFrame(facts, columns=FACT_COLUMNS).to_csv(unfinished, index=False, float_format="%.10g")
-        save_components(arguments.descriptions, [result.component for result in results], {s: [r.log_p[s] for r in results] for s in SPLITS})
+        log_p = {split: [result.log_p[split] for result in results] for split in SPLITS}
+        save_components(arguments.descriptions, [result.component for result in results], log_p, inputs.checkpoint, more_files=[arguments.facts])
 
     run(main, parser())
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from knnlm.index import load_index
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.sweeps import fill_in_memory, knn_scorer, nprobe_search, recall, recoded_index
 
@@ -21,7 +20,7 @@ class Sweeps:
         self.queries = np.concatenate([inputs.queries(split, inputs.main["h"]) for split in SPLITS])
         self.true = np.concatenate([inputs.neighbours(split, "exact")[0] for split in SPLITS])
         self.values = self.store.all_values()
-        self.trained = load_index(inputs.arguments.trained, inputs.main["metric"], self.store.width, rows=0)
+        self.trained = inputs.trained_index()
 
     def result(self, name: str, series: str, ids: np.ndarray, similarities: np.ndarray, **facts: float) -> Result:
         """Return the component of one search of both splits, and its recall."""

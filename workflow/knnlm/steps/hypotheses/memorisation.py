@@ -25,9 +25,9 @@ def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
     settings = inputs.settings
     schedule = {"learning_rate": settings["learning_rate"], "warmup_updates": settings["warmup_updates"], "cosine_period": CONSTANT}
     schedule |= {"clip_norm": settings["clip_norm"], "updates": settings["updates"], "validate_every": settings["every"], "save_every": settings["every"]}
-    training = Training(inputs, inputs.seed, {"architecture": NO_DROPOUT, "training": schedule}, {"model": file_identity(inputs.arguments.model)})
+    training = Training(inputs, inputs.seed, {"architecture": NO_DROPOUT, "training": schedule}, {"model": file_identity(inputs.model)})
     first = training.folder / "base.pt"
-    write_first_checkpoint(inputs.arguments.model, first)
+    write_first_checkpoint(inputs.model, first)
     models = {updates: training.folder / f"model-{updates}.pt" for updates in range(settings["every"], settings["updates"] + 1, settings["every"])}
     for updates, model in models.items():
         if not model.exists():
@@ -41,7 +41,7 @@ def components(inputs: Inputs) -> Iterator[Result]:
     """Yield every stage of the training, and how much it is like the kNN distribution on test."""
     knn = inputs.stored_component(main_name(inputs.main)).log_p["test"]
     base, sample = inputs.log_p_base["test"], inputs.settings["train_tokens"]
-    inputs.run_facts["train_ppl_base"] = train_perplexity(inputs, inputs.arguments.model, sample)
+    inputs.run_facts["train_ppl_base"] = train_perplexity(inputs, inputs.model, sample)
     for updates, model in stages(inputs):
         log_p = log_p_of(inputs, model)
         likeness = {"agreement": agreement(base, log_p["test"], knn), "correlation": correlation(base, log_p["test"], knn)}

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from knnlm.errors import KnnlmError
-from knnlm.index import load_index
 from knnlm.knn_distribution import log_p_knn
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.sweeps import count_zero_rows, knn_scorer, padded_neighbours, scanned_similarity_to_zero, similarity_to_zero
@@ -31,7 +30,7 @@ def exact(inputs: Inputs, zero_rows: int) -> Found:
 
 def approximate(inputs: Inputs, zero_rows: int) -> Found:
     """Return ids and similarities of each split as the stored index would find them, had the zero rows been added to it: no search is needed either."""
-    trained, found = load_index(inputs.arguments.trained, inputs.main["metric"], inputs.store.width, rows=0), {}
+    trained, found = inputs.trained_index(), {}
     for split in SPLITS:
         to_zero = scanned_similarity_to_zero(trained, inputs.index["nprobe"], inputs.queries(split, inputs.main["h"]))
         found[split] = padded_neighbours(*inputs.neighbours(split, "approximate"), to_zero, zero_rows, inputs.store.rows)

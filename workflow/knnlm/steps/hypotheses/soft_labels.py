@@ -14,7 +14,8 @@ from knnlm.artifacts import load_array, new_array
 from knnlm.components import main_name
 from knnlm.fairseq_runs import identity_name
 from knnlm.interpolation import optimal_weight
-from knnlm.language_model import PLUGIN
+from knnlm.language_model import PLUGIN, read_model
+from knnlm.seals import verified
 from knnlm.soft_labels import neighbour_weights
 from knnlm.steps.hypotheses import Inputs, Result, run_hypothesis
 from knnlm.steps.lm_training import Training, file_identity, log_p_of, parameters
@@ -49,11 +50,13 @@ def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path])
 
 def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], starts_from: dict) -> Training:
     """Train an LM on soft labels: the base LM's recipe and seed, another criterion."""
-    arguments = inputs.arguments
-    options = {"criterion": "soft_labels", "teacher-model": arguments.model, "teacher-dictionary": arguments.dictionary, "knn-weight": knn_weight}
-    options |= {f"neighbour-{name}": path for name, path in neighbours.items()}
-    options |= {"train-tokens": arguments.corpus / "tokens" / "train.npy"}
-    identity = {**starts_from, "knn_weight": knn_weight, "teacher": file_identity(arguments.model)}
+    dictionary, train_tokens = inputs.arguments.dictionary, inputs.arguments.corpus / "tokens" / "train.npy"
+    read_model(inputs.model, dictionary)  # fairseq checks these files as well, but tells it with a traceback
+    for path in (train_tokens, *neighbours.values()):
+        verified(path)
+    options = {"criterion": "soft_labels", "teacher-model": inputs.model, "teacher-dictionary": dictionary, "knn-weight": knn_weight}
+    options |= {f"neighbour-{name}": path for name, path in neighbours.items()} | {"train-tokens": train_tokens}
+    identity = {**starts_from, "knn_weight": knn_weight, "teacher": file_identity(inputs.model)}
     training = Training(inputs, inputs.seed, {}, identity, (PLUGIN / "soft_labels.py", LIBRARY / "soft_labels.py"))
     training.run(training.training["updates"], "fairseq_plugin.soft_labels", options)
     return training
