@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from knnlm.errors import KnnlmError
-from knnlm.training import COLUMNS, fairseq_command, loss_table, parse_log
+from knnlm.training import COLUMNS, Devices, fairseq_command, loss_table, parse_log
 
 ARCHITECTURE = {"layers": 3, "width": 48, "feed_forward_width": 96, "heads": 6, "dropout": 0.31, "attention_dropout": 0.11, "activation_dropout": 0.12}
 TRAINING = {
@@ -47,7 +47,7 @@ LOG = """\
 
 
 def command(gpus=0, **changes):
-    return fairseq_command(ARCHITECTURE, TRAINING | changes, 17, gpus, Path("corpus"), Path("plugin"), Path("kept"))
+    return fairseq_command(ARCHITECTURE, TRAINING | changes, 17, Devices(gpus), Path("corpus"), Path("plugin"), Path("kept"))
 
 
 def parsed(call):
@@ -171,7 +171,7 @@ def test_the_later_record_counts_where_a_resumed_training_repeats_updates():
 
 def test_another_program_and_more_options():
     options = {"finetune-from-model": Path("base.pt"), "criterion": "cross_entropy"}
-    call = fairseq_command(ARCHITECTURE, TRAINING, 17, 0, Path("corpus"), Path("plugin"), Path("kept"), "a.program", options)
+    call = fairseq_command(ARCHITECTURE, TRAINING, 17, Devices(), Path("corpus"), Path("plugin"), Path("kept"), "a.program", options)
     assert call[:4] == [sys.executable, "-m", "a.program", "corpus"]
     assert parsed([*call[:2], "fairseq_cli.train", *call[3:]]).finetune_from_model == "base.pt"
     assert [part for part in call if part not in command()] == ["a.program", "--finetune-from-model", "base.pt", "--criterion", "cross_entropy"]
