@@ -200,7 +200,7 @@ def tables(run: Run, wildcards: dict) -> Work:
 
 def helped_tokens(run: Run, wildcards: dict) -> Work:
     """Work of the tables of tokens: the counts of the training text, and several columns of both splits."""
-    return Work(3 * SINGLE * run.tokens["train"] + 20 * 8 * run.evaluated, serial_seconds=20 * run.tokens["train"] / CORE_OPERATIONS)
+    return Work(3 * SINGLE * run.tokens["train"] + 20 * 8 * run.evaluated, disk_bytes=1e6, serial_seconds=20 * run.tokens["train"] / CORE_OPERATIONS)
 
 
 WORK: dict[str, Callable[[Run, dict], Work]] = {

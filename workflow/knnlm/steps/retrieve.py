@@ -89,7 +89,11 @@ def main(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--settings", required=True, help="JSON with retrieval, main, fractions, index, h, metric and search; for a block of queries also `block`: number and count")
+    options.add_argument(
+        "--settings",
+        required=True,
+        help="JSON with retrieval, main, fractions, index, h, metric, search, and block (its number and how many)",
+    )
     gpu_options(options)
     options.add_argument("--states", type=Path, required=True, help="folder of the evaluation states")
     options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
