@@ -24,10 +24,12 @@ report: "workflow/report/workflow.rst"
 pathvars:
     run=config["name"],
     logs="results/<run>/logs",
+    query_block="block-{block}/" if config["resources"]["query_blocks"] > 1 else "",
 
 
 wildcard_constraints:
     chunk=r"\d+",
+    block=r"\d+",
     h="att|ffn",
     metric="l2|ip",
     search="approximate|exact",

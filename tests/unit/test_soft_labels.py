@@ -14,7 +14,7 @@ from knnlm.fairseq_runs import history, saved_updates
 from knnlm.language_model import PLUGIN, build_model, save_model
 from knnlm.soft_labels import label_distribution, neighbour_weights, sample_positions
 from knnlm.steps.binarise import preprocess, read_binary
-from knnlm.training import fairseq_command
+from knnlm.training import Devices, fairseq_command
 
 TYPES, WIDTH, K, SAMPLE = 24, 16, 5, 16  # four specials and 20 pieces
 ARCHITECTURE = {"layers": 1, "width": WIDTH, "feed_forward_width": 24, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
@@ -127,7 +127,7 @@ def parts(corpus, knn_weight):
 
     from fairseq_plugin import soft_labels  # noqa: F401 - registers the criterion
 
-    command = fairseq_command(ARCHITECTURE, TRAINING, 1, 0, corpus / "binary", PLUGIN, corpus / "unused", more_options=options(corpus, knn_weight))
+    command = fairseq_command(ARCHITECTURE, TRAINING, 1, Devices(), corpus / "binary", PLUGIN, corpus / "unused", more_options=options(corpus, knn_weight))
     config = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), command[3:]))
     task = tasks.setup_task(config.task)
     task.load_dataset("train")
@@ -207,7 +207,18 @@ def training_inputs(corpus, folder, **settings):
     given = {"hypothesis": "x", "seed": 1, "main": {}, "temperature": {}, "retrieval": {}, "settings": settings, "training_gpus": 0}
     given["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING}
     return Inputs(
-        Namespace(settings=given, gpus=0, corpus=corpus, checkpoints=folder, model=corpus / "model.pt", dictionary=corpus / "dictionary.txt", family="x")
+        Namespace(
+            settings=given,
+            gpus=0,
+            gres="",
+            nodes=1,
+            threads=1,
+            corpus=corpus,
+            checkpoints=folder,
+            model=corpus / "model.pt",
+            dictionary=corpus / "dictionary.txt",
+            family="x",
+        )
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from knnlm.artifacts import write_manifest
 from knnlm.errors import KnnlmError
 from knnlm.language_model import LanguageModel, trained_updates
-from knnlm.steps import device_for, run
+from knnlm.steps import run
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 PIECES = 60
@@ -63,13 +63,6 @@ def test_settings_that_are_not_json_are_told(monkeypatch, capsys):
         run(lambda arguments: None, parser())
     assert end.value.code == 2
     assert "--settings is not JSON" in capsys.readouterr().err
-
-
-def test_device_for_a_number_of_gpus():
-    assert device_for(0) == "cpu"
-    there = torch.cuda.device_count()
-    with pytest.raises(KnnlmError, match=rf"given {there + 1} GPU\(s\) but CUDA shows {there}"):
-        device_for(there + 1)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from knnlm.errors import KnnlmError
-from knnlm.training import COLUMNS, fairseq_command, loss_table, parse_log
+from knnlm.training import COLUMNS, Devices, fairseq_command, loss_table, parse_log
 
 ARCHITECTURE = {"layers": 3, "width": 48, "feed_forward_width": 96, "heads": 6, "dropout": 0.31, "attention_dropout": 0.11, "activation_dropout": 0.12}
 TRAINING = {
@@ -47,7 +47,7 @@ LOG = """\
 
 
 def command(gpus=0, **changes):
-    return fairseq_command(ARCHITECTURE, TRAINING | changes, 17, gpus, Path("corpus"), Path("plugin"), Path("kept"))
+    return fairseq_command(ARCHITECTURE, TRAINING | changes, 17, Devices(gpus), Path("corpus"), Path("plugin"), Path("kept"))
 
 
 def parsed(call):
@@ -59,9 +59,8 @@ def parsed(call):
     return options.parse_args_and_arch(options.get_training_parser(), call[3:])
 
 
-@pytest.mark.parametrize("gpus", [0, 8])
+@pytest.mark.parametrize(("gpus", "fp16"), [(0, False), (2, False), (4, True)])
 @pytest.mark.parametrize("optimiser", ["adam", "nag"])
-@pytest.mark.parametrize("fp16", [False, True])
 def test_fairseq_is_told_every_hyperparameter(gpus, optimiser, fp16):
     found = parsed(command(gpus, optimiser=optimiser, fp16=fp16))
     expected = {
@@ -92,7 +91,8 @@ def test_fairseq_is_told_every_hyperparameter(gpus, optimiser, fp16):
         "sample_break_mode": "none",
         "batch_size": 5,
         "batch_size_valid": "5",  # fairseq turns it into a number later
-        "update_freq": [4],
+        "update_freq": [4 // max(gpus, 1)],
+        "distributed_world_size": max(gpus, 1),
         "validate_interval_updates": 70,
         "save_interval_updates": 140,
         "fp16": fp16,
@@ -106,9 +106,26 @@ def test_fairseq_is_told_every_hyperparameter(gpus, optimiser, fp16):
         expected["adam_betas"] = "(0.85, 0.95)"
     else:
         expected["momentum"] = 0.97
-    if gpus:
-        expected["distributed_world_size"] = 8
     assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_several_nodes_are_started_by_slurm_one_call_each():
+    call = fairseq_command(ARCHITECTURE, TRAINING, 17, Devices(4, nodes=2, threads=6, port=23456), Path("corpus"), Path("plugin"), Path("kept"))
+    here = call.index(sys.executable)
+    assert call[:here] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=6", "--kill-on-bad-exit=1"]
+    found = parsed(call[here:])
+    assert (found.distributed_world_size, found.distributed_port, found.update_freq) == (4, 23456, [1])
+    assert parsed(command(4)).distributed_port == -1  # fairseq looks for a free one
+
+
+def test_passes_that_cannot_be_shared_are_refused():
+    with pytest.raises(KnnlmError, match=r"lm\.training\.accumulate: the 4 passes .* 3 GPUs"):
+        command(3)
+
+
+def test_float16_on_the_cpu_is_refused():
+    with pytest.raises(KnnlmError, match=r"lm\.training\.fp16"):
+        command(0, fp16=True)
 
 
 def test_a_cosine_period_of_its_own_is_kept():
@@ -171,7 +188,7 @@ def test_the_later_record_counts_where_a_resumed_training_repeats_updates():
 
 def test_another_program_and_more_options():
     options = {"finetune-from-model": Path("base.pt"), "criterion": "cross_entropy"}
-    call = fairseq_command(ARCHITECTURE, TRAINING, 17, 0, Path("corpus"), Path("plugin"), Path("kept"), "a.program", options)
+    call = fairseq_command(ARCHITECTURE, TRAINING, 17, Devices(), Path("corpus"), Path("plugin"), Path("kept"), "a.program", options)
     assert call[:4] == [sys.executable, "-m", "a.program", "corpus"]
     assert parsed([*call[:2], "fairseq_cli.train", *call[3:]]).finetune_from_model == "base.pt"
     assert [part for part in call if part not in command()] == ["a.program", "--finetune-from-model", "base.pt", "--criterion", "cross_entropy"]

@@ -177,6 +177,14 @@ def _lm_problems(config: dict) -> Problems:
         yield "lm.training.fp16", "float16 training needs a GPU, but resources.training_gpus is 0; set fp16 to false or give GPUs."
 
 
+def _resource_problems(config: dict) -> Problems:
+    gpus, nodes, accumulate = config["resources"]["training_gpus"], config["resources"]["training_nodes"], config["lm"]["training"]["accumulate"]
+    if accumulate % max(gpus, 1):
+        yield "lm.training.accumulate", f"{accumulate} passes cannot be shared evenly by resources.training_gpus ({gpus}); choose a multiple of {gpus}."
+    if gpus % nodes or (nodes > 1 and not gpus):
+        yield "resources.training_nodes", f"{nodes} nodes cannot share resources.training_gpus ({gpus}) evenly; choose a divisor of them, or 1."
+
+
 def _window_problems(config: dict) -> Problems:
     longest = config["lm"]["training"]["tokens_per_sample"]
     for name, window in config["windows"].items():
@@ -308,6 +316,7 @@ def _size_problems(config: dict) -> Problems:
 
 CHECKS = (
     _lm_problems,
+    _resource_problems,
     _window_problems,
     _corpus_problems,
     _index_problems,

@@ -20,13 +20,18 @@ def read_step(family: str) -> tuple[tuple[str, ...], dict[str, str | dict]]:
     Raises OSError if there is no such step, and ValueError if one of the two is missing or not a literal.
     """
     found = {"NEEDS": None, "SETTINGS": {}}
-    for node in ast.parse((STEPS / f"{family}.py").read_text(encoding="utf-8")).body:
+    for node in _parsed(family).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in found:
             found[node.targets[0].id] = ast.literal_eval(node.value)
     needs, settings = found["NEEDS"], found["SETTINGS"]
     if not isinstance(needs, tuple) or set(needs) - set(STORED) or not set(_kinds(settings)) <= set(KINDS):
         raise ValueError(f"NEEDS must be a tuple of {', '.join(STORED)}, and SETTINGS name a kind ({', '.join(KINDS)}) for each setting")
     return needs, settings
+
+
+@cache
+def _parsed(family: str) -> ast.Module:
+    return ast.parse((STEPS / f"{family}.py").read_text(encoding="utf-8"))
 
 
 def active(config: dict) -> dict[str, dict]:
@@ -42,6 +47,11 @@ def with_step(config: dict) -> list[str]:
 def needs(config: dict, name: str) -> tuple[str, ...]:
     """Return what the step of a hypothesis reads."""
     return read_step(config["hypotheses"][name]["family"])[0]
+
+
+def uses_device(config: dict, name: str) -> bool:
+    """Return whether the step of a hypothesis computes on its device, so that it asks for a GPU: whether it says `.device` anywhere."""
+    return any(isinstance(node, ast.Attribute) and node.attr == "device" for node in ast.walk(_parsed(config["hypotheses"][name]["family"])))
 
 
 def trains_lm(config: dict, name: str) -> bool:

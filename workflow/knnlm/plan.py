@@ -11,11 +11,12 @@ from itertools import pairwise
 
 from knnlm.components import Component, knn_components, real_score_fractions, retrievals, searched_fractions
 from knnlm.configuration import PQ_CENTROIDS, IndexFactory, parse_factory
+from knnlm.query_blocks import QUERIES_AT_ONCE
 
 KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
 TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
-QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE = 8192, 524288, 131072  # blocks of search, exact search and index filling
+KEYS_AT_ONCE, ROWS_AT_ONCE = 524288, 131072  # blocks of exact search and index filling
 TYPES_BEYOND_MERGES = 1400  # single characters and the like: the paper's 33,344 types come of 32,000 merges
 COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
 OPERATIONS_PER_NEIGHBOUR = 10  # of one term of the kNN softmax, its exponential included
@@ -107,9 +108,9 @@ def parameter_count(architecture: dict, vocabulary: int) -> int:
 
 
 def tokens_per_update(config: dict) -> int:
-    """Return the tokens of one update: tokens_per_sample · batch_samples · accumulate · devices."""
+    """Return the tokens of one update: tokens_per_sample · batch_samples · accumulate, on however many devices."""
     training = config["lm"]["training"]
-    return training["tokens_per_sample"] * training["batch_samples"] * training["accumulate"] * max(config["resources"]["training_gpus"], 1)
+    return training["tokens_per_sample"] * training["batch_samples"] * training["accumulate"]
 
 
 def forward_flops(architecture: dict, length: int, vocabulary: int = 0) -> float:
@@ -178,22 +179,34 @@ def datastore(run: Run) -> Stage:
 
 
 def index(run: Run) -> Stage:
-    """Train and fill one index for each hidden state and metric.
+    """Train and fill one index for each hidden state and metric: the sum of index_training and index_filling over them."""
+    parts = index_training(run), index_filling(run)
+    disk, flops = (len(run.pairs) * sum(amounts) for amounts in zip(*((part.disk_bytes, part.flops) for part in parts), strict=True))
+    return Stage("index", run.tokens["train"], disk, max(part.memory_bytes for part in parts), float(flops))
 
-    Disk, for each: T · (c + 8), and in the trained file and each chunk's the centroids, lists · 4d, with PQ also 256 · 4d. Operations, for each:
-    k-means, 2 · 10 · rows · lists · d on at most 256 rows a list, and 2 · 25 · 65,536 · 256 · d for PQ; adding, 2 · T · (lists + 256) · d.
-    Memory: the sample in float32 and a copy, or a filled chunk and one block of keys.
+
+def index_training(run: Run) -> Stage:
+    """Train one index.
+
+    Disk: the centroids, lists · 4d, with PQ also 256 · 4d. Operations: k-means, 2 · 10 · rows · lists · d on at most 256 rows a list, and
+    2 · 25 · 65,536 · 256 · d for PQ. Memory: the sample in float32 and a copy.
     """
-    factory, settings, chunks = run.factory, run.config["index"], run.config["datastore"]["chunks"]
-    rows, sampled = run.tokens["train"], min(settings["training_rows"], run.tokens["train"])
-    codewords = PQ_CENTROIDS if factory.sub_quantisers else 0
-    coarse = 2 * COARSE_ITERATIONS * min(sampled, 256 * factory.lists) * factory.lists * run.width
+    sampled, codewords = min(run.config["index"]["training_rows"], run.tokens["train"]), PQ_CENTROIDS if run.factory.sub_quantisers else 0
+    coarse = 2 * COARSE_ITERATIONS * min(sampled, 256 * run.factory.lists) * run.factory.lists * run.width
     fine = 2 * PQ_ITERATIONS * min(sampled, PQ_TRAINING_ROWS) * codewords * run.width
-    adding = 2 * rows * (factory.lists + codewords) * run.width
-    disk = rows * (factory.code_bytes + 8) + (chunks + 1) * _centroid_bytes(run)
-    filling = run.chunk_rows * (factory.code_bytes + 8) + ROWS_AT_ONCE * run.width * (SINGLE + HALF)
-    memory = _centroid_bytes(run) + max(2 * SINGLE * sampled * run.width, filling)
-    return Stage("index", rows, len(run.pairs) * disk, memory, float(len(run.pairs) * (coarse + fine + adding)))
+    memory = _centroid_bytes(run) + 2 * SINGLE * sampled * run.width
+    return Stage("index training", sampled, _centroid_bytes(run), memory, float(coarse + fine))
+
+
+def index_filling(run: Run) -> Stage:
+    """Fill one trained index, chunk by chunk.
+
+    Disk: T · (c + 8), and in each chunk's file the centroids. Operations: 2 · T · (lists + 256) · d. Memory: a filled chunk and one block of keys.
+    """
+    rows, row, codewords = run.tokens["train"], run.factory.code_bytes + 8, PQ_CENTROIDS if run.factory.sub_quantisers else 0
+    disk = rows * row + run.config["datastore"]["chunks"] * _centroid_bytes(run)
+    memory = _centroid_bytes(run) + run.chunk_rows * row + ROWS_AT_ONCE * run.width * (SINGLE + HALF)
+    return Stage("index filling", rows, disk, memory, 2.0 * rows * (run.factory.lists + codewords) * run.width)
 
 
 def exact_retrieval(run: Run) -> Stage:
@@ -218,9 +231,14 @@ def approximate_retrieval(run: Run) -> Stage:
     factory, nprobe = run.factory, run.config["index"]["nprobe"]
     results = sum(len(searched_fractions(run.config, *pair)) for pair in run.pairs)
     choosing = 2 * run.evaluated * run.width * (factory.lists + (nprobe * PQ_CENTROIDS if factory.sub_quantisers else 0))
-    scanning = run.evaluated * run.tokens["train"] * nprobe / factory.lists * (factory.sub_quantisers or 2 * run.width)
-    flops = float(results * choosing + len(run.pairs) * scanning)
+    flops = float(results * choosing + len(run.pairs) * scanned(run))
     return Stage("approximate retrieval", run.evaluated, results * run.evaluated * run.k * 2 * SINGLE, _approximate_memory(run), flops)
+
+
+def scanned(run: Run) -> float:
+    """Return what approximate retrieval looks up or compares in the lists, for one hidden state and metric."""
+    rows = run.evaluated * run.tokens["train"] * run.config["index"]["nprobe"] / run.factory.lists
+    return rows * (run.factory.sub_quantisers or 2 * run.width)
 
 
 def real_scores(run: Run) -> Stage:

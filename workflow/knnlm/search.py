@@ -15,8 +15,8 @@ import torch
 from knnlm.datastore import Datastore, prefix_rows
 from knnlm.index import METRICS, join_indexes
 from knnlm.progress import progress
+from knnlm.query_blocks import QUERIES_AT_ONCE
 
-QUERIES_AT_ONCE = 8192
 KEYS_AT_ONCE = 524288
 TILE_QUERIES, TILE_KEYS = 512, 8192  # one matrix product of exact search; its 16 MiB of similarities stay in the cache of a CPU
 PLACES = 2048  # candidates of each query that wait to be merged

@@ -1,13 +1,17 @@
-"""Training LMs with fairseq's own command line: how it is called, and what its log says."""
+"""Training LMs with fairseq's own command line: how it is called, on one device or on many, and what its log says."""
 
+import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from knnlm.devices import device_for, gpus_of_node
 from knnlm.errors import KnnlmError
 
 COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
@@ -15,22 +19,70 @@ COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "t
 NEVER = 10**9  # epochs: validation and checkpoints are counted in updates
 
 
+@dataclass(frozen=True)
+class Devices:
+    """What an LM is trained on: GPUs (0: the CPU), the nodes that they are spread over evenly, and each node's CPU threads.
+
+    `port` is where the nodes meet, on the first of them; one node needs none.
+    """
+
+    gpus: int = 0
+    nodes: int = 1
+    threads: int = 1
+    port: int = 0
+
+    @property
+    def launcher(self) -> list[str]:
+        """What stands before the call: on several nodes Slurm starts it once on each, and fairseq learns from Slurm's variables which node it is on."""
+        if self.nodes == 1:
+            return []
+        return ["srun", f"--nodes={self.nodes}", f"--ntasks={self.nodes}", "--ntasks-per-node=1", f"--cpus-per-task={self.threads}", "--kill-on-bad-exit=1"]
+
+    def passes(self, accumulate: int) -> int:
+        """Return how many of an update's forward passes are those of one device: the update is the same on any number of GPUs.
+
+        Raises KnnlmError if the devices cannot share them evenly.
+        """
+        if accumulate % max(self.gpus, 1):
+            raise KnnlmError(
+                f"config key lm.training.accumulate: the {accumulate} passes of an update cannot be shared evenly by {self.gpus} GPUs; "
+                "make it a multiple of them or give other GPUs."
+            )
+        return accumulate // max(self.gpus, 1)
+
+
+def training_devices(arguments: argparse.Namespace) -> Devices:
+    """Return what a step trains an LM on, from its command line (`devices.training_options`); raises KnnlmError where it is not there."""
+    nodes, of_node = arguments.nodes, gpus_of_node(arguments)
+    if device_for(of_node) == "cpu":
+        return Devices(threads=arguments.threads)
+    if nodes == 1:
+        return Devices(of_node, threads=arguments.threads)
+    if (job := os.environ.get("SLURM_JOB_ID")) is None:
+        raise KnnlmError(
+            f"config key resources.training_nodes: {nodes} nodes need Slurm, and this is no Slurm job; set it to 1 or use workflow/profiles/slurm."
+        )
+    return Devices(of_node * nodes, nodes, arguments.threads, port=10000 + int(job) % 50000)
+
+
 def fairseq_command(
     architecture: dict,
     training: dict,
     seed: int,
-    gpus: int,
+    devices: Devices,
     binary: Path,
     plugin: Path,
     checkpoints: Path,
     program: str = "fairseq_cli.train",
     more_options: dict[str, object] | None = None,
 ) -> list[str]:
-    """Return the `fairseq-train` call for these settings (paper: spec §1.1 and §1.2).
+    """Return the `fairseq-train` call for these settings (paper: spec §1.1 and §1.2); raises KnnlmError where the devices cannot do them.
 
     Started again after a crash, the same call goes on from `checkpoint_last.pt` in `checkpoints`. `program` is a module that does what
     `fairseq_cli.train` does; `more_options` are those of fairseq that the base LM's training leaves out.
     """
+    if training["fp16"] and not devices.gpus:
+        raise KnnlmError("config key lm.training.fp16: float16 training needs a GPU, but this job has none; set it to false or give GPUs.")
     period = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
     options = {
         "user-dir": plugin,
@@ -58,7 +110,7 @@ def fairseq_command(
         "batch-size": training["batch_samples"],
         "batch-size-valid": training["batch_samples"],
         "required-batch-size-multiple": 1,
-        "update-freq": training["accumulate"],
+        "update-freq": devices.passes(training["accumulate"]),
         "validate-interval": NEVER,
         "validate-interval-updates": training["validate_every"],
         "save-interval": NEVER,
@@ -69,17 +121,18 @@ def fairseq_command(
         "log-format": "json",
         "log-interval": max(training["updates"] // 100, 1),
         "save-dir": checkpoints,
+        "distributed-world-size": max(devices.gpus, 1),
     }
     if training["optimiser"] == "adam":
         options["adam-betas"] = "({}, {})".format(*training["betas"])
     else:
         options["momentum"] = training["momentum"]
-    if gpus:
-        options["distributed-world-size"] = gpus
+    if devices.nodes > 1:
+        options["distributed-port"] = devices.port
     flags = ["--no-epoch-checkpoints", "--fp16"] if training["fp16"] else ["--no-epoch-checkpoints"]
-    flags += [] if gpus else ["--cpu"]
+    flags += [] if devices.gpus else ["--cpu"]
     pairs = [str(part) for name, value in {**options, **(more_options or {})}.items() for part in (f"--{name}", value)]
-    return [sys.executable, "-m", program, str(binary), *pairs, *flags]
+    return [*devices.launcher, sys.executable, "-m", program, str(binary), *pairs, *flags]
 
 
 def parse_log(lines: Iterable[str]) -> Iterator[dict]:

@@ -80,12 +80,16 @@ rule tables:
         ),
     log:
         "<logs>/tables.log",
+    group:
+        "tables"
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("tables", "threads")
     resources:
-        mem_mb=8000,
-        runtime="1h",
+        gpu=0,
+        mem_mb=asks("tables", "mem_mb"),
+        disk_mb=asks("tables", "disk_mb"),
+        runtime=asks("tables", "runtime"),
     params:
         settings=table_settings,
     shell:

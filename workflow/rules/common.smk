@@ -55,6 +55,17 @@ def settings(*keys, **extra):
     return json.dumps(chosen, sort_keys=True)
 
 
+def asks(job, what):
+    """Return the function that tells one of the resources (`knnlm.job_sizes.Request`) that a rule's jobs ask for: by their size, and at which attempt."""
+
+    def amount(wildcards, attempt):
+        from knnlm import job_sizes  # imports NumPy, which a run that is finished does not need
+
+        return getattr(job_sizes.asked(config, TOKENS, job, dict(wildcards), attempt), what)
+
+    return amount
+
+
 def corpus_files(wildcards):
     """List the user's own text files, so that editing one reruns what depends on it."""
     return configuration.text_files(config["corpus"])
@@ -76,13 +87,24 @@ def index_filling_settings(wildcards):
 
 
 def exact_settings(wildcards):
-    """Settings of one exact retrieval."""
-    return settings("retrieval.k", "main", "fractions", h=wildcards.h, metric=wildcards.metric, search="exact")
+    """Settings of one exact retrieval, or of one block of its queries."""
+    return settings("retrieval.k", "main", "fractions", search="exact", **retrieval_fields(wildcards))
 
 
 def approximate_settings(wildcards):
-    """Settings of one approximate retrieval."""
-    return settings("retrieval.k", "main", "fractions", "index.nprobe", h=wildcards.h, metric=wildcards.metric, search="approximate")
+    """Settings of one approximate retrieval, or of one block of its queries."""
+    return settings("retrieval.k", "main", "fractions", "index.nprobe", search="approximate", **retrieval_fields(wildcards))
+
+
+def retrieval_fields(wildcards):
+    """Return h and metric, and of a block of queries its number and how many there are."""
+    pair = {"h": wildcards.h, "metric": wildcards.metric}
+    return pair | {"block": [int(wildcards.block), len(QUERY_BLOCKS)]} if "block" in wildcards.keys() else pair
+
+
+def of_block(path):
+    """Mark a file of one block of queries as temporary; where there is one block alone, it is what it is."""
+    return temp(path) if len(QUERY_BLOCKS) > 1 else path
 
 
 def component_settings(wildcards):
@@ -111,11 +133,6 @@ def hypothesis_settings(wildcards):
 def family(wildcards):
     """Return the step that makes the components of a hypothesis."""
     return config["hypotheses"][wildcards.hypothesis]["family"]
-
-
-def hypothesis_gpus(wildcards):
-    """Return the GPUs of a hypothesis: those of training where its step trains an LM."""
-    return config["resources"]["training_gpus" if "training" in hypotheses.needs(config, wildcards.hypothesis) else "gpus"]
 
 
 def hypothesis_sources(wildcards):
@@ -190,15 +207,19 @@ def every_seed(file, **fields):
 
 def known_tokens(wildcards):
     """The corpus's token counts, unless the config tells them in advance."""
-    return [] if config["corpus"]["token_counts"] else f"results/{config['name']}/corpus/tokens/manifest.json"
+    return [] if config["corpus"]["token_counts"] else TOKENS
 
 
 CHUNKS = range(config.get("datastore", {}).get("chunks", 1))
+TOKENS = f"results/{config['name']}/corpus/tokens/manifest.json"
 SPLITS = ["train", "valid", "test"]
 EVALUATION_SPLITS = ["valid", "test"]
 SEARCHES = ["exact", "approximate"]
 CHUNK_ARRAYS = ["att", "ffn", "values", "positions"]
 NEIGHBOUR_ARRAYS = ["ids", "similarities"]
+QUERY_BLOCKS = range(config["resources"]["query_blocks"])
+# What a search writes for each split, where it is divided into blocks of queries that are joined afterwards.
+JOINED = {"exact": NEIGHBOUR_ARRAYS, "approximate": [*NEIGHBOUR_ARRAYS, "real"]} if len(QUERY_BLOCKS) > 1 else {}
 TRAINED = [name for name in hypotheses.with_step(config) if hypotheses.trains_lm(config, name)]
 
 # Each figure and the table it is drawn from.

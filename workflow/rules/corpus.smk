@@ -8,11 +8,16 @@ rule corpus_text:
         documents=collect("results/<run>/corpus/text/{split}.documents.npy", split=SPLITS),
     log:
         "<logs>/corpus_text.log",
+    group:
+        "corpus"
     conda:
         "../../envs/cpu.yaml"
+    threads: asks("corpus_text", "threads")
     resources:
-        mem_mb=4000,
-        runtime="2h",
+        gpu=0,
+        mem_mb=asks("corpus_text", "mem_mb"),
+        disk_mb=asks("corpus_text", "disk_mb"),
+        runtime=asks("corpus_text", "runtime"),
     params:
         settings=settings("seed", "corpus.source", "corpus.sotu", "corpus.text", "corpus.wikitext103"),
     shell:
@@ -29,12 +34,16 @@ rule tokenise:
         tokenised=collect("results/<run>/corpus/tokenised/{split}.txt", split=SPLITS),
     log:
         "<logs>/tokenise.log",
+    group:
+        "corpus"
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("tokenise", "threads")
     resources:
-        mem_mb=4000,
-        runtime="4h",
+        gpu=0,
+        mem_mb=asks("tokenise", "mem_mb"),
+        disk_mb=asks("tokenise", "disk_mb"),
+        runtime=asks("tokenise", "runtime"),
     params:
         settings=settings("corpus.tokeniser"),
     shell:
@@ -53,12 +62,16 @@ rule bpe:
         dictionary="results/<run>/corpus/dictionary.txt",
     log:
         "<logs>/bpe.log",
+    group:
+        "corpus"
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("bpe", "threads")
     resources:
-        mem_mb=8000,
-        runtime="2h",
+        gpu=0,
+        mem_mb=asks("bpe", "mem_mb"),
+        disk_mb=asks("bpe", "disk_mb"),
+        runtime=asks("bpe", "runtime"),
     params:
         settings=settings("corpus.bpe_merges"),
     shell:
@@ -85,12 +98,16 @@ rule binarise:
         manifest="results/<run>/corpus/tokens/manifest.json",
     log:
         "<logs>/binarise.log",
+    group:
+        "corpus"
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("binarise", "threads")
     resources:
-        mem_mb=8000,
-        runtime="2h",
+        gpu=0,
+        mem_mb=asks("binarise", "mem_mb"),
+        disk_mb=asks("binarise", "disk_mb"),
+        runtime=asks("binarise", "runtime"),
     params:
         settings=settings("lm.training.tokens_per_sample", "retrieval.k", "fractions"),
     shell:

@@ -16,15 +16,18 @@ rule datastore_chunk:
     cache: True
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("datastore_chunk", "threads")
     resources:
-        gpu=config["resources"]["gpus"],
-        mem_mb=32000,
-        runtime="4h",
+        gpu=asks("datastore_chunk", "gpu"),
+        gres=asks("datastore_chunk", "gres"),
+        nodes=asks("datastore_chunk", "nodes"),
+        mem_mb=asks("datastore_chunk", "mem_mb"),
+        disk_mb=asks("datastore_chunk", "disk_mb"),
+        runtime=asks("datastore_chunk", "runtime"),
     params:
         settings=chunk_settings,
     shell:
-        "python -m knnlm.steps.datastore_chunk --settings {params.settings:q} --gpus {resources.gpu} --model {input.model}"
+        "python -m knnlm.steps.datastore_chunk --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
         ' --dictionary {input.dictionary} --tokens {input.tokens} --chunk "$(dirname {output.manifest})" 2>&1 | tee {log}'
 
 
@@ -42,10 +45,12 @@ rule train_index:
     cache: True
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("train_index", "threads")
     resources:
-        mem_mb=32000,
-        runtime="4h",
+        gpu=0,
+        mem_mb=asks("train_index", "mem_mb"),
+        disk_mb=asks("train_index", "disk_mb"),
+        runtime=asks("train_index", "runtime"),
     params:
         settings=index_training_settings,
     shell:
@@ -69,10 +74,12 @@ rule fill_index:
     cache: True
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("fill_index", "threads")
     resources:
-        mem_mb=16000,
-        runtime="4h",
+        gpu=0,
+        mem_mb=asks("fill_index", "mem_mb"),
+        disk_mb=asks("fill_index", "disk_mb"),
+        runtime=asks("fill_index", "runtime"),
     params:
         settings=index_filling_settings,
     shell:

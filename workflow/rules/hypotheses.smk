@@ -39,16 +39,23 @@ rule hypothesis:
         "<logs>/hypothesis/{hypothesis}.log",
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("hypothesis", "threads")
     resources:
-        gpu=hypothesis_gpus,
-        mem_mb=32000,
-        runtime="7d",
+        gpu=asks("hypothesis", "gpu"),
+        gres=asks("hypothesis", "gres"),
+        nodes=asks("hypothesis", "nodes"),
+        mpi=asks("hypothesis", "mpi"),
+        tasks=asks("hypothesis", "tasks"),
+        tasks_per_gpu=asks("hypothesis", "tasks_per_gpu"),
+        mem_mb=asks("hypothesis", "mem_mb"),
+        disk_mb=asks("hypothesis", "disk_mb"),
+        runtime=asks("hypothesis", "runtime"),
     params:
         family=family,
         settings=hypothesis_settings,
     shell:
-        "python -m knnlm.steps.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --threads {threads}"
+        "python -m knnlm.steps.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --gres={resources.gres:q}"
+        " --nodes {resources.nodes} --threads {threads}"
         " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states} --chunks {input.chunks}"
         " --model {input.model} --dictionary {input.dictionary} --neighbours {input.neighbours} --components {input.components}"
         ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'
@@ -85,11 +92,16 @@ rule helped_tokens:
         ),
     log:
         "<logs>/helped_tokens.log",
+    group:
+        "tables"
     conda:
         "../../envs/cpu.yaml"
+    threads: asks("helped_tokens", "threads")
     resources:
-        mem_mb=4000,
-        runtime="1h",
+        gpu=0,
+        mem_mb=asks("helped_tokens", "mem_mb"),
+        disk_mb=asks("helped_tokens", "disk_mb"),
+        runtime=asks("helped_tokens", "runtime"),
     params:
         settings=settings("main"),
     shell:

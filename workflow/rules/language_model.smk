@@ -12,16 +12,22 @@ rule train_lm:
     cache: True
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("train_lm", "threads")
     resources:
-        gpu=config["resources"]["training_gpus"],
-        mem_mb=16000,
-        runtime="7d",
+        gpu=asks("train_lm", "gpu"),
+        gres=asks("train_lm", "gres"),
+        nodes=asks("train_lm", "nodes"),
+        mpi=asks("train_lm", "mpi"),
+        tasks=asks("train_lm", "tasks"),
+        tasks_per_gpu=asks("train_lm", "tasks_per_gpu"),
+        mem_mb=asks("train_lm", "mem_mb"),
+        disk_mb=asks("train_lm", "disk_mb"),
+        runtime=asks("train_lm", "runtime"),
     params:
         settings=settings("seed", "lm"),
     shell:
-        "python -m knnlm.steps.train_lm --settings {params.settings:q} --gpus {resources.gpu} --corpus {input.corpus}"
-        ' --binary "$(dirname {input.binary[0]})"'
+        "python -m knnlm.steps.train_lm --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
+        ' --nodes {resources.nodes} --threads {threads} --corpus {input.corpus} --binary "$(dirname {input.binary[0]})"'
         ' --checkpoints "$(dirname {output.model})/checkpoints" --model {output.model} --loss {output.loss} 2>&1 | tee {log}'
 
 
@@ -47,14 +53,17 @@ rule evaluation_states:
     cache: True
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("evaluation_states", "threads")
     resources:
-        gpu=config["resources"]["gpus"],
-        mem_mb=16000,
-        runtime="4h",
+        gpu=asks("evaluation_states", "gpu"),
+        gres=asks("evaluation_states", "gres"),
+        nodes=asks("evaluation_states", "nodes"),
+        mem_mb=asks("evaluation_states", "mem_mb"),
+        disk_mb=asks("evaluation_states", "disk_mb"),
+        runtime=asks("evaluation_states", "runtime"),
     params:
         settings=settings("windows.evaluation"),
     shell:
-        "python -m knnlm.steps.evaluation_states --settings {params.settings:q} --gpus {resources.gpu} --model {input.model}"
+        "python -m knnlm.steps.evaluation_states --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
         " --dictionary {input.dictionary} --tokens {input.tokens} --lines {input.lines}"
         ' --states "$(dirname {output.manifest})" --base {output.base} 2>&1 | tee {log}'

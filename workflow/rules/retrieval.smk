@@ -7,24 +7,27 @@ rule retrieve_exact:
         contexts=collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS),
         code=sources("retrieve"),
     output:
-        manifest="results/<run>/neighbours/{h}-{metric}-exact/manifest.json",
-        valid_ids="results/<run>/neighbours/{h}-{metric}-exact/valid.ids.npy",
-        valid_similarities="results/<run>/neighbours/{h}-{metric}-exact/valid.similarities.npy",
-        test_ids="results/<run>/neighbours/{h}-{metric}-exact/test.ids.npy",
-        test_similarities="results/<run>/neighbours/{h}-{metric}-exact/test.similarities.npy",
+        manifest=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>manifest.json"),
+        valid_ids=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>valid.ids.npy"),
+        valid_similarities=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>valid.similarities.npy"),
+        test_ids=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>test.ids.npy"),
+        test_similarities=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>test.similarities.npy"),
     log:
-        "<logs>/retrieve/{h}-{metric}-exact.log",
+        "<logs>/retrieve/<query_block>{h}-{metric}-exact.log",
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("retrieve_exact", "threads")
     resources:
-        gpu=config["resources"]["gpus"],
-        mem_mb=48000,
-        runtime="1d",
+        gpu=asks("retrieve_exact", "gpu"),
+        gres=asks("retrieve_exact", "gres"),
+        nodes=asks("retrieve_exact", "nodes"),
+        mem_mb=asks("retrieve_exact", "mem_mb"),
+        disk_mb=asks("retrieve_exact", "disk_mb"),
+        runtime=asks("retrieve_exact", "runtime"),
     params:
         settings=exact_settings,
     shell:
-        "python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu}"
+        "python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
         ' --states "$(dirname {input.states})" --chunks {input.chunks} --neighbours "$(dirname {output.manifest})" 2>&1 | tee {log}'
 
 
@@ -41,28 +44,67 @@ rule retrieve_approximate:
         manifests=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.json", chunk=CHUNKS),
         code=sources("retrieve"),
     output:
-        manifest="results/<run>/neighbours/{h}-{metric}-approximate/manifest.json",
-        valid_ids="results/<run>/neighbours/{h}-{metric}-approximate/valid.ids.npy",
-        valid_similarities="results/<run>/neighbours/{h}-{metric}-approximate/valid.similarities.npy",
-        valid_real="results/<run>/neighbours/{h}-{metric}-approximate/valid.real.npy",
-        test_ids="results/<run>/neighbours/{h}-{metric}-approximate/test.ids.npy",
-        test_similarities="results/<run>/neighbours/{h}-{metric}-approximate/test.similarities.npy",
-        test_real="results/<run>/neighbours/{h}-{metric}-approximate/test.real.npy",
+        manifest=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>manifest.json"),
+        valid_ids=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.ids.npy"),
+        valid_similarities=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.similarities.npy"),
+        valid_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.real.npy"),
+        test_ids=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.ids.npy"),
+        test_similarities=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.similarities.npy"),
+        test_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.real.npy"),
     log:
-        "<logs>/retrieve/{h}-{metric}-approximate.log",
+        "<logs>/retrieve/<query_block>{h}-{metric}-approximate.log",
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("retrieve_approximate", "threads")
     resources:
-        gpu=config["resources"]["gpus"],
-        mem_mb=48000,
-        runtime="1d",
+        gpu=asks("retrieve_approximate", "gpu"),
+        gres=asks("retrieve_approximate", "gres"),
+        nodes=asks("retrieve_approximate", "nodes"),
+        mem_mb=asks("retrieve_approximate", "mem_mb"),
+        disk_mb=asks("retrieve_approximate", "disk_mb"),
+        runtime=asks("retrieve_approximate", "runtime"),
     params:
         settings=approximate_settings,
     shell:
-        "python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu}"
+        "python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
         ' --states "$(dirname {input.states})" --chunks {input.chunks} --trained {input.trained} --filled {input.filled}'
         ' --neighbours "$(dirname {output.manifest})" 2>&1 | tee {log}'
+
+
+for search, arrays in JOINED.items():
+
+    rule:
+        """Put the neighbours of all blocks of queries together; the files are those that one search of all queries writes."""
+        name:
+            f"join_{search}"
+        input:
+            blocks=collect(f"results/<run>/neighbours/{{{{h}}}}-{{{{metric}}}}-{search}/block-{{block}}/manifest.json", block=QUERY_BLOCKS),
+            arrays=collect(
+                f"results/<run>/neighbours/{{{{h}}}}-{{{{metric}}}}-{search}/block-{{block}}/{{split}}.{{array}}.npy",
+                block=QUERY_BLOCKS,
+                split=EVALUATION_SPLITS,
+                array=arrays,
+            ),
+            code=sources("join_neighbours"),
+        output:
+            manifest=f"results/<run>/neighbours/{{h}}-{{metric}}-{search}/manifest.json",
+            arrays=collect(
+                f"results/<run>/neighbours/{{{{h}}}}-{{{{metric}}}}-{search}/{{split}}.{{array}}.npy",
+                split=EVALUATION_SPLITS,
+                array=arrays,
+            ),
+        log:
+            f"<logs>/join_neighbours/{{h}}-{{metric}}-{search}.log",
+        conda:
+            "../../envs/cpu.yaml"
+        threads: asks("join_neighbours", "threads")
+        resources:
+            gpu=0,
+            mem_mb=asks("join_neighbours", "mem_mb"),
+            disk_mb=asks("join_neighbours", "disk_mb"),
+            runtime=asks("join_neighbours", "runtime"),
+        shell:
+            "python -m knnlm.steps.join_neighbours --blocks {input.blocks}" ' --neighbours "$(dirname {output.manifest})" 2>&1 | tee {log}'
 
 
 rule knn_components:
@@ -83,12 +125,16 @@ rule knn_components:
         curves="results/<run>/components/knn-{h}-{metric}-{search}.temperature.csv",
     log:
         "<logs>/knn_components/{h}-{metric}-{search}.log",
+    group:
+        "components"
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: asks("knn_components", "threads")
     resources:
-        mem_mb=16000,
-        runtime="4h",
+        gpu=0,
+        mem_mb=asks("knn_components", "mem_mb"),
+        disk_mb=asks("knn_components", "disk_mb"),
+        runtime=asks("knn_components", "runtime"),
     params:
         settings=component_settings,
     shell:

@@ -20,14 +20,3 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         main(arguments)
     except KnnlmError as error:
         sys.exit(f"Error: {error}")
-
-
-def device_for(gpus: int) -> str:
-    """Return the torch device for a rule that was given this many GPUs; raises KnnlmError where they are not there."""
-    if gpus == 0:
-        return "cpu"
-    import torch
-
-    if torch.cuda.device_count() < gpus:
-        raise KnnlmError(f"this step was given {gpus} GPU(s) but CUDA shows {torch.cuda.device_count()}; run with --resources gpu=0 to use the CPU.")
-    return "cuda"

@@ -7,11 +7,12 @@ import numpy as np
 
 from knnlm.artifacts import load_array, save_array, write_manifest
 from knnlm.datastore import shuffled_order
+from knnlm.devices import device_for, gpu_options
 from knnlm.errors import KnnlmError
 from knnlm.language_model import LanguageModel
 from knnlm.seals import verified
 from knnlm.states import extract_states
-from knnlm.steps import device_for, run
+from knnlm.steps import run
 from knnlm.windows import fixed_windows, share_of_windows
 
 
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--settings", required=True, help="JSON with seed, windows, datastore and chunk")
-    options.add_argument("--gpus", type=int, default=0)
+    gpu_options(options)
     options.add_argument("--model", type=Path, required=True)
     options.add_argument("--dictionary", type=Path, required=True)
     options.add_argument("--tokens", type=Path, required=True, help="token ids of the training text")

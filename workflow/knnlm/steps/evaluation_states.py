@@ -5,10 +5,11 @@ from pathlib import Path
 
 from knnlm.artifacts import load_array, save_array, write_manifest
 from knnlm.components import BASE, save_components
+from knnlm.devices import device_for, gpu_options
 from knnlm.language_model import LanguageModel
 from knnlm.seals import verified
 from knnlm.states import extract_states
-from knnlm.steps import device_for, run
+from knnlm.steps import run
 from knnlm.windows import whole_line_windows
 
 
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--settings", required=True, help="JSON with windows")
-    options.add_argument("--gpus", type=int, default=0)
+    gpu_options(options)
     options.add_argument("--model", type=Path, required=True)
     options.add_argument("--dictionary", type=Path, required=True)
     options.add_argument("--tokens", type=Path, nargs="+", required=True, help="token ids, one file a split")

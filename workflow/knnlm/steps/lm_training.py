@@ -10,9 +10,8 @@ from knnlm.interpolation import count_words, perplexity
 from knnlm.language_model import PLUGIN, LanguageModel, export_model, read_model
 from knnlm.memorisation import log_p_in_windows, sample_windows
 from knnlm.states import extract_states
-from knnlm.steps import device_for
 from knnlm.steps.hypotheses import SPLITS, Inputs
-from knnlm.training import fairseq_command, loss_table
+from knnlm.training import fairseq_command, loss_table, training_devices
 from knnlm.windows import fixed_windows, whole_line_windows
 
 
@@ -26,17 +25,16 @@ class Training:
         """
         lm = inputs.arguments.settings["lm"]
         self.architecture, self.training = (lm[section] | changes.get(section, {}) for section in ("architecture", "training"))
-        self.seed, self.gpus = seed, inputs.arguments.gpus
-        device_for(self.gpus)
+        self.seed, self.devices = seed, training_devices(inputs.arguments)
         read_manifest(inputs.arguments.corpus / "tokens" / "manifest.json", kind="corpus")  # knows fairseq's files too
         self.binary = inputs.arguments.corpus / "binary"
-        identity = {"seed": seed, "devices": max(self.gpus, 1), "architecture": self.architecture, "training": self.training, "starts_from": starts_from or {}}
+        identity = {"seed": seed, "architecture": self.architecture, "training": self.training, "starts_from": starts_from or {}}
         self.folder = checkpoint_folder(inputs.arguments.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
 
     def run(self, updates: int, program: str = "fairseq_cli.train", more_options: dict[str, object] | None = None) -> None:
         """Train until this many updates have been made in all."""
         training = self.training | {"updates": updates}
-        sizes = (self.seed, self.gpus, self.binary, PLUGIN, self.folder)
+        sizes = (self.seed, self.devices, self.binary, PLUGIN, self.folder)
         train_until(updates, fairseq_command(self.architecture, training, *sizes, program, more_options), self.folder)
 
     def forget_after(self, updates: int) -> None:

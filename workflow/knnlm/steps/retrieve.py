@@ -1,4 +1,4 @@
-"""Find the k nearest rows of every evaluation token, once, at every fraction of the store that the config asks for."""
+"""Find the k nearest rows of every evaluation token, or of one block of them, once, at every fraction of the store that the config asks for."""
 
 import argparse
 from collections.abc import Iterator
@@ -10,20 +10,24 @@ import numpy as np
 from knnlm.artifacts import check_same_model, load_array, new_array, read_manifest, write_manifest
 from knnlm.components import real_score_fractions, searched_fractions
 from knnlm.datastore import Datastore, open_datastore
+from knnlm.devices import device_for, gpu_options
 from knnlm.errors import KnnlmError
 from knnlm.index import open_filled, open_trained
+from knnlm.query_blocks import rows_of_splits
 from knnlm.search import Snapshot, approximate_search, exact_search, real_similarities
-from knnlm.steps import device_for, run
+from knnlm.steps import run
 
 SPLITS = ("valid", "test")
 
 
-def load_queries(folder: Path, store: Datastore, h: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the queries of both splits, float32 (n, width), and the size of each split; refuses states of another LM."""
+def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the queries of a block, float32 (n, width), valid's before test's, and how many are of each split; refuses states of another LM."""
     manifest = folder / "manifest.json"
     check_same_model(manifest, read_manifest(manifest, kind="evaluation states")["checkpoint"], store.manifest, store.checkpoint)
-    splits = [load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=(None, store.width)) for split in SPLITS]
-    return np.concatenate(splits).astype(np.float32), {split: len(states) for split, states in zip(SPLITS, splits, strict=True)}
+    splits = {split: load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=(None, store.width)) for split in SPLITS}
+    rows = rows_of_splits({split: len(states) for split, states in splits.items()}, block, blocks)
+    parts = {split: states[rows[split]] for split, states in splits.items()}
+    return np.concatenate(list(parts.values())).astype(np.float32), {split: len(part) for split, part in parts.items()}
 
 
 def snapshots(arguments: argparse.Namespace, store: Datastore, queries: np.ndarray, fractions: list[float]) -> Iterator[Snapshot]:
@@ -46,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     if k > int(fractions[0] * store.rows):
         raise KnnlmError(f"config key retrieval.k: {k} is more than the {int(fractions[0] * store.rows)} rows of the smallest store; lower it.")
     rescored = real_score_fractions(settings, h, metric) if settings["search"] == "approximate" else []
-    queries, sizes = load_queries(arguments.states, store, h)
+    queries, sizes = load_queries(arguments.states, store, h, *settings.get("block", (0, 1)))
     with ExitStack() as open_files:
         writers = {
             (split, name): open_files.enter_context(new_array(arguments.neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k)))
@@ -85,8 +89,12 @@ def main(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--settings", required=True, help="JSON with retrieval, main, fractions, index, h, metric and search")
-    options.add_argument("--gpus", type=int, default=0)
+    options.add_argument(
+        "--settings",
+        required=True,
+        help="JSON with retrieval, main, fractions, index, h, metric, search, and block (its number and how many)",
+    )
+    gpu_options(options)
     options.add_argument("--states", type=Path, required=True, help="folder of the evaluation states")
     options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
     options.add_argument("--trained", type=Path, help="trained index; for the approximate search")

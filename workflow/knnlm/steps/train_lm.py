@@ -4,20 +4,20 @@ import argparse
 from pathlib import Path
 
 from knnlm.artifacts import atomic, read_manifest
+from knnlm.devices import training_options
 from knnlm.fairseq_runs import checkpoint_folder, history, train_until
-from knnlm.steps import device_for, run
-from knnlm.training import fairseq_command, loss_table
+from knnlm.steps import run
+from knnlm.training import fairseq_command, loss_table, training_devices
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Train, then export the checkpoint of lowest validation loss and the loss curve."""
     from knnlm.language_model import PLUGIN, export_model
 
-    device_for(arguments.gpus)
     read_manifest(arguments.corpus, kind="corpus")  # knows fairseq's files too
-    lm = arguments.settings["lm"]
+    lm, devices = arguments.settings["lm"], training_devices(arguments)
     checkpoints = checkpoint_folder(arguments.checkpoints, arguments.settings, arguments.binary, [PLUGIN / "__init__.py"])
-    command = fairseq_command(lm["architecture"], lm["training"], arguments.settings["seed"], arguments.gpus, arguments.binary, PLUGIN, checkpoints)
+    command = fairseq_command(lm["architecture"], lm["training"], arguments.settings["seed"], devices, arguments.binary, PLUGIN, checkpoints)
     train_until(lm["training"]["updates"], command, checkpoints)
     export_model(checkpoints / "checkpoint_best.pt", arguments.model, lm["architecture"], lm["training"]["tokens_per_sample"], arguments.binary / "dict.txt")
     with atomic(arguments.loss) as unfinished:
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--settings", required=True, help="JSON with seed and lm")
-    options.add_argument("--gpus", type=int, default=0)
+    training_options(options)
     options.add_argument("--corpus", type=Path, required=True, help="manifest of the corpus")
     options.add_argument("--binary", type=Path, required=True, help="folder of fairseq's binary corpus")
     options.add_argument("--checkpoints", type=Path, required=True, help="folder that survives a crash")

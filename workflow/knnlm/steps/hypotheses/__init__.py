@@ -17,11 +17,12 @@ import pandas as pd
 from knnlm.artifacts import atomic, check_same_model, load_array, read_manifest
 from knnlm.components import FACT_COLUMNS, GRID_STEP, Component, checkpoint_of, find_component, load_components, save_components
 from knnlm.datastore import Datastore, open_datastore
+from knnlm.devices import device_for, gpus_of_node, training_options
 from knnlm.errors import KnnlmError
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.knn_distribution import tune_temperature
 from knnlm.seals import verified
-from knnlm.steps import device_for, run
+from knnlm.steps import run
 
 if TYPE_CHECKING:
     import faiss
@@ -57,7 +58,7 @@ class Inputs:
     @cached_property
     def device(self) -> str:
         """The torch device of this step."""
-        return device_for(self.arguments.gpus)
+        return device_for(gpus_of_node(self.arguments))
 
     @cached_property
     def continuation(self) -> np.ndarray:
@@ -192,8 +193,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser()
     options.add_argument("--settings", required=True, help="JSON with hypothesis, settings, seed, main, and what the needs of the step add")
     options.add_argument("--family", required=True)
-    options.add_argument("--gpus", type=int, default=0)
-    options.add_argument("--threads", type=int, default=1, help="processes of a step that starts some")
+    training_options(options)
     options.add_argument("--tokens", type=Path, nargs=2, required=True, help="token ids of valid and test")
     options.add_argument("--continuation", type=Path, required=True)
     options.add_argument("--base", type=Path, required=True, help="description file of the base LM as a component")

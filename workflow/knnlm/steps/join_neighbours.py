@@ -1,0 +1,52 @@
+"""Put the neighbours of all blocks of queries together, as one search of all queries would have written them."""
+
+import argparse
+from pathlib import Path
+
+from knnlm.artifacts import load_array, new_array, read_manifest, write_manifest
+from knnlm.errors import KnnlmError
+from knnlm.steps import run
+
+SPLITS = ("valid", "test")
+DTYPES = {"ids": "int32", "similarities": "float32", "real": "float32"}
+
+
+def read_blocks(manifests: list[Path]) -> dict:
+    """Return what the blocks' manifests agree on, without their numbers; refuses, by name, blocks that do not belong together."""
+    whole = None
+    for number, path in enumerate(manifests):
+        facts = read_manifest(path, kind="neighbours")
+        settings = facts["settings"]
+        if settings.pop("block", None) != [number, len(manifests)] or (whole is not None and facts != whole):
+            raise KnnlmError(f"{path}: does not belong to the same search as {manifests[0]}; delete the folder of the blocks and rerun.")
+        whole = facts
+    return whole
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write every array a slab and a block at a time, and the manifest."""
+    facts = read_blocks(arguments.blocks)
+    names = {"ids": facts["fractions"], "similarities": facts["fractions"], "real": facts["real_score_fractions"]}
+    for name in [name for name, slabs in names.items() if slabs]:
+        for split in SPLITS:
+            parts = [load_array(path.parent / f"{split}.{name}.npy", DTYPES[name], (len(names[name]), None, facts["k"])) for path in arguments.blocks]
+            shape = (len(names[name]), sum(part.shape[1] for part in parts), facts["k"])
+            with new_array(arguments.neighbours / f"{split}.{name}.npy", DTYPES[name], shape) as write:
+                for slab in range(len(names[name])):
+                    first = 0
+                    for part in parts:
+                        write(slab, first, part[slab])
+                        first += part.shape[1]
+    write_manifest(arguments.neighbours / "manifest.json", **{key: value for key, value in facts.items() if key not in ("format", "software")})
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--blocks", type=Path, nargs="+", required=True, help="manifests of the blocks' neighbours, in the order of the blocks")
+    options.add_argument("--neighbours", type=Path, required=True, help="folder of the neighbours")
+    return options
+
+
+if __name__ == "__main__":
+    run(main, parser())
