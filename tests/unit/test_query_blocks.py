@@ -4,17 +4,14 @@ import json
 import sys
 from itertools import pairwise
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnlm import index
-from knnlm.artifacts import sha256, write_manifest
-from knnlm.datastore import Chunk
+from knnlm.artifacts import save_array, write_manifest
 from knnlm.query_blocks import QUERIES_AT_ONCE, block_edges, rows_of_splits
-from knnlm.steps import join_neighbours, retrieve, run
+from knnlm.steps import fill_index, join_neighbours, retrieve, run, train_index
 
 WIDTH, CHUNKS, ROWS = 8, 2, 1500
 SIZES = {"valid": 9001, "test": 8400}  # the border of the splits and that of the blocks are not the same
@@ -42,24 +39,21 @@ def test_the_splits_parts_follow_each_other_through_the_blocks(valid, test, bloc
 def run_folder(tmp_path_factory):
     """A store, its index and evaluation states, random, written as the steps before the search write them."""
     folder, random = tmp_path_factory.mktemp("run"), np.random.default_rng(3)
-    for split, size in SIZES.items():
-        (folder / "states").mkdir(exist_ok=True)
-        np.save(folder / f"states/{split}.att.npy", random.standard_normal((size, WIDTH)).astype(np.float16))
-    write_manifest(folder / "states/manifest.json", kind="evaluation states", width=WIDTH, checkpoint="abc")
-    keys = random.standard_normal((CHUNKS * ROWS, WIDTH)).astype(np.float16)
-    trained = index.train_index("IVF16,PQ4", "l2", keys.astype(np.float32), 1)
-    index.save_index(trained, folder / "trained.faiss")
-    for number, part in enumerate(np.split(keys, CHUNKS)):
-        chunk, first = folder / f"chunk-{number}", number * ROWS
-        chunk.mkdir()
-        np.save(chunk / "att.npy", part)
-        same = {"checkpoint": "abc", "corpus_tokens": len(keys), "chunks": CHUNKS, "width": WIDTH}
-        write_manifest(chunk / "manifest.json", kind="datastore chunk", chunk=number, first_position=first, rows=ROWS, **same)
-        filled = faiss.clone_index(trained)
-        index.fill_index(filled, Chunk(chunk, ROWS, WIDTH, first), "att")
-        index.save_index(filled, folder / f"chunk-{number}.faiss")
-        facts = {"kind": "filled index", "trained": sha256(folder / "trained.faiss"), "checkpoint": "abc", "first_position": first}
-        write_manifest(folder / f"chunk-{number}.json", **facts)
+    states = [folder / f"states/{split}.att.npy" for split in SIZES]
+    for path, size in zip(states, SIZES.values(), strict=True):
+        save_array(path, random.standard_normal((size, WIDTH)).astype(np.float16))
+    write_manifest(folder / "states/manifest.json", files=states, kind="evaluation states", width=WIDTH, checkpoint="abc")
+    for number in range(CHUNKS):
+        chunk = folder / f"chunk-{number}"
+        save_array(chunk / "att.npy", random.standard_normal((ROWS, WIDTH)).astype(np.float16))
+        facts = {"checkpoint": "abc", "corpus_tokens": CHUNKS * ROWS, "chunks": CHUNKS, "width": WIDTH, "rows": ROWS, "first_position": number * ROWS}
+        write_manifest(chunk / "manifest.json", files=[chunk / "att.npy"], kind="datastore chunk", chunk=number, **facts)
+    settings = json.dumps({"seed": 1, "index": {"factory": "IVF16,PQ4", "training_rows": CHUNKS * ROWS}, "h": "att", "metric": "l2"})
+    chunks = [folder / f"chunk-{number}/manifest.json" for number in range(CHUNKS)]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        step(train_index, monkeypatch, settings=settings, chunks=chunks, trained=folder / "trained.faiss")
+        for number, chunk in enumerate(chunks):
+            step(fill_index, monkeypatch, settings=settings, trained=folder / "trained.faiss", chunk=chunk, filled=folder / f"chunk-{number}.faiss")
     return folder
 
 

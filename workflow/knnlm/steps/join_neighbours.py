@@ -9,13 +9,14 @@ from knnlm.steps import run
 
 SPLITS = ("valid", "test")
 DTYPES = {"ids": "int32", "similarities": "float32", "real": "float32"}
+OF_ONE_MANIFEST = ("format", "software", "files", "sha256")  # what every manifest says of itself
 
 
 def read_blocks(manifests: list[Path]) -> dict:
     """Return what the blocks' manifests agree on, without their numbers; refuses, by name, blocks that do not belong together."""
     whole = None
     for number, path in enumerate(manifests):
-        facts = read_manifest(path, kind="neighbours")
+        facts = {key: value for key, value in read_manifest(path, kind="neighbours").items() if key not in OF_ONE_MANIFEST}
         settings = facts["settings"]
         if settings.pop("block", None) != [number, len(manifests)] or (whole is not None and facts != whole):
             raise KnnlmError(f"{path}: does not belong to the same search as {manifests[0]}; delete the folder of the blocks and rerun.")
@@ -27,17 +28,17 @@ def main(arguments: argparse.Namespace) -> None:
     """Write every array a slab and a block at a time, and the manifest."""
     facts = read_blocks(arguments.blocks)
     names = {"ids": facts["fractions"], "similarities": facts["fractions"], "real": facts["real_score_fractions"]}
-    for name in [name for name, slabs in names.items() if slabs]:
-        for split in SPLITS:
-            parts = [load_array(path.parent / f"{split}.{name}.npy", DTYPES[name], (len(names[name]), None, facts["k"])) for path in arguments.blocks]
-            shape = (len(names[name]), sum(part.shape[1] for part in parts), facts["k"])
-            with new_array(arguments.neighbours / f"{split}.{name}.npy", DTYPES[name], shape) as write:
-                for slab in range(len(names[name])):
-                    first = 0
-                    for part in parts:
-                        write(slab, first, part[slab])
-                        first += part.shape[1]
-    write_manifest(arguments.neighbours / "manifest.json", **{key: value for key, value in facts.items() if key not in ("format", "software")})
+    files = [(split, name) for split in SPLITS for name, slabs in names.items() if slabs]
+    for split, name in files:
+        parts = [load_array(path.parent / f"{split}.{name}.npy", DTYPES[name], (len(names[name]), None, facts["k"])) for path in arguments.blocks]
+        shape = (len(names[name]), sum(part.shape[1] for part in parts), facts["k"])
+        with new_array(arguments.neighbours / f"{split}.{name}.npy", DTYPES[name], shape) as write:
+            for slab in range(len(names[name])):
+                first = 0
+                for part in parts:
+                    write(slab, first, part[slab])
+                    first += part.shape[1]
+    write_manifest(arguments.neighbours / "manifest.json", files=[arguments.neighbours / f"{split}.{name}.npy" for split, name in files], **facts)
 
 
 def parser() -> argparse.ArgumentParser:
