@@ -14,7 +14,7 @@ rule corpus_text:
         mem_mb=4000,
         runtime="2h",
     params:
-        settings=settings("seed", "corpus.source", "corpus.sotu", "corpus.text", "corpus.wikitext103"),
+        settings=corpus_settings,
     shell:
         "python -m knnlm.steps.corpus_text --settings {params.settings:q}"
         " --texts {output.texts} --documents {output.documents} 2>&1 | tee {log}"
@@ -92,7 +92,7 @@ rule binarise:
         mem_mb=8000,
         runtime="2h",
     params:
-        settings=settings("lm.training.tokens_per_sample", "retrieval.k", "fractions"),
+        settings=settings("lm.training.tokens_per_sample"),
     shell:
         "python -m knnlm.steps.binarise --settings {params.settings:q} --threads {threads} --pieces {input.pieces}"
         " --dictionary {input.dictionary} --line-documents {input.line_documents} --binary {output.binary}"

@@ -1,3 +1,22 @@
+rule check_size:
+    """Refuse a k that the training text is too short for: early, and apart from the corpus, which another k leaves as it is."""
+    input:
+        manifest=rules.binarise.output.manifest,
+        code=sources("check_size"),
+    output:
+        touch("results/<run>/corpus/large_enough"),
+    log:
+        "<logs>/check_size.log",
+    priority: 100
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=settings("retrieval.k", "fractions"),
+    shell:
+        "python -m knnlm.steps.check_size --settings {params.settings:q} --manifest {input.manifest} 2>&1 | tee {log}"
+
+
 rule retrieve_exact:
     """Find every evaluation token's true k nearest rows of the store."""
     input:
@@ -5,6 +24,7 @@ rule retrieve_exact:
         queries=collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         contexts=collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS),
+        checked=rules.check_size.output,
         code=sources("retrieve"),
     output:
         manifest="results/<run>/neighbours/{h}-{metric}-exact/manifest.json",
@@ -14,6 +34,7 @@ rule retrieve_exact:
         test_similarities="results/<run>/neighbours/{h}-{metric}-exact/test.similarities.npy",
     log:
         "<logs>/retrieve/{h}-{metric}-exact.log",
+    cache: True
     conda:
         "../../envs/cpu.yaml"
     threads: 8
@@ -38,6 +59,7 @@ rule retrieve_approximate:
         trained=rules.train_index.output.trained,
         filled=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.faiss", chunk=CHUNKS),
         manifests=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.json", chunk=CHUNKS),
+        checked=rules.check_size.output,
         code=sources("retrieve"),
     output:
         manifest="results/<run>/neighbours/{h}-{metric}-approximate/manifest.json",
@@ -49,6 +71,7 @@ rule retrieve_approximate:
         test_real="results/<run>/neighbours/{h}-{metric}-approximate/test.real.npy",
     log:
         "<logs>/retrieve/{h}-{metric}-approximate.log",
+    cache: True
     conda:
         "../../envs/cpu.yaml"
     threads: 8
