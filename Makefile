@@ -1,15 +1,19 @@
-# Two targets matter: `make demo` runs the pipeline, `make test` checks it. Both first install what they need into .venv.
+# Two targets matter: `make demo` runs the pipeline, `make test` checks it. Every target first installs what it needs into .venv.
 SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 RUN := snakemake --workflow-profile workflow/profiles/local
+CONFIG ?= config/config.yaml
 
-.PHONY: demo test lint clean
+.PHONY: demo figures test lint clean
 
 demo: .venv/demo  ## from raw text to results/demo/report.html
 	$(RUN)
 	snakemake --report results/demo/report.html
 	@cat results/demo/tables/summary.txt results/demo/tables/verdicts.txt
+
+figures: .venv/demo  ## every figure again from results/<name>/tables, whatever else is there; CONFIG=config/sotu.yaml names another run
+	$(RUN) redraw --configfile $(CONFIG)
 
 test: .venv/test lint  ## every test, the slow ones too
 	pytest

@@ -13,6 +13,7 @@ include: "workflow/rules/checks.smk"
 check(config)
 validate(config, "workflow/schemas/config.schema.yaml")
 check_combinations(config)
+check_cache()
 
 
 include: "workflow/rules/common.smk"
@@ -50,4 +51,5 @@ rule all:
     default_target: True
     input:
         rules.seed_tables.output if config["seeds"] else rules.figures.input,
+        store_files(),
     localrule: True

@@ -12,8 +12,6 @@ import pytest
 
 import knnlm
 from knnlm.artifacts import save_array
-from knnlm.errors import KnnlmError
-from knnlm.steps import binarise
 
 DICTIONARY = "the 5\nlow@@ 3\ner 2\né 1\n@-@ 0\nmadeupword0000 0\nmadeupword0001 0\nmadeupword0002 0\nmadeupword0003 0\n"
 PIECES = {"train": "the low@@ er\n\né the @-@ <unk>\nlow@@ low@@ er\n", "valid": "the\nabsent the\n", "test": "\nlow@@ er\n"}
@@ -21,7 +19,7 @@ TOKENS = {"train": [4, 5, 6, 2, 2, 7, 4, 8, 3, 2, 5, 5, 6, 2], "valid": [4, 2, 3
 LINES = {"train": [0, 4, 5, 10, 14], "valid": [0, 2, 5], "test": [0, 1, 4]}
 LINE_DOCUMENTS = {"train": [0, 2, 4], "valid": [0, 1, 2], "test": [0, 2]}
 DOCUMENTS = {"train": [0, 5, 14], "valid": [0, 2, 5], "test": [0, 4]}
-SETTINGS = {"lm": {"training": {"tokens_per_sample": 14}}, "retrieval": {"k": 7}, "fractions": [0.5, 1.0]}
+SETTINGS = {"lm": {"training": {"tokens_per_sample": 14}}}
 
 
 def run(folder: Path, settings: dict) -> subprocess.CompletedProcess:
@@ -85,9 +83,18 @@ def test_only_declared_files_are_left(made):
 
 
 def test_text_too_small_leaves_nothing_behind(tmp_path):
-    done = run(tmp_path, SETTINGS | {"retrieval": {"k": 8}})
+    done = run(tmp_path, {"lm": {"training": {"tokens_per_sample": 15}}})
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: retrieval.k is 8, but the smallest fraction (0.5) of the datastore has 7 rows")
+    assert done.stderr.startswith("Error: lm.training.tokens_per_sample is 15, but the training text has 14 tokens")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(KnnlmError, match=r"lm\.training\.tokens_per_sample is 14, but the training text has 13 tokens"):
-        binarise.check_size(13, SETTINGS)
+
+
+@pytest.mark.parametrize(("k", "status"), [(7, 0), (8, 1)])
+def test_more_neighbours_than_the_smallest_store_has_rows_are_refused(made, k, status):
+    command = [sys.executable, "-m", "knnlm.steps.check_size", "--settings", json.dumps({"retrieval": {"k": k}, "fractions": [0.5, 1.0]})]
+    command += ["--manifest", str(made / "tokens/manifest.json")]
+    environment = os.environ | {"PYTHONPATH": str(Path(knnlm.__file__).parent.parent)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == status
+    sentence = "Error: config key retrieval.k: 8, but the smallest fraction (0.5) of the datastore has 7 rows of 14 training tokens; "
+    assert done.stderr.startswith(sentence if status else "")

@@ -1,6 +1,8 @@
 """The workflow in a folder of its own, as a user has it after cloning."""
 
+import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +32,19 @@ class Project:
         )
         assert not check or done.returncode == 0, done.stdout
         return done
+
+    def jobs(self, *words: str, config: str = "config/tiny.yaml") -> set[str]:
+        """Return the jobs that would run, each as its rule and the values of its wildcards; targets, which do nothing themselves, are left out."""
+        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", self("-n", *words, config=config).stdout, flags=re.MULTILINE)
+        wildcards = [re.findall(r"(?:^    wildcards: |, )\w+=([^,\n]+)", body, flags=re.MULTILINE) if "wildcards:" in body else [] for _, body in blocks]
+        return {" ".join([rule, *values]) for (rule, _), values in zip(blocks, wildcards, strict=True)} - {"all", "hypotheses"}
+
+    def copied(self, folder: Path) -> "Project":
+        """Return a copy of the project in another folder, times of files and all."""
+        project = copy.copy(self)
+        project.folder = folder
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return project
 
     def tables(self) -> dict[str, bytes]:
         """Return the tables that a run has made, by name."""

@@ -1,9 +1,7 @@
 """The whole battery on `tiny`: what every hypothesis leaves behind, a new one from CONTRIBUTING.md, and several seeds."""
 
-import copy
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +82,7 @@ def rules_of(output: str) -> set[str]:
 
 
 def test_the_example_of_contributing_runs_and_nothing_else_does(finished, tmp_path):
-    project = copy.copy(finished)
-    project.folder = tmp_path / "project"
-    shutil.copytree(finished.folder, project.folder, symlinks=True)
+    project = finished.copied(tmp_path / "project")
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = re.findall(r"```python\n# (workflow/\S+\.py)\n(.*?)```", text, flags=re.DOTALL)
     (entry,) = re.findall(r"```yaml\n# config/mine.yaml\n(.*?)```", text, flags=re.DOTALL)

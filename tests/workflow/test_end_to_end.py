@@ -4,7 +4,6 @@ import itertools
 import re
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -91,32 +90,6 @@ def test_the_report_holds_every_caption(finished):
     report = (finished.folder / "results/tiny/report.html").read_text()
     for words in ("Why do nearest neighbour language models work?", "components.csv", "summary.txt", "temperature.png", "datastore_size.png"):
         assert words in report
-
-
-def test_nothing_is_left_to_do_even_when_every_file_of_ours_is_touched(finished):
-    for path in [*finished.folder.glob("workflow/**/*.py"), *finished.folder.glob("config/*.yaml")]:
-        path.touch()
-    begin = time.monotonic()
-    assert "Nothing to be done" in finished("-n").stdout
-    assert time.monotonic() - begin < 30
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (("figures: {dpi: 80}", "figures: {dpi: 90}"), {"plot"}),
-        (("resamples: 1000", "resamples: 999"), {"tables", "plot"}),
-        (("nprobe: 4", "nprobe: 5"), {"retrieve_approximate", "knn_components", "hypothesis", "tables", "plot"}),
-    ],
-)
-def test_a_change_of_config_reruns_only_what_depends_on_it(finished, change, expected):
-    overlay = finished.folder / "config/changed.yaml"
-    before = (finished.folder / "config/tiny.yaml").read_text()
-    assert change[0] in before
-    overlay.write_text(before.replace(*change))
-    output = finished("-n", config="config/changed.yaml").stdout
-    rules = {rule.split("_")[0] if rule.startswith("plot_") else rule for rule in re.findall(r"^rule (\w+):", output, flags=re.MULTILINE)}
-    assert rules - {"all"} == expected
 
 
 def test_the_same_seed_gives_the_same_tables(finished, new_project):

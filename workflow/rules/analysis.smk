@@ -171,7 +171,22 @@ rule hypotheses:
     """Everything, and the hypotheses that need another training of the LM; with `seeds`, once for each."""
     input:
         "results/<run>/tables/verdicts_over_seeds.csv" if config["seeds"] else rules.figures.input,
+        store_files(),
     localrule: True
+
+
+rule redraw:
+    """Every figure again from the tables as they are, whatever else is there, newer or missing: no table is made."""
+    log:
+        "<logs>/redraw.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=redraw_settings,
+        folders=run_folders(),
+    shell:
+        "python -m knnlm.steps.redraw --settings {params.settings:q} --folders {params.folders:q} 2>&1 | tee {log}"
 
 
 rule plan:

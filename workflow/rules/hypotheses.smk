@@ -37,6 +37,7 @@ rule hypothesis:
         facts="results/<run>/hypotheses/{hypothesis}.facts.csv",
     log:
         "<logs>/hypothesis/{hypothesis}.log",
+    cache: True
     conda:
         "../../envs/cpu.yaml"
     threads: asks("hypothesis", "threads")

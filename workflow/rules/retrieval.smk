@@ -1,3 +1,22 @@
+rule check_size:
+    """Refuse a k that the training text is too short for: early, and apart from the corpus, which another k leaves as it is."""
+    input:
+        manifest=rules.binarise.output.manifest,
+        code=sources("check_size"),
+    output:
+        touch("results/<run>/corpus/large_enough"),
+    log:
+        "<logs>/check_size.log",
+    priority: 100
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=settings("retrieval.k", "fractions"),
+    shell:
+        "python -m knnlm.steps.check_size --settings {params.settings:q} --manifest {input.manifest} 2>&1 | tee {log}"
+
+
 rule retrieve_exact:
     """Find every evaluation token's true k nearest rows of the store."""
     input:
@@ -5,6 +24,7 @@ rule retrieve_exact:
         queries=collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         contexts=collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS),
+        checked=rules.check_size.output,
         code=sources("retrieve"),
     output:
         manifest=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>manifest.json"),
@@ -14,6 +34,7 @@ rule retrieve_exact:
         test_similarities=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>test.similarities.npy"),
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-exact.log",
+    cache: True
     conda:
         "../../envs/cpu.yaml"
     threads: asks("retrieve_exact", "threads")
@@ -42,6 +63,7 @@ rule retrieve_approximate:
         trained_manifest=rules.train_index.output.manifest,
         filled=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.faiss", chunk=CHUNKS),
         manifests=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.json", chunk=CHUNKS),
+        checked=rules.check_size.output,
         code=sources("retrieve"),
     output:
         manifest=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>manifest.json"),
@@ -53,6 +75,7 @@ rule retrieve_approximate:
         test_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.real.npy"),
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-approximate.log",
+    cache: True
     conda:
         "../../envs/cpu.yaml"
     threads: asks("retrieve_approximate", "threads")

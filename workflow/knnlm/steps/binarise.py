@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-from math import floor
 from pathlib import Path
 
 import numpy as np
@@ -63,16 +62,10 @@ def continuation_of(dictionary: str | Path) -> np.ndarray:
 
 
 def check_size(train_tokens: int, settings: dict) -> None:
-    """Raise KnnlmError where the training text is too small for the model's samples or for the k neighbours of the smallest datastore."""
+    """Raise KnnlmError where the training text is too small for the model's samples."""
     needed = settings["lm"]["training"]["tokens_per_sample"]
     if train_tokens < needed:
         raise KnnlmError(f"lm.training.tokens_per_sample is {needed}, but the training text has {train_tokens} tokens; lower the key or give more text.")
-    fraction, k = min(settings["fractions"]), settings["retrieval"]["k"]
-    if k > (rows := floor(fraction * train_tokens)):
-        raise KnnlmError(
-            f"retrieval.k is {k}, but the smallest fraction ({fraction}) of the datastore has {rows} rows of {train_tokens} training tokens; "
-            "lower retrieval.k, raise the smallest of fractions or give more text."
-        )
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -111,7 +104,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help='JSON: {"lm": {"training": {"tokens_per_sample"}}, "retrieval": {"k"}, "fractions"}')
+    parser.add_argument("--settings", required=True, help='JSON: {"lm": {"training": {"tokens_per_sample"}}}')
     parser.add_argument("--pieces", nargs=3, required=True, metavar="TXT", help="train, valid, test")
     parser.add_argument("--dictionary", required=True, help="fairseq's dict.txt")
     parser.add_argument("--line-documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first line of each document")

@@ -1,0 +1,163 @@
+"""Which jobs run again after a change: the table of the README, on the finished `tiny`."""
+
+import itertools
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = yaml.safe_load((ROOT / "config/hypotheses.yaml").read_text())["hypotheses"]
+WITH_STEP = {name for name, entry in ENTRIES.items() if "family" in entry}
+RETRIEVALS = [f"{h} {metric}" for h, metric in itertools.product(["att", "ffn"], ["l2", "ip"])]
+CHUNKS = ["0", "1"]
+
+FIGURES = ["components", "datastore_size", "temperature", "lambda", "loss", "verdicts", "parameters", "helped_tokens"]
+PLOTS = {f"plot_{figure}" for figure in FIGURES} | {f"plot_hypothesis {name}" for name in WITH_STEP}
+TABLES = {"tables"} | PLOTS
+CORPUS = {"bpe", "binarise", "check_size"}
+LM = {"train_lm", "evaluation_states"}
+STORE = {f"datastore_chunk {chunk}" for chunk in CHUNKS}
+INDEX = {f"train_index {retrieval}" for retrieval in RETRIEVALS} | {f"fill_index {of} {chunk}" for of in RETRIEVALS for chunk in CHUNKS}
+EXACT = {f"{job} exact" if job.startswith("knn") else job for of in RETRIEVALS for job in (f"retrieve_exact {of}", f"knn_components {of}")}
+APPROXIMATE = {f"{job} approximate" if job.startswith("knn") else job for of in RETRIEVALS for job in (f"retrieve_approximate {of}", f"knn_components {of}")}
+COMPONENTS = {job for job in EXACT | APPROXIMATE if job.startswith("knn_components")}
+
+
+def hypotheses(*names: str) -> set[str]:
+    return {f"hypothesis {name}" for name in names}
+
+
+# Those that read the kNN components: the mixture of two metrics, tokens that are stolen, what the kNN helps, and the LMs compared with or taught by it.
+ON_COMPONENTS = hypotheses("ensembling", "stolen-probabilities", "loss-weighting", "memorisation", "soft-labels", "second-seed-and-knn")
+ON_NEIGHBOURS = hypotheses("approximate-search", "neighbours", "padding")
+ON_TEMPERATURE = ON_NEIGHBOURS | hypotheses("clustering")
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    project = finished.copied(tmp_path / "project")
+    yield project
+    shutil.rmtree(project.folder)
+
+
+def changed(project, old: str, new: str) -> str:
+    """Write `tiny` with one change into an overlay and return its path."""
+    text = (project.folder / "config/tiny.yaml").read_text()
+    assert text.count(old) == 1
+    (project.folder / "config/changed.yaml").write_text(text.replace(old, new))
+    return "config/changed.yaml"
+
+
+def test_touching_every_file_reruns_nothing(project):
+    for path in sorted(project.folder.rglob("*")):  # in this order, components look older than the neighbours they were made from
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path)
+    begin = time.monotonic()
+    assert project.jobs() == set()
+    assert time.monotonic() - begin < 30
+
+
+def test_editing_the_plotting_module_redraws_the_figures(project):
+    with open(project.folder / "workflow/knnlm/plots.py", "a") as module:
+        module.write("\n# Edited.\n")
+    assert project.jobs() == PLOTS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        pytest.param("figures: {dpi: 80}", "figures: {dpi: 90}", PLOTS, id="dpi"),
+        pytest.param("resamples: 1000", "resamples: 999", TABLES, id="resamples"),
+        pytest.param("30.0, 100.0]", "30.0, 99.0]", COMPONENTS | ON_TEMPERATURE | ON_COMPONENTS | TABLES | {"helped_tokens"}, id="temperature grid"),
+        pytest.param(
+            "retrieval: {k: 64}",
+            "retrieval: {k: 63}",
+            {"check_size"} | EXACT | APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES | {"helped_tokens"},
+            id="k",
+        ),
+        pytest.param("nprobe: 4}", "nprobe: 5}", APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES, id="nprobe"),
+        pytest.param(
+            "bpe_merges: 500",
+            "bpe_merges: 501",
+            CORPUS | LM | STORE | INDEX | EXACT | APPROXIMATE | hypotheses(*WITH_STEP) | TABLES | {"helped_tokens"},
+            id="BPE size",
+        ),
+        pytest.param(
+            "\nhypotheses:\n",
+            "\nhypotheses:\n  pair: {family: sparsification, question: Are two words enough?, settings: {k: [2]}}\n",
+            hypotheses("pair") | TABLES | {"plot_hypothesis pair"},
+            id="new hypothesis",
+        ),
+    ],
+)
+def test_a_change_of_config_reruns_what_depends_on_it(finished, old, new, expected):
+    assert finished.jobs(config=changed(finished, old, new)) == expected
+
+
+def test_another_order_of_keys_reruns_nothing(finished):
+    def reversed_keys(part):
+        return {key: reversed_keys(value) for key, value in reversed(part.items())} if isinstance(part, dict) else part
+
+    overlay = reversed_keys(yaml.safe_load((finished.folder / "config/tiny.yaml").read_text()))
+    (finished.folder / "config/changed.yaml").write_text(yaml.safe_dump(overlay, sort_keys=False))
+    assert finished.jobs(config="config/changed.yaml") == set()
+
+
+def test_a_deleted_figure_is_drawn_again(project):
+    (project.folder / "results/tiny/figures/lambda.png").unlink()
+    assert project.jobs() == {"plot_lambda"}
+
+
+def test_a_deleted_chunk_is_made_again_with_all_that_reads_it_or_by_its_name_alone(project):
+    chunk = project.folder / "results/tiny/datastore/chunk-1"
+    before = {path.name: np.load(path) for path in chunk.glob("*.npy")}
+    shutil.rmtree(chunk)
+    without_store = hypotheses("second-seed", "sparsification")
+    below = INDEX | EXACT | APPROXIMATE | (hypotheses(*WITH_STEP) - without_store) | TABLES | {"helped_tokens"}
+    assert project.jobs() == {"datastore_chunk 1"} | below
+    project("results/tiny/datastore/chunk-1/manifest.json")
+    assert {path.name for path in chunk.glob("*.npy")} == before.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(np.load(chunk / name), array)
+    assert project.jobs() == set()
+
+
+@pytest.fixture
+def clone(finished, new_project):
+    """Return a project that has nothing of `tiny` but the tables, as a clone has it: every file is as old as the checkout, whatever it was made from."""
+    project = new_project("clone")
+    shutil.copytree(finished.folder / "results/tiny/tables", project.folder / "results/tiny/tables", copy_function=shutil.copyfile)
+    return project
+
+
+@pytest.mark.parametrize("newest", ["workflow", "results"])
+def test_a_clone_with_tables_alone_plans_no_training(clone, newest):
+    for path in (clone.folder / newest).rglob("*"):
+        path.touch()
+    assert clone.jobs("redraw") == {"redraw"}
+
+
+def test_a_clone_with_tables_alone_draws_every_figure(clone, finished):
+    clone("redraw")
+    figures = {path.name: path.read_bytes() for path in (finished.folder / "results/tiny/figures").iterdir()}
+    drawn = {path.name: path.read_bytes() for path in (clone.folder / "results/tiny/figures").iterdir()}
+    assert drawn.keys() == figures.keys()
+    assert [name for name in figures if drawn[name] != figures[name]] == []
+    made = {path.name for path in (clone.folder / "results/tiny").iterdir()}
+    assert made == {"tables", "figures", "logs"}
+
+
+def test_redraw_refuses_a_missing_table_and_draws_nothing(clone):
+    (clone.folder / "results/tiny/tables/shares.csv").unlink()
+    output = clone("redraw", check=False).stdout
+    assert re.search(r"^Error: results/tiny/tables/shares\.csv: the table is missing, .*\.$", output, flags=re.MULTILINE)
+    assert "Traceback" not in output
+    assert not (clone.folder / "results/tiny/figures").exists()

@@ -1,0 +1,42 @@
+"""Draw every figure of a run again, from its tables as they are."""
+
+import argparse
+from pathlib import Path
+
+from knnlm.errors import KnnlmError
+from knnlm.plots import draw, save
+from knnlm.progress import progress
+from knnlm.steps import run
+from knnlm.steps.plot import read_csv
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Read all tables of all runs first, so that a missing one leaves the figures as they are."""
+    settings = arguments.settings
+    tables = {folder: read_tables(folder, set(settings["tables"].values())) for folder in arguments.folders}
+    for folder, of_run in tables.items():
+        components, figures = of_run["components"], [(name, of_run[table], None) for name, table in settings["tables"].items()]
+        for name in components["hypothesis"].dropna().unique():
+            if name not in settings["hypotheses"]:
+                raise KnnlmError(f"{folder}/tables/components.csv: the config has no hypothesis {name}; give the config that the tables were made with.")
+            figures.append((f"hypothesis-{name}", components, settings["hypotheses"][name]))
+        for name, table, about in progress(figures, f"figures of {folder}"):
+            picture = draw(name, table, components, settings["main"], about)
+            for kind in ("pdf", "png"):
+                save(picture, folder / "figures" / f"{name}.{kind}", settings["figures"]["dpi"])
+
+
+def read_tables(folder: Path, names: set[str]) -> dict:
+    """Return the tables of a run by name; raises KnnlmError, naming it, where one is missing."""
+    paths = {name: folder / "tables" / f"{name}.csv" for name in sorted(names)}
+    for path in paths.values():
+        if not path.exists():
+            raise KnnlmError(f"{path}: the table is missing, and redraw makes none; bring it back, or run the whole workflow.")
+    return {name: read_csv(path) for name, path in paths.items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="JSON with figures, main, the table of each figure, and what every hypothesis is about")
+    parser.add_argument("--folders", type=Path, nargs="+", required=True, help="results/<name> of each run")
+    run(main, parser)
