@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from knnlm.artifacts import save_array
+from knnlm.artifacts import save_array, write_manifest
 from knnlm.errors import KnnlmError
 from knnlm.fairseq_runs import history, saved_updates
 from knnlm.language_model import PLUGIN, build_model, save_model
+from knnlm.seals import verified
 from knnlm.soft_labels import label_distribution, neighbour_weights, sample_positions
 from knnlm.steps.binarise import preprocess, read_binary
 from knnlm.training import Devices, fairseq_command
@@ -105,6 +106,8 @@ def corpus(tmp_path_factory):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     save_model(folder / "model.pt", ARCHITECTURE, SAMPLE, network.state_dict(), dictionary)
+    write_manifest(folder / "base.json", kind="components", checkpoint=verified(folder / "model.pt"))
+    write_manifest(folder / "tokens/manifest.json", kind="corpus")
     values, weights = random_neighbours(len(tokens))
     save_array(folder / "values.npy", values[None])
     save_array(folder / "weights.npy", weights[None])
@@ -215,6 +218,7 @@ def training_inputs(corpus, folder, **settings):
             threads=1,
             corpus=corpus,
             checkpoints=folder,
+            base=corpus / "base.json",
             model=corpus / "model.pt",
             dictionary=corpus / "dictionary.txt",
             family="x",
