@@ -18,7 +18,7 @@ NOWHERE = "there/is/no/manifest.json"
 
 def jobs(config: dict) -> list[tuple[str, dict]]:
     """Return every kind of job of a run, with the wildcards of one."""
-    some = {"h": "att", "metric": "l2", "search": "exact", "chunk": "0", "block": "0"}
+    some = {"h": "att", "metric": "l2", "search": "exact", "chunk": "0", "block": "0", "hypothesis": "soft-labels"}
     return [(job, some) for job in WORK if job != "hypothesis"] + [("hypothesis", {"hypothesis": name}) for name in hypotheses.with_step(config)]
 
 

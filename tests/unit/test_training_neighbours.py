@@ -13,6 +13,7 @@ from knnlm.index import fill_index, save_index, train_index
 from knnlm.seals import verified
 from knnlm.steps.hypotheses import Inputs
 from knnlm.steps.hypotheses.soft_labels import write_neighbours
+from knnlm.steps.training_neighbours import main as chunk_step
 from knnlm.training_neighbours import training_neighbours, without_own
 
 ROWS, WIDTH, K = 60, 6, 7
@@ -96,7 +97,11 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
     given = {"hypothesis": "x", "seed": 1, "main": {"h": "att", "metric": metric}, "temperature": {}, "retrieval": {}, "settings": {"k": K}}
     given["index"] = {"nprobe": 1}
     save_components(tmp_path / "base.json", [BASE], {}, "abc")
-    inputs = Inputs(Namespace(settings=given, chunks=manifests, base=tmp_path / "base.json", trained=tmp_path / "trained.faiss", filled=filled))
+    stored = {"chunks": manifests, "base": tmp_path / "base.json", "trained": tmp_path / "trained.faiss", "filled": filled}
+    for number in range(2):
+        chunk_step(Namespace(settings=given | {"chunk": number}, neighbours=tmp_path / f"neighbours-{number}", **stored))
+    found = [tmp_path / f"neighbours-{number}/manifest.json" for number in range(2)]
+    inputs = Inputs(Namespace(settings=given, training_neighbours=found, **stored))
     files = {name: tmp_path / f"{name}.npy" for name in ("values", "weights")}
     write_neighbours(inputs, temperature, files)
 

@@ -93,7 +93,7 @@ class Cluster:
         for file in reversed(self.started):
             process = int(file.read_text())
             os.kill(process, 15)
-            waited_for(lambda process=process: not Path(f"/proc/{process}").exists())
+            waited_for(lambda process=process: has_ended(process))
         for name in ("slurm.conf", "gres.conf"):
             (SITE / name).unlink()
 
@@ -105,6 +105,14 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def has_ended(process: int) -> bool:
+    """Return whether a process has ended; one that nobody has asked after since is still listed, as a zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def waited_for(condition, seconds: float = 20) -> bool:

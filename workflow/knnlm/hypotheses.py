@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 STEPS = Path(__file__).parent / "steps" / "hypotheses"
-STORED = ("states", "datastore", "model", "neighbours", "components", "index", "temperature", "training")
+STORED = ("states", "datastore", "model", "neighbours", "components", "index", "temperature", "training", "training_neighbours")
 KINDS = {"list": list, "number": (int, float), "integer": int, "text": str, "section": dict, "boolean": bool, "any": object}
 
 

@@ -4,7 +4,7 @@ A step of which nothing else is known is estimated by its needs and by settings 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from knnlm import hypotheses, plan
 from knnlm.plan import SINGLE, Run
@@ -71,6 +71,16 @@ LOADED = {
 }
 
 
+def training_neighbours(run: Run, wildcards: dict) -> Work:
+    """Work of finding the neighbours of one chunk's own positions in the main index."""
+    k = run.config["hypotheses"][wildcards["hypothesis"]]["settings"]["k"]
+    chunk = replace(run, tokens=run.tokens | {"valid": run.chunk_rows, "test": 0})
+    choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + run.config["index"]["nprobe"] * plan.PQ_CENTROIDS)
+    found = 2 * SINGLE * run.chunk_rows * (k + 1)
+    memory = _index_bytes(run, run.factory.code_bytes) + SINGLE * run.tokens["train"] + 3 * found
+    return Work(memory, found, choosing, operations=plan.scanned(chunk), moved_bytes=found + plan.HALF * run.width * run.chunk_rows + memory)
+
+
 def _index_bytes(run: Run, code_bytes: int) -> int:
     return run.tokens["train"] * (code_bytes + 8)
 
@@ -105,11 +115,13 @@ def _temperatures(run: Run, settings: dict) -> Work:
 
 
 def _trainings(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
-    """Train one LM like the base LM, as many updates as the settings say, or with the main index two, each with a teacher that reads along."""
-    base, updates, trained = training(run), run.config["lm"]["training"]["updates"], 2 * 4 / 3 if "index" in needs else 1
+    """Train one LM like the base LM, as many updates as the settings say; or on labels with neighbours and without, each with a teacher that reads along."""
+    base, updates, trained = training(run), run.config["lm"]["training"]["updates"], 2 * 4 / 3 if "training_neighbours" in needs else 1
     models = settings["updates"] // settings["every"] if {"updates", "every"} <= settings.keys() else math.ceil(trained)
     share = trained * settings.get("updates", updates) / updates
-    return Work(0, models * base.disk_bytes, share * base.flops + models * plan.states(run).flops, share * base.half_flops)
+    neighbours = 2 * SINGLE * settings["k"] if "training_neighbours" in needs else 0
+    disk = models * base.disk_bytes + neighbours * run.tokens["train"]
+    return Work(3 * neighbours * run.chunk_rows, disk, share * base.flops + models * plan.states(run).flops, share * base.half_flops)
 
 
 def _searches(run: Run, settings: dict) -> Work:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from knnlm import hypotheses, plan
 from knnlm.configuration import most_training_tokens
-from knnlm.hypothesis_sizes import Work, hypothesis, training
+from knnlm.hypothesis_sizes import Work, hypothesis, training, training_neighbours
 from knnlm.plan import HALF, SINGLE, Run
 from knnlm.query_blocks import block_edges
 
@@ -103,6 +103,8 @@ def request(work: Work, gpus: int, nodes: int, most_threads: int, attempt: int) 
 def devices_of(config: dict, job: str, wildcards: dict) -> tuple[int, int]:
     """Return the GPUs that a job asks for, 0 for one that could not use any, and its nodes."""
     resources, name = config["resources"], wildcards.get("hypothesis")
+    if job == "training_neighbours":
+        return 0, 1
     if job == "train_lm" or (name and "training" in hypotheses.needs(config, name)):
         return resources["training_gpus"], resources["training_nodes"]
     return resources["gpus"] if job in GPU_JOBS or (name and hypotheses.uses_device(config, name)) else 0, 1
@@ -209,7 +211,7 @@ WORK: dict[str, Callable[[Run, dict], Work]] = {
         function.__name__: function
         for function in (
             train_lm, evaluation_states, datastore_chunk, train_index, fill_index, retrieve_exact, retrieve_approximate, join_neighbours,
-            knn_components, tables, helped_tokens, hypothesis,
+            knn_components, tables, helped_tokens, hypothesis, training_neighbours,
         )
     },
 }  # fmt: skip

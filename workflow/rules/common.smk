@@ -125,6 +125,7 @@ KNOWN = {
     "index": ["main", "retrieval.k", "index.nprobe", "index.training_rows"],
     "temperature": ["temperature"],
     "training": ["lm", "windows.evaluation"],
+    "training_neighbours": ["main"],
 }
 
 
@@ -134,6 +135,12 @@ def hypothesis_settings(wildcards):
     known = [key for need in needs for key in KNOWN.get(need, [])]
     own = config["hypotheses"][wildcards.hypothesis]["settings"]
     return settings("seed", *known, hypothesis=wildcards.hypothesis, settings=own)
+
+
+def training_neighbour_settings(wildcards):
+    """Settings of the neighbours of one chunk's training positions."""
+    own = {"k": config["hypotheses"][wildcards.hypothesis]["settings"]["k"]}
+    return settings("seed", "main", "index.nprobe", hypothesis=wildcards.hypothesis, settings=own, chunk=int(wildcards.chunk))
 
 
 def family(wildcards):

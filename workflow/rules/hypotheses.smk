@@ -21,6 +21,15 @@ rule hypothesis:
         filled=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS),
         trained_manifest=needed("index", "results/<run>/index/{h}-{metric}/trained.json"),
         filled_manifests=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
+        training_neighbours=needed(
+            "training_neighbours", "results/<run>/hypotheses/{{hypothesis}}.neighbours/chunk-{chunk}/manifest.json", chunk=CHUNKS
+        ),
+        training_neighbour_arrays=needed(
+            "training_neighbours",
+            "results/<run>/hypotheses/{{hypothesis}}.neighbours/chunk-{chunk}/{array}.npy",
+            chunk=CHUNKS,
+            array=["values", "similarities"],
+        ),
         components=needed_components("json"),
         component_arrays=needed_components("valid.npy", "test.npy"),
         model=needed("model", "results/<run>/lm/model.pt"),
@@ -59,9 +68,44 @@ rule hypothesis:
         " --nodes {resources.nodes} --threads {threads}"
         " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states} --chunks {input.chunks}"
         " --model {input.model} --dictionary {input.dictionary} --neighbours {input.neighbours} --components {input.components}"
+        " --training-neighbours {input.training_neighbours}"
         ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'
         ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints"'
         " --descriptions {output.descriptions} --facts {output.facts} 2>&1 | tee {log}"
+
+
+rule training_neighbours:
+    """Find the neighbours of one chunk's own training positions, for a hypothesis that trains on them."""
+    input:
+        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        contexts=of_main("results/<run>/datastore/chunk-{{chunk}}/{h}.npy"),
+        targets=collect("results/<run>/datastore/chunk-{chunk}/values.npy", chunk=CHUNKS),
+        positions="results/<run>/datastore/chunk-{chunk}/positions.npy",
+        base=rules.evaluation_states.output.base,
+        trained=of_main("results/<run>/index/{h}-{metric}/trained.faiss"),
+        trained_manifest=of_main("results/<run>/index/{h}-{metric}/trained.json"),
+        filled=of_main("results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS),
+        filled_manifests=of_main("results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
+        code=sources("training_neighbours"),
+    output:
+        manifest=temp("results/<run>/hypotheses/{hypothesis}.neighbours/chunk-{chunk}/manifest.json"),
+        targets=temp("results/<run>/hypotheses/{hypothesis}.neighbours/chunk-{chunk}/values.npy"),
+        similarities=temp("results/<run>/hypotheses/{hypothesis}.neighbours/chunk-{chunk}/similarities.npy"),
+    log:
+        "<logs>/training_neighbours/{hypothesis}-{chunk}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: asks("training_neighbours", "threads")
+    resources:
+        gpu=0,
+        mem_mb=asks("training_neighbours", "mem_mb"),
+        disk_mb=asks("training_neighbours", "disk_mb"),
+        runtime=asks("training_neighbours", "runtime"),
+    params:
+        settings=training_neighbour_settings,
+    shell:
+        "python -m knnlm.steps.training_neighbours --settings {params.settings:q} --base {input.base} --chunks {input.chunks}"
+        ' --trained {input.trained} --filled {input.filled} --neighbours "$(dirname {output.manifest})" 2>&1 | tee {log}'
 
 
 rule helped_tokens:

@@ -205,6 +205,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--components", type=Path, nargs="*", help="description files of the kNN components")
     options.add_argument("--trained", type=Path, nargs="?", help="the main retrieval's trained index")
     options.add_argument("--filled", type=Path, nargs="*", help="the main retrieval's filled indexes in the order of the chunks")
+    options.add_argument("--training-neighbours", type=Path, nargs="*", help="manifests of the training positions' neighbours in the order of the chunks")
     options.add_argument("--corpus", type=Path, nargs="?", help="folder of the corpus, for trainings")
     options.add_argument("--checkpoints", type=Path, help="folder that survives a crash, for trainings")
     options.add_argument("--descriptions", type=Path, required=True, help="description file of the components to write")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnlm.artifacts import load_array, new_array
+from knnlm.artifacts import load_array, new_array, read_manifest
 from knnlm.components import main_name
 from knnlm.fairseq_runs import identity_name
 from knnlm.interpolation import optimal_weight
@@ -19,33 +19,32 @@ from knnlm.seals import verified
 from knnlm.soft_labels import neighbour_weights
 from knnlm.steps.hypotheses import Inputs, Result, run_hypothesis
 from knnlm.steps.lm_training import Training, file_identity, log_p_of, parameters
-from knnlm.training_neighbours import training_neighbours
 
 if TYPE_CHECKING:  # it is fairseq that runs this; the workflow reads here that its code matters
     from fairseq_plugin import soft_labels  # noqa: F401
 
 LIBRARY = PLUGIN.parent / "knnlm"
-NEEDS = ("training", "model", "datastore", "index", "components")
+NEEDS = ("training", "model", "datastore", "training_neighbours", "components")
 SETTINGS = {"k": "integer"}
 
 
 def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path]) -> None:
-    """Store the neighbours of every training position, the position itself left out: values int32, weights float16 (1, tokens, k), by position.
+    """Put the chunks' neighbours together, of every training position: values int32, weights float16 (1, tokens, k), by position.
 
-    Memory: the index, the values of the store and one chunk's neighbours.
+    Memory: one chunk's neighbours.
     """
-    store, (h, metric), k = inputs.store, (inputs.main["h"], inputs.main["metric"]), inputs.settings["k"]
-    index, values = inputs.search_index(), store.all_values()
+    store, k = inputs.store, inputs.settings["k"]
     with ExitStack() as open_files:
         write = {
             name: open_files.enter_context(new_array(files[name], dtype, (1, store.rows, k))) for name, dtype in (("values", "int32"), ("weights", "float16"))
         }
-        for chunk in store.chunks:
-            own = np.arange(chunk.first_position, chunk.first_position + chunk.rows)
-            ids, similarities = training_neighbours(chunk.keys_of(h), own, index, k, metric)
-            order = np.argsort(load_array(chunk.folder / "positions.npy", dtype="int64", shape=(chunk.rows,)))
-            write["values"](0, chunk.first_position, values[ids[order]])
-            write["weights"](0, chunk.first_position, neighbour_weights(similarities[order], temperature))
+        for path, chunk in zip(inputs.arguments.training_neighbours, store.chunks, strict=True):
+            read_manifest(path, kind="training neighbours", checkpoint=store.checkpoint, first_position=chunk.first_position, k=k, **inputs.main)
+            values, similarities = (
+                load_array(path.parent / f"{name}.npy", dtype, (chunk.rows, k)) for name, dtype in (("values", "int32"), ("similarities", "float32"))
+            )
+            write["values"](0, chunk.first_position, values)
+            write["weights"](0, chunk.first_position, neighbour_weights(np.asarray(similarities), temperature))
 
 
 def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], starts_from: dict) -> Training:
@@ -67,9 +66,8 @@ def components(inputs: Inputs) -> Iterator[Result]:
     yield Result(inputs.component("hard"), inputs.log_p_base)
     knn = inputs.stored_component(main_name(inputs.main, "approximate-faiss"))
     knn_weight, temperature = optimal_weight(inputs.log_p_base["valid"], knn.log_p["valid"]), knn.component.temperature
-    found = {"k": inputs.settings["k"], "temperature": temperature, "nprobe": inputs.index["nprobe"], **inputs.main}
-    found |= {"store": file_identity(*inputs.arguments.chunks, inputs.arguments.trained)}
-    found |= {"code": file_identity(LIBRARY / "soft_labels.py", LIBRARY / "training_neighbours.py")}
+    found = {"temperature": temperature, "code": file_identity(LIBRARY / "soft_labels.py")}
+    found |= {"neighbours": [read_manifest(path)["files"] for path in inputs.arguments.training_neighbours]}
     name = identity_name(found)
     files = {part: inputs.arguments.checkpoints / f"neighbours-{name}.{part}.npy" for part in ("values", "weights")}
     if not all(path.exists() for path in files.values()):
