@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from knnlm.components import BASE, Component, knn_components, load_components, retrievals, save_components, searched_fractions
+from knnlm.component_list import BASE, Component, knn_components, retrievals, searched_fractions
+from knnlm.components import load_components, save_components
 from knnlm.errors import KnnlmError
 
 SETTINGS = {

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.errors import KnnlmError
 from knnlm.plot_parts import DARK, INK, LIGHT, MIDDLE, PAGE, PALE, PERPLEXITY, SPLITS, base_perplexity, margin, readable, row_of, spread
 

@@ -9,7 +9,7 @@ from knnlm import hypotheses
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH='{LIBRARY}' OMP_WAIT_POLICY=PASSIVE "
+    "set -euo pipefail; export PYTHONPATH={LIBRARY:q} OMP_WAIT_POLICY=PASSIVE "
     "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456; "
 )
 

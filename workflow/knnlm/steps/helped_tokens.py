@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import atomic, load_array
-from knnlm.components import BASE, find_component, main_name
+from knnlm.component_list import BASE, main_name
+from knnlm.components import find_component
 from knnlm.errors import KnnlmError
 from knnlm.helped_tokens import Scored, helped_table, read_pieces, type_table
 from knnlm.interpolation import interpolate, optimal_weight

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.components import GRID_STEP, Component, knn_components, load_components, save_components
+from knnlm.component_list import Component, knn_components
+from knnlm.components import GRID_STEP, load_components, save_components
 from knnlm.datastore import open_datastore, prefix_rows
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.knn_distribution import gold_matches, log_p_knn, tune_temperature

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import load_array, new_array, read_manifest, sha256, write_manifest
-from knnlm.components import real_score_fractions, searched_fractions
+from knnlm.component_list import real_score_fractions, searched_fractions
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.errors import KnnlmError
 from knnlm.index import load_index

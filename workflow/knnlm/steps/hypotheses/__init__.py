@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.components import FACT_COLUMNS, GRID_STEP, Component, find_component, load_components, save_components
+from knnlm.component_list import Component
+from knnlm.components import FACT_COLUMNS, GRID_STEP, find_component, load_components, save_components
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.errors import KnnlmError
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.head_training import Rows, log_p_of, store_log_p, store_rows, train_head
 from knnlm.heads import OutputEmbedding, even_rows, helped_weights, random_weights, weighted_likelihood
 from knnlm.knn_distribution import gold_matches, log_p_knn

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.interpolation import agreement
 from knnlm.language_model import write_first_checkpoint
 from knnlm.memorisation import correlation

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from knnlm.artifacts import load_array, new_array
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.fairseq_runs import identity_name
 from knnlm.interpolation import optimal_weight
 from knnlm.language_model import PLUGIN

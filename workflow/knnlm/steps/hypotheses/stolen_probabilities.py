@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from knnlm.argmaxable import ARGMAXABLE, find_argmaxable
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.word_clusters import word_means
 
