@@ -3,11 +3,14 @@ from snakemake.utils import min_version, validate
 min_version("9.20")
 
 
+include: "workflow/rules/checks.smk"
+
+
+check_files("config/config.yaml", "config/hypotheses.yaml")
+
+
 configfile: "config/config.yaml"
 configfile: "config/hypotheses.yaml"
-
-
-include: "workflow/rules/checks.smk"
 
 
 check(config)
@@ -27,11 +30,11 @@ pathvars:
 
 
 wildcard_constraints:
-    chunk=r"\d+",
+    chunk="|".join(map(str, CHUNKS)),
     h="att|ffn",
     metric="l2|ip",
     search="approximate|exact",
-    hypothesis="[a-z0-9-]+",
+    hypothesis="|".join(HYPOTHESES) or "(?!)",
 
 
 include: "workflow/rules/corpus.smk"

@@ -5,7 +5,7 @@ import json
 import os
 from functools import cache
 
-from knnlm import hypotheses
+from knnlm import corpus_settings, hypotheses
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
 shell.prefix(
@@ -57,7 +57,7 @@ def settings(*keys, **extra):
 
 def corpus_files(wildcards):
     """List the user's own text files, so that editing one reruns what depends on it."""
-    return configuration.text_files(config["corpus"])
+    return corpus_settings.text_files(config["corpus"])
 
 
 def chunk_settings(wildcards):
@@ -150,7 +150,7 @@ def shown_hypotheses():
     """List the hypotheses of tables and figures: all that read stored files, and those that train an LM where this is asked for or was done before."""
     asked = "hypotheses" in workflow.dag_settings.targets
     done = {name for name in TRAINED if Path(f"results/{config['name']}/hypotheses/{name}.json").exists()}
-    return [name for name in hypotheses.with_step(config) if name not in TRAINED or asked or name in done]
+    return [name for name in HYPOTHESES if name not in TRAINED or asked or name in done]
 
 
 def table_settings(wildcards):
@@ -199,7 +199,8 @@ EVALUATION_SPLITS = ["valid", "test"]
 SEARCHES = ["exact", "approximate"]
 CHUNK_ARRAYS = ["att", "ffn", "values", "positions"]
 NEIGHBOUR_ARRAYS = ["ids", "similarities"]
-TRAINED = [name for name in hypotheses.with_step(config) if hypotheses.trains_lm(config, name)]
+HYPOTHESES = hypotheses.with_step(config)
+TRAINED = [name for name in HYPOTHESES if hypotheses.trains_lm(config, name)]
 
 # Each figure and the table it is drawn from.
 FIGURES = {

@@ -9,7 +9,7 @@ from knnlm.ensembling import mixture, simplex_weights
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("components",)
-SETTINGS = {"ensembles": "section"}
+SETTINGS = {"ensembles": {"*": "one or more component"}}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

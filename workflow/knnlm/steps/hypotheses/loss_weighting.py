@@ -14,9 +14,9 @@ from knnlm.training_neighbours import training_neighbours
 
 NEEDS = ("states", "datastore", "model", "components", "index")
 SETTINGS = {
-    "h": "list",
-    "sample_rows": "integer",
-    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+    "h": "list of att|ffn",
+    "sample_rows": "count",
+    "recipe": {"passes": "count", "rows": "count or null", "batch": "count", "learning_rate": "positive", "betas": "betas", "warmup": "share"},
 }
 ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 

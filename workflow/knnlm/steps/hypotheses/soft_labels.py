@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it is fairseq that runs this; the workflow reads here that 
 
 LIBRARY = PLUGIN.parent / "knnlm"
 NEEDS = ("training", "model", "datastore", "index", "components")
-SETTINGS = {"k": "integer"}
+SETTINGS = {"k": "count"}
 
 
 def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.word_clusters import word_means
 
 NEEDS = ("states", "datastore", "model", "components")
-SETTINGS = {"means": "list", "states": "integer", "perceptron_steps": "integer", "most_linear_programs": "any"}
+SETTINGS = {"means": "list of att|ffn", "states": "natural", "perceptron_steps": "natural", "most_linear_programs": "natural or null"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
