@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 SHOWN = 80  # characters of a value
+LARGEST = 10**SHOWN  # Python refuses to write very large whole numbers out
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -19,8 +20,6 @@ def shown(value: object) -> str:
     """Return a value of the config for a sentence: on one line, and not the whole of it where it is long."""
     if isinstance(value, datetime.date):
         return f"the date {value}"
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return f"a number of more than {SHOWN} digits"  # Python refuses to write very long ones out
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]}...{text[-1]}"
 
@@ -39,6 +38,8 @@ def unfit_values(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tu
         for name, part in value.items():
             if not isinstance(name, str):
                 yield dotted([*path, str(name)]), "the name is not text; write it in quotation marks."
+            elif unfit := unfit_character(name):
+                yield dotted([*path, name]), f"the name has {unfit}; write one line of plain text."
             yield from unfit_values(part, (*path, str(name)))
     elif isinstance(value, list):
         for number, part in enumerate(value):
@@ -46,5 +47,7 @@ def unfit_values(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tu
     elif isinstance(value, str):
         if unfit := unfit_character(value):
             yield dotted(path), f"{shown(value)} has {unfit}; write one line of plain text."
+    elif isinstance(value, int) and abs(value) >= LARGEST:
+        yield dotted(path), f"has more than {SHOWN} digits; write a smaller number."
     elif not isinstance(value, bool | int | float | None):
         yield dotted(path), f"{shown(value)} is neither text nor a number; write it in quotation marks, or correct it."

@@ -39,11 +39,11 @@ def check(config: dict, schema: dict) -> None:
 
     Stricter than JSON schema: 1.0 is not a whole number and NaN is no number. Raises KnnlmError, naming the key of the first problem.
     """
+    for key, problem in unfit_values(config):
+        _refuse(key, problem)
     problems = sorted(_validator(schema).iter_errors(config), key=lambda error: (error.validator != "additionalProperties", len(error.absolute_path)))
     if problems:
         _refuse(*_explained(problems[0], schema))
-    for key, problem in unfit_values(config):
-        _refuse(key, problem)
 
 
 def check_combinations(config: dict) -> None:
@@ -78,13 +78,7 @@ def _validator(schema: dict) -> jsonschema.Draft202012Validator:
     plain = jsonschema.Draft202012Validator
     checker = plain.TYPE_CHECKER.redefine("integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool))
     checker = checker.redefine("number", lambda _, value: checker.is_type(value, "integer") or (isinstance(value, float) and math.isfinite(value)))
-    return jsonschema.validators.extend(plain, {"pattern": _pattern}, type_checker=checker)(schema)
-
-
-def _pattern(validator: jsonschema.Draft202012Validator, pattern: str, value: object, _: dict) -> Iterator[jsonschema.ValidationError]:
-    """Refuse text that does not match; in JSON schema `$` is the end of the text, in Python it is also before a last line end."""
-    if validator.is_type(value, "string") and not re.search(re.sub(r"\$$", r"\\Z", pattern), value):
-        yield jsonschema.ValidationError(f"does not match {pattern}")
+    return jsonschema.validators.extend(plain, type_checker=checker)(schema)
 
 
 def _explained(error: jsonschema.ValidationError, schema: dict) -> tuple[str, str]:
@@ -130,7 +124,7 @@ def _type_problem(value: object, wanted: str | list[str]) -> str:
 def _suggestion(unknown: str, section: str, subschema: dict, schema: dict) -> str:
     """Say which key may have been meant: one spelled alike in this section, one of this name elsewhere, or any spelled alike."""
     prefix = f"{section}." if section else ""
-    if close := difflib.get_close_matches(unknown, subschema["properties"], n=1):
+    if close := difflib.get_close_matches(unknown.lower(), subschema["properties"], n=1):
         return f"did you mean {prefix}{close[0]}"
     known = [key for key, _ in flattened(schema)]
     if elsewhere := [key for key in known if key.split(".")[-1] == unknown]:

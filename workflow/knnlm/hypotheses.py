@@ -76,7 +76,7 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     try:
         reads, settings = read_step(family)
     except OSError:
-        yield f"{key}.family", f"there is no step {family}; choose one of {', '.join(families())}, or write workflow/knnlm/steps/hypotheses/{family}.py."
+        yield f"{key}.family", f"there is no step {shown(family)}; choose one of {', '.join(families())}, or write it in workflow/knnlm/steps/hypotheses."
         return
     except (ValueError, SyntaxError) as error:
         yield f"{key}.family", f"the step {family}.py cannot be read ({error}); correct it."

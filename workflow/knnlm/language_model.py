@@ -43,8 +43,8 @@ def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str
 
 
 def export_model(checkpoint: str | Path, model_file: str | Path, architecture: dict, tokens_per_sample: int) -> None:
-    """Turn a fairseq checkpoint that this run has just written into a model file of plain tensors."""
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["model"]
+    """Turn a fairseq checkpoint that this run has just written into a model file of plain tensors; like fairseq itself, it unpickles no code."""
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     content = {
         "architecture": architecture,
         "tokens_per_sample": tokens_per_sample,
@@ -75,7 +75,7 @@ def write_first_checkpoint(model_file: str | Path, checkpoint: str | Path) -> No
 def trained_updates(checkpoint: str | Path) -> int:
     """Return the number of updates behind a fairseq checkpoint that this run has written; 0 if it is missing or was cut off in writing."""
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         return 0
     return content["optimizer_history"][-1]["num_updates"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from knnlm.config_values import shown
 
-LISTS = ("list of ", "one or more ")
+LISTS = {"list of ": "list of entries", "one or more ": "list of one or more entries"}
 OR_NULL = " or null"
 ANY_NAME = "*"
 
@@ -53,7 +53,7 @@ def in_words(kind: str) -> str:
     """Return a kind as a sentence says it; raises ValueError if it is none."""
     for prefix in LISTS:
         if kind.startswith(prefix):
-            return f"a list, {prefix.removeprefix('list ')}{in_words(kind.removeprefix(prefix))}"
+            return f"a {LISTS[prefix]} of which every one is {in_words(kind.removeprefix(prefix))}"
     if kind.endswith(OR_NULL):
         return in_words(kind.removesuffix(OR_NULL)) + OR_NULL
     if "|" in kind:
@@ -67,8 +67,8 @@ def is_of(kind: str, value: object) -> bool:
     """Return whether a value is of a kind."""
     for prefix in LISTS:
         if kind.startswith(prefix):
-            long_enough = isinstance(value, list) and (value or prefix == LISTS[0])
-            return bool(long_enough) and all(is_of(kind.removeprefix(prefix), part) for part in value)
+            fits = isinstance(value, list) and all(is_of(kind.removeprefix(prefix), part) for part in value)
+            return fits and (bool(value) or prefix == "list of ")
     if kind.endswith(OR_NULL):
         return value is None or is_of(kind.removesuffix(OR_NULL), value)
     return value in kind.split("|") if "|" in kind else KINDS[kind][1](value)
