@@ -3,11 +3,14 @@ from snakemake.utils import min_version, validate
 min_version("9.20")
 
 
+include: "workflow/rules/checks.smk"
+
+
+check_files("config/config.yaml", "config/hypotheses.yaml")
+
+
 configfile: "config/config.yaml"
 configfile: "config/hypotheses.yaml"
-
-
-include: "workflow/rules/checks.smk"
 
 
 check(config)
@@ -29,12 +32,12 @@ pathvars:
 
 
 wildcard_constraints:
-    chunk=r"\d+",
-    block=r"\d+",
+    chunk="|".join(map(str, CHUNKS)),
+    block="|".join(map(str, QUERY_BLOCKS)),
     h="att|ffn",
     metric="l2|ip",
     search="approximate|exact",
-    hypothesis="[a-z0-9-]+",
+    hypothesis="|".join(HYPOTHESES) or "(?!)",
 
 
 include: "workflow/rules/corpus.smk"

@@ -4,17 +4,8 @@ import numpy as np
 import pytest
 
 from knnlm.artifacts import write_manifest
-from knnlm.components import (
-    BASE,
-    Component,
-    checkpoint_of,
-    find_component,
-    knn_components,
-    load_components,
-    retrievals,
-    save_components,
-    searched_fractions,
-)
+from knnlm.component_list import BASE, Component, knn_components, retrievals, searched_fractions
+from knnlm.components import checkpoint_of, find_component, load_components, save_components
 from knnlm.errors import KnnlmError
 
 SETTINGS = {

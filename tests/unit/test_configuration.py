@@ -18,11 +18,10 @@ from knnlm.configuration import (
     check,
     check_combinations,
     flattened,
-    most_training_tokens,
     parse_factory,
     read_schema,
-    text_files,
 )
+from knnlm.corpus_settings import most_training_tokens, text_files
 from knnlm.errors import KnnlmError
 from knnlm.moses import UNITS, tokenise
 

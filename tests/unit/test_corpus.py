@@ -101,7 +101,7 @@ def test_step_writes_text_and_boundaries(tmp_path, capsys):
     offsets = np.load(tmp_path / "out/text/train.documents.npy")
     assert offsets.dtype == np.int64
     assert offsets.tolist() == [0, 2, 3]
-    assert "1 documents stand in more than one split" in capsys.readouterr().err  # the document "d"
+    assert "documents that stand in more than one split: 1;" in capsys.readouterr().err  # the document "d"
 
 
 def test_bad_file_leaves_nothing_behind(tmp_path):

@@ -12,7 +12,8 @@ from scipy.special import logsumexp
 
 from knnlm import heads
 from knnlm.artifacts import save_array, write_manifest
-from knnlm.components import BASE, checkpoint_of, load_components, save_components
+from knnlm.component_list import BASE
+from knnlm.components import checkpoint_of, load_components, save_components
 from knnlm.datastore import open_datastore
 from knnlm.head_training import Rows, learning_rates, log_p_of, store_log_p, store_rows, train_head
 from knnlm.heads import MixtureOfSoftmaxes, OutputEmbedding, copied_weights, even_rows, interpolated_likelihood, likelihood, random_weights

@@ -57,7 +57,7 @@ def changed(**entries: dict) -> dict:
         ({"family": "sparsification"}, "settings.k", "missing"),
         ({"family": "sparsification", "settings": {"k": 3}}, "settings.k", "not a list"),
         ({"family": "sparsification", "settings": {"k": [3], "size": 1}}, "settings.size", "known here are k"),
-        ({"family": "second_seed", "settings": {"seed_offset": True}}, "settings.seed_offset", "integer"),
+        ({"family": "second_seed", "settings": {"seed_offset": True}}, "settings.seed_offset", "whole number"),
         ({"family": "ensembling", "settings": {"ensembles": {}}, "after": ["temperature"]}, "after", "temperature"),
         ({"family": "sparsification", "settings": {"k": [3]}, "after": ["second-seed"]}, "after", "reads no components"),
         ({"family": "ensembling", "settings": {"ensembles": {}}, "after": ["new"]}, "after", "waits for itself"),

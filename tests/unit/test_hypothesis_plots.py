@@ -226,3 +226,17 @@ def test_the_step_draws_a_hypothesis_and_the_verdicts_from_their_files(component
         monkeypatch.setattr(sys, "argv", ["plot", "--figure", figure, "--settings", json.dumps(shared | extra), *files])
         steps.run(plot.main, plot.parser())
     assert sorted(os.listdir("made")) == ["hypothesis-wide.pdf", "hypothesis-wide.png", "verdicts.pdf", "verdicts.png"]
+
+
+def test_dollar_signs_are_no_mathematics(components, verdicts, tmp_path):
+    """`$` twice in a text would be read as a formula, and one that is none ends in a traceback when the picture is saved."""
+    odd = r"Is it $\wrong{ for $5?"
+    named = pd.concat([components, pd.DataFrame(rows_of(f"wide-{odd}", 1.0, "wide"))])
+    for figure, table, about in (
+        ("hypothesis-wide", named, ABOUT | {"question": odd, "x_label": odd}),
+        ("verdicts", verdicts.assign(question=odd), None),
+    ):
+        picture = draw(figure, table, components, MAIN, about)
+        save(picture, tmp_path / f"{figure}.png", 40)
+        texts = [text for axes in picture.axes for text in (axes.xaxis.label, *axes.get_yticklabels())] + ([picture._suptitle] if picture._suptitle else [])
+        assert {text.get_text().replace(r"\$", "$").replace("\n", " ") for text in texts} >= {odd}

@@ -8,7 +8,8 @@ from scipy.optimize import minimize_scalar
 
 from knnlm import steps
 from knnlm.artifacts import load_array, save_array
-from knnlm.components import BASE, Component, save_components
+from knnlm.component_list import BASE, Component
+from knnlm.components import save_components
 from knnlm.errors import KnnlmError
 from knnlm.steps import tables as tables_step
 from knnlm.tables import COMPONENT_COLUMNS, DESCRIPTION, HYPOTHESIS, Split, component_table, datastore_size_table, lambda_table, main_variants, summary

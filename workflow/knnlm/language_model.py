@@ -47,10 +47,13 @@ def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str
 
 
 def export_model(checkpoint: str | Path, model_file: str | Path, architecture: dict, tokens_per_sample: int, dictionary_file: str | Path) -> None:
-    """Turn a fairseq checkpoint that this run has written into a model file of plain tensors. Raises KnnlmError, naming it, if it is damaged."""
+    """Turn a fairseq checkpoint that this run has written into a model file of plain tensors; like fairseq itself, it unpickles no code.
+
+    Raises KnnlmError, naming the checkpoint, if it is damaged.
+    """
     if not is_whole(checkpoint):
         raise KnnlmError(f"{checkpoint}: missing or damaged; delete the folder {Path(checkpoint).parent} and rerun: the training starts anew.")
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["model"]
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     save_model(model_file, architecture, tokens_per_sample, {name: weight.float() for name, weight in weights.items()}, dictionary_file)
 
 
@@ -112,7 +115,7 @@ def trained_updates(checkpoint: str | Path) -> int:
     if not is_whole(checkpoint):
         return 0
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):  # not what is in it, but where it stands
         return 0
     return content["optimizer_history"][-1]["num_updates"]

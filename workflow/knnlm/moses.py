@@ -16,6 +16,7 @@ UNITS = ("<unk>", "@-@", "@,@", "@.@")  # never split, neither here nor by BPE
 UNIT = re.compile("|".join(map(re.escape, UNITS)))
 HYPHENS = re.compile(r"-{2,}")
 NUMBER_SEPARATOR = re.compile(r"(?<=\d)[.,](?=\d)")
+PRIVATE_USE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
 LINES_PER_TASK = 500
 
 
@@ -42,7 +43,7 @@ def tokenise(line: str) -> str:
     units = {}
     if UNIT.search(line):
         # A private-use character passes through Moses as a word of its own; those that the line itself has are left alone.
-        unused = (character for character in map(chr, range(0xE000, 0xF900)) if character not in line)
+        unused = (character for character in map(chr, PRIVATE_USE) if character not in line)
         units = dict(zip(UNITS, unused, strict=False))
         line = UNIT.sub(lambda match: f" {units[match.group()]} ", line)
     line = HYPHENS.sub(r" \g<0> ", line)

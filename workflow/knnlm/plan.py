@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from knnlm.components import Component, knn_components, real_score_fractions, retrievals, searched_fractions
+from knnlm.component_list import Component, knn_components, real_score_fractions, retrievals, searched_fractions
 from knnlm.configuration import PQ_CENTROIDS, IndexFactory, parse_factory
 from knnlm.query_blocks import QUERIES_AT_ONCE
 

@@ -21,7 +21,7 @@ def progress(items: Iterable[Item], label: str, total: int | None = None) -> Ite
     for done, item in enumerate(items):
         if (now := time.monotonic()) - last >= SECONDS_BETWEEN_LINES:
             last = now
-            remaining = (now - begin) / done * (total - done) if done else float("nan")
-            print(f"{label}: {done} of {total}, {now - begin:.0f} s gone, about {remaining:.0f} s to go", file=sys.stderr, flush=True)
+            estimate = f", about {(now - begin) / done * (total - done):.0f} s to go" if done else ""
+            print(f"{label}: {done} of {total}, {now - begin:.0f} s gone{estimate}", file=sys.stderr, flush=True)
         yield item
     print(f"{label}: {total} of {total}, {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)

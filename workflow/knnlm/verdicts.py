@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import pandas as pd
 
-from knnlm.components import main_name, resolved_name
+from knnlm.component_list import main_name, resolved_name
 from knnlm.errors import KnnlmError
 from knnlm.interpolation import interpolate
 from knnlm.significance import bootstrap, document_sums, interval

@@ -1,44 +1,58 @@
-"""The checks of config and command line, and where the library is."""
+"""The checks of config and command line, where the library is, and who may write what a run writes."""
 
 import os
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 LIBRARY = Path(workflow.basedir, "workflow")
 sys.path.insert(0, str(LIBRARY))
 
-from knnlm import configuration
+from knnlm import config_files, configuration
 from knnlm.errors import KnnlmError
+
+# Whatever the user's shell allows, nobody else may write into results; jobs inherit it.
+os.umask(os.umask(0o002) | 0o002)
+
+
+def stop_at_mistake(check, *given):
+    """Call a check; a user's mistake ends Snakemake with its sentence, as it ends a step: a WorkflowError would name places in the code as well."""
+    try:
+        check(*given)
+    except KnnlmError as error:
+        sys.exit(f"Error: {error}")
+
+
+def check_files(*own):
+    """Stop with one sentence if one of the config's files, `own` or from the command line, is none or says something twice."""
+    for folder in (LIBRARY.parent, Path.cwd()):
+        stop_at_mistake(config_files.check_folder, folder)
+    for path in (*own, *map(os.path.relpath, workflow.config_settings.configfiles)):
+        stop_at_mistake(config_files.check_file, path)
 
 
 def check(given):
     """Stop with one sentence if a key is unknown or of the wrong kind."""
-    try:
-        configuration.check(given, configuration.read_schema())
-    except KnnlmError as error:
-        raise WorkflowError(str(error))
+    stop_at_mistake(configuration.check, given, configuration.read_schema())
 
 
 def check_combinations(given):
     """Stop with one sentence if keys that are right by themselves cannot go together."""
-    try:
-        configuration.check_combinations(given)
-    except KnnlmError as error:
-        raise WorkflowError(str(error))
+    stop_at_mistake(configuration.check_combinations, given)
 
 
 def check_cache():
     """Stop with one sentence if the cache between runs is asked for and cannot be used: Snakemake would say so after the first long job."""
-    if workflow.workflow_settings is None or workflow.workflow_settings.cache is None:
-        return
-    folder = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
+    if workflow.workflow_settings is not None and workflow.workflow_settings.cache is not None:
+        stop_at_mistake(check_cache_folder, os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
+
+
+def check_cache_folder(folder):
+    """Check that a folder can hold the cache between runs; raises KnnlmError."""
     if not folder:
-        raise WorkflowError("--cache: the environment variable SNAKEMAKE_OUTPUT_CACHE names no folder; set it.")
+        raise KnnlmError("--cache: the environment variable SNAKEMAKE_OUTPUT_CACHE names no folder; set it.")
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise WorkflowError(f"SNAKEMAKE_OUTPUT_CACHE: {folder} is not a folder that can be written to; make it, or name another.")
+        raise KnnlmError(f"SNAKEMAKE_OUTPUT_CACHE: {folder} is not a folder that can be written to; make it, or name another.")
     if os.stat(folder).st_mode & 0o007:  # Snakemake makes what it puts there writable for everyone
-        raise WorkflowError(
+        raise KnnlmError(
             f"SNAKEMAKE_OUTPUT_CACHE: {folder} is open to every user of this machine, who could change what is in it; chmod o-rwx it."
         )

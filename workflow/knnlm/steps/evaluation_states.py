@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from knnlm.artifacts import load_array, save_array, write_manifest
-from knnlm.components import BASE, save_components
+from knnlm.component_list import BASE
+from knnlm.components import save_components
 from knnlm.devices import device_for, gpu_options
 from knnlm.language_model import LanguageModel
 from knnlm.seals import verified

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.components import BASE, checkpoint_of, find_component, main_name
+from knnlm.component_list import BASE, main_name
+from knnlm.components import checkpoint_of, find_component
 from knnlm.errors import KnnlmError
 from knnlm.helped_tokens import Scored, helped_table, read_pieces, type_table
 from knnlm.interpolation import interpolate, optimal_weight

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, check_same_model, load_array, read_manifest
-from knnlm.components import GRID_STEP, Component, checkpoint_of, knn_components, load_components, real_score_fractions, save_components, searched_fractions
+from knnlm.component_list import Component, knn_components, real_score_fractions, searched_fractions
+from knnlm.components import GRID_STEP, checkpoint_of, load_components, save_components
 from knnlm.datastore import Datastore, open_datastore, prefix_rows
 from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.knn_distribution import gold_matches, log_p_knn, tune_temperature

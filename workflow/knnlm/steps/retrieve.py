@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import check_same_model, load_array, new_array, read_manifest, write_manifest
-from knnlm.components import real_score_fractions, searched_fractions
+from knnlm.component_list import real_score_fractions, searched_fractions
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.devices import device_for, gpu_options
 from knnlm.errors import KnnlmError

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, load_array
-from knnlm.components import FACT_COLUMNS, Component, checkpoint_of, load_components, main_name
+from knnlm.component_list import Component, main_name
+from knnlm.components import FACT_COLUMNS, checkpoint_of, load_components
 from knnlm.errors import KnnlmError
 from knnlm.steps import run
 from knnlm.tables import (

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic, check_same_model, load_array, read_manifest
-from knnlm.components import FACT_COLUMNS, GRID_STEP, Component, checkpoint_of, find_component, load_components, save_components
+from knnlm.component_list import Component
+from knnlm.components import FACT_COLUMNS, GRID_STEP, checkpoint_of, find_component, load_components, save_components
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.devices import device_for, gpus_of_node, training_options
 from knnlm.errors import KnnlmError

@@ -10,8 +10,8 @@ from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {
-    "noise": "number",
-    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+    "noise": "amount",
+    "recipe": {"passes": "count", "rows": "count or null", "batch": "count", "learning_rate": "positive", "betas": "betas", "warmup": "share"},
 }
 
 

@@ -8,7 +8,7 @@ from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.sweeps import fill_in_memory, knn_scorer, nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
-SETTINGS = {"nprobe": "list", "codes": "list"}
+SETTINGS = {"nprobe": "list of count", "codes": "list of count"}
 
 
 class Sweeps:

@@ -29,13 +29,13 @@ from knnlm.word_clusters import Cluster, WordRows, allotted, random_rows, sorted
 
 NEEDS = ("states", "datastore", "temperature")
 SETTINGS = {
-    "h": "list",
-    "kinds": "section",
-    "ratio": "number",
-    "kept": "integer",
-    "k_means": {"rows_per_centroid": "integer", "iterations": "integer", "factory": "text", "nprobe": "integer"},
-    "words": {"rows": "integer", "samples": "integer", "iterations": "integer", "points_per_centroid": "integer"},
-    "fine_tuning": {"passes": "integer", "rows": "integer", "batch": "integer", "learning_rate": "number"},
+    "h": "list of att|ffn",
+    "kinds": {"kmeans|spherical|normalised|word-means|word-samples|two-means|variance-driven|squares-driven|fine-tuned": "list of l2|ip"},
+    "ratio": "positive",
+    "kept": "count",
+    "k_means": {"rows_per_centroid": "count", "iterations": "count", "factory": "flat index", "nprobe": "count"},
+    "words": {"rows": "count", "samples": "count", "iterations": "count", "points_per_centroid": "count"},
+    "fine_tuning": {"passes": "count", "rows": "count", "batch": "count", "learning_rate": "positive"},
 }
 
 FINE_TUNED = "fine-tuned"
@@ -157,8 +157,6 @@ def components(inputs: Inputs) -> Iterator[Result]:
     """Make the clusters of every kind once for each representation, and a component of them for each metric that is asked for."""
     asked = inputs.settings["kinds"]
     where = f"config key hypotheses.{inputs.hypothesis}.settings.kinds"
-    if unknown := [kind for kind in asked if kind not in (*KINDS, FINE_TUNED)]:
-        raise KnnlmError(f"{where}: {unknown[0]} is not a kind of clusters; write some of {', '.join((*KINDS, FINE_TUNED))}.")
     if without := set(asked.get(FINE_TUNED, ())) - set(asked.get("kmeans", ())):
         raise KnnlmError(f"{where}: {FINE_TUNED} starts from the temperature of kmeans; add {', '.join(sorted(without))} to kmeans.")
     for h in inputs.settings["h"]:

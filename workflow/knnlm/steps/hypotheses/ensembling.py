@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from knnlm.components import resolved_name
+from knnlm.component_list import resolved_name
 from knnlm.ensembling import mixture, simplex_weights
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("components",)
-SETTINGS = {"ensembles": "section"}
+SETTINGS = {"ensembles": {"*": "one or more component"}}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -10,10 +10,10 @@ from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {
-    "h": "list",
-    "n": "list",
-    "lambda": "number",
-    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+    "h": "list of att|ffn",
+    "n": "list of count",
+    "lambda": "share",
+    "recipe": {"passes": "count", "rows": "count or null", "batch": "count", "learning_rate": "positive", "betas": "betas", "warmup": "share"},
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.head_training import Rows, log_p_of, store_log_p, store_rows, train_head
 from knnlm.heads import OutputEmbedding, even_rows, helped_weights, random_weights, weighted_likelihood
 from knnlm.knn_distribution import gold_matches, log_p_knn
@@ -14,9 +14,9 @@ from knnlm.training_neighbours import training_neighbours
 
 NEEDS = ("states", "datastore", "model", "components", "index")
 SETTINGS = {
-    "h": "list",
-    "sample_rows": "integer",
-    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+    "h": "list of att|ffn",
+    "sample_rows": "count",
+    "recipe": {"passes": "count", "rows": "count or null", "batch": "count", "learning_rate": "positive", "betas": "betas", "warmup": "share"},
 }
 ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 

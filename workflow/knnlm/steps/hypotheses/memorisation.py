@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.interpolation import agreement
 from knnlm.language_model import write_first_checkpoint
 from knnlm.memorisation import correlation
@@ -11,7 +11,7 @@ from knnlm.steps.hypotheses import Inputs, Result, run_hypothesis
 from knnlm.steps.lm_training import Training, file_identity, log_p_of, parameters, train_perplexity
 
 NEEDS = ("training", "model", "components")
-SETTINGS = {"updates": "integer", "every": "integer", "learning_rate": "number", "warmup_updates": "integer", "clip_norm": "number", "train_tokens": "integer"}
+SETTINGS = {"updates": "count", "every": "count", "learning_rate": "positive", "warmup_updates": "natural", "clip_norm": "amount", "train_tokens": "count"}
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 CONSTANT = 10**9  # updates of a cosine's period that is flat for as long as anyone trains

@@ -10,10 +10,10 @@ from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {
-    "h": "list",
-    "K": "list",
-    "noise": "number",
-    "recipe": {"passes": "integer", "rows": "any", "batch": "integer", "learning_rate": "number", "betas": "list", "warmup": "number"},
+    "h": "list of att|ffn",
+    "K": "list of count",
+    "noise": "amount",
+    "recipe": {"passes": "count", "rows": "count or null", "batch": "count", "learning_rate": "positive", "betas": "betas", "warmup": "share"},
 }
 
 

@@ -8,7 +8,7 @@ from knnlm.knn_distribution import gold_matches, log_p_knn
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("neighbours", "datastore", "temperature")
-SETTINGS = {"counts": "list"}
+SETTINGS = {"counts": "list of count or null"}
 SEARCHES = {"exact": ("real", "real"), "approximate": ("faiss", "faiss")}
 
 

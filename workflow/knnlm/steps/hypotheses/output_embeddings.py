@@ -5,20 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from knnlm.errors import KnnlmError
 from knnlm.head_training import Rows, log_p_of, store_log_p, store_rows, train_head
 from knnlm.heads import OutputEmbedding, adaptive_rows, copied_weights, even_rows, likelihood, random_weights
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {
-    "h": "list",
-    "n": "list",
-    "initial": "section",
-    "extra": "list",
-    "total_ratio": "number",
-    "noise": "number",
-    "recipe": {"passes": "integer", "batch": "integer", "betas": "list", "warmup": "number"},
+    "h": "list of att|ffn",
+    "n": "list of count",
+    "initial": {"random|copies": {"rows": "count or null", "learning_rate": "positive"}},
+    "extra": "list of frequency|loss",
+    "total_ratio": "factor",
+    "noise": "amount",
+    "recipe": {"passes": "count", "batch": "count", "betas": "betas", "warmup": "share"},
 }
 
 
@@ -36,10 +35,8 @@ def amounts(inputs: Inputs, extra: str) -> np.ndarray:
     types = len(inputs.output_embedding)
     if extra == "frequency":
         return np.bincount(inputs.store.all_values(), minlength=types).astype(float)
-    if extra == "loss":
-        losses = -np.concatenate(store_log_p(inputs.store, inputs.output_embedding, None, inputs.device))
-        return 1 + np.bincount(inputs.store.all_values(), weights=losses, minlength=types)
-    raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}.settings.extra: {extra!r} is neither frequency nor loss; correct it.")
+    losses = -np.concatenate(store_log_p(inputs.store, inputs.output_embedding, None, inputs.device))
+    return 1 + np.bincount(inputs.store.all_values(), weights=losses, minlength=types)
 
 
 def initial_weights(inputs: Inputs, initial: str, row_types: np.ndarray) -> torch.Tensor:
@@ -47,9 +44,7 @@ def initial_weights(inputs: Inputs, initial: str, row_types: np.ndarray) -> torc
     W, generator = inputs.output_embedding, torch.Generator().manual_seed(inputs.seed)
     if initial == "random":
         return random_weights(len(row_types), W.shape[1], generator)
-    if initial == "copies":
-        return copied_weights(W, row_types, inputs.settings["noise"] if len(row_types) > len(W) else 0.0, generator)
-    raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}.settings.initial: {initial!r} is neither random nor copies; correct it.")
+    return copied_weights(W, row_types, inputs.settings["noise"] if len(row_types) > len(W) else 0.0, generator)
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

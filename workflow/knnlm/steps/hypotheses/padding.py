@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from knnlm.errors import KnnlmError
 from knnlm.knn_distribution import log_p_knn
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.sweeps import count_zero_rows, knn_scorer, padded_neighbours, scanned_similarity_to_zero, similarity_to_zero
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
-SETTINGS = {"shares": "list"}
+SETTINGS = {"shares": "list of share"}
 SERIES = {"exact": "real mask, real score", "approximate": "FAISS mask, FAISS score"}
 Found = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -67,8 +66,6 @@ def component(inputs: Inputs, search: str, share: float, zero_rows: int, found: 
 def components(inputs: Inputs) -> Iterator[Result]:
     """Yield an exact and an approximate component for each share of zero rows."""
     for share in sorted(set(inputs.settings["shares"])):
-        if not 0 <= share < 1:
-            raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}.settings.shares: {share} is not a share below 1 of all rows; correct it.")
         zero_rows = count_zero_rows(share, inputs.store.rows)
         for search, retrieve in (("exact", exact), ("approximate", approximate)):
             yield component(inputs, search, share, zero_rows, retrieve(inputs, zero_rows))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from knnlm.artifacts import load_array, new_array, read_manifest
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.fairseq_runs import identity_name
 from knnlm.interpolation import optimal_weight
 from knnlm.language_model import PLUGIN, read_model
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it is fairseq that runs this; the workflow reads here that 
 
 LIBRARY = PLUGIN.parent / "knnlm"
 NEEDS = ("training", "model", "datastore", "training_neighbours", "components")
-SETTINGS = {"k": "integer"}
+SETTINGS = {"k": "count"}
 
 
 def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path]) -> None:

@@ -8,7 +8,7 @@ from knnlm.sparsification import log_p_sparsified
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "model")
-SETTINGS = {"k": "list"}
+SETTINGS = {"k": "list of count or null"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from knnlm.argmaxable import ARGMAXABLE, find_argmaxable
-from knnlm.components import main_name
+from knnlm.component_list import main_name
 from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.word_clusters import word_means
 
 NEEDS = ("states", "datastore", "model", "components")
-SETTINGS = {"means": "list", "states": "integer", "perceptron_steps": "integer", "most_linear_programs": "any"}
+SETTINGS = {"means": "list of att|ffn", "states": "natural", "perceptron_steps": "natural", "most_linear_programs": "natural or null"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
