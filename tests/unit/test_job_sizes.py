@@ -9,7 +9,7 @@ from configs import config_of
 
 from knnlm import hypotheses, job_sizes
 from knnlm.hypothesis_sizes import Work
-from knnlm.job_sizes import WORK, asked, request, run_of, tokens_of
+from knnlm.job_sizes import WORK, asked, request, run_of, threads_for, tokens_of
 
 PAPER, DEMO, TINY = config_of("wikitext103"), config_of(), config_of("tiny")
 PAIRS = [{"h": h, "metric": metric} for h in ("att", "ffn") for metric in ("l2", "ip")]
@@ -76,6 +76,9 @@ def test_blocks_of_queries_share_the_work():
         assert part.mem_mb < one.mem_mb / 1.5
         assert part.disk_mb == pytest.approx(one.disk_mb / 10, rel=0.15)  # blocks are whole matrix products
         assert one.runtime / 10 < part.runtime < one.runtime / 2
+        small = copy.deepcopy(DEMO)
+        small["resources"]["query_blocks"] = 6
+        assert asked(small, NOWHERE, search, PAIRS[0], 1).threads == asked(DEMO, NOWHERE, search, PAIRS[0], 1).threads  # on which rounding depends
 
 
 def test_only_steps_that_use_a_device_ask_for_one():
@@ -98,9 +101,9 @@ def test_several_nodes_are_asked_for_by_node():
 
 
 def test_small_jobs_ask_for_one_thread_and_large_ones_for_all():
-    assert request(Work(0, flops=1e9), 0, 1, 8, 1).threads == 1
-    assert request(Work(0, flops=1e15), 0, 1, 8, 1).threads == 8
-    assert request(Work(0, serial_seconds=1e6), 0, 1, 8, 1).threads == 1
+    assert [threads_for(Work(0, flops=flops), 0, 8) for flops in (1e9, 5e11, 1e15)] == [1, 4, 8]
+    assert threads_for(Work(0, serial_seconds=1e6), 0, 8) == 1
+    assert [threads_for(Work(0, flops=1e9), gpus, 12) for gpus in (1, 2)] == [8, 12]
 
 
 def test_tokens_are_those_of_the_corpus_else_of_the_config_else_no_fewer_than_there_can_be(tmp_path):

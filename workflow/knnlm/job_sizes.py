@@ -26,7 +26,7 @@ STARTING_SECONDS = 600  # of the least that any job asks for: interpreter, libra
 LIBRARY_BYTES = 1.5e9  # of a process that has loaded Python, torch, FAISS and fairseq
 GPU_PROCESS_BYTES = 3e9  # of the host's memory for each GPU: CUDA's context and pinned buffers
 MEMORY_FACTOR = 1.5  # the plan's memory is meant to be right within a factor of two
-SECONDS_WORTH_A_THREAD = 60  # of one core: smaller jobs run side by side instead
+SECONDS_WORTH_A_THREAD = 15  # of one core: smaller jobs run side by side instead
 THREADS_OF_A_GPU = 8
 BYTES_PER_TOKEN = 6  # of text; WikiText-103 has 4.8
 GPU_JOBS = ("evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate")
@@ -84,27 +84,28 @@ class Request:
         return 0 if self.nodes > 1 else None
 
 
-def request(work: Work, gpus: int, nodes: int, most_threads: int, attempt: int) -> Request:
-    """Return what a job on `gpus` GPUs, those of all its nodes, asks for at this attempt."""
-    gpus_here, products = gpus // nodes, work.flops + work.half_flops
+def threads_for(work: Work, gpus: int, most: int) -> int:
+    """Return the CPU threads that pay for a job with so many GPUs on each node."""
     if gpus:
-        threads, product_seconds = min(most_threads, THREADS_OF_A_GPU * gpus_here), (work.flops / GPU_FLOPS + work.half_flops / GPU_HALF_FLOPS) / gpus
-    else:
-        cores = products / CORE_FLOPS + work.operations / CORE_OPERATIONS
-        threads = max(1, min(most_threads, math.ceil(cores / SECONDS_WORTH_A_THREAD)))
-        product_seconds = products / (CORE_FLOPS * threads)
-    seconds = product_seconds + work.operations / (CORE_OPERATIONS * threads) + work.moved_bytes / DISK_BYTES + work.serial_seconds
-    memory = LIBRARY_BYTES + GPU_PROCESS_BYTES * gpus_here + MEMORY_FACTOR * work.memory_bytes
+        return min(most, THREADS_OF_A_GPU * gpus)
+    seconds = (work.flops + work.half_flops) / CORE_FLOPS + work.operations / CORE_OPERATIONS
+    return max(1, min(most, math.ceil(seconds / SECONDS_WORTH_A_THREAD)))
+
+
+def request(work: Work, gpus: int, nodes: int, threads: int, attempt: int) -> Request:
+    """Return what a job on `gpus` GPUs, those of all its nodes, asks for at this attempt."""
+    on_cores, on_gpus = (work.flops + work.half_flops) / CORE_FLOPS, work.flops / GPU_FLOPS + work.half_flops / GPU_HALF_FLOPS
+    seconds = on_gpus / gpus if gpus else on_cores / threads
+    seconds += work.operations / (CORE_OPERATIONS * threads) + work.moved_bytes / DISK_BYTES + work.serial_seconds
+    memory = LIBRARY_BYTES + GPU_PROCESS_BYTES * gpus // nodes + MEMORY_FACTOR * work.memory_bytes
     minutes, more = math.ceil((STARTING_SECONDS + seconds) / 60), 2 ** (attempt - 1)
-    gpu, gres = (gpus, "") if nodes == 1 else (0, f"gpu:{gpus_here}")
+    gpu, gres = (gpus, "") if nodes == 1 else (0, f"gpu:{gpus // nodes}")
     return Request(gpu, gres, nodes, math.ceil(memory / 1e6) * more, math.ceil(work.disk_bytes / 1e6), minutes * more, threads)
 
 
 def devices_of(config: dict, job: str, wildcards: dict) -> tuple[int, int]:
     """Return the GPUs that a job asks for, 0 for one that could not use any, and its nodes."""
-    resources, name = config["resources"], wildcards.get("hypothesis")
-    if job == "training_neighbours":
-        return 0, 1
+    resources, name = config["resources"], wildcards["hypothesis"] if job == "hypothesis" else None
     if job == "train_lm" or (name and "training" in hypotheses.needs(config, name)):
         return resources["training_gpus"], resources["training_nodes"]
     return resources["gpus"] if job in GPU_JOBS or (name and hypotheses.uses_device(config, name)) else 0, 1
@@ -112,8 +113,12 @@ def devices_of(config: dict, job: str, wildcards: dict) -> tuple[int, int]:
 
 def asked(config: dict, manifest: str | Path, job: str, wildcards: dict, attempt: int) -> Request:
     """Return what a job asks for at this attempt; `job` is a rule's name, `manifest` that of the corpus's tokens, there or not."""
-    work = WORK[job](run_of(config, *tokens_of(config, manifest)), wildcards)
-    return request(work, *devices_of(config, job, wildcards), config["resources"]["threads"], attempt)
+    resources, tokens = config["resources"], tokens_of(config, manifest)
+    gpus, nodes = devices_of(config, job, wildcards)
+    # As many threads as if no search were divided: with another number of them a matrix product may round otherwise.
+    undivided = {**config, "resources": resources | {"query_blocks": 1}}
+    threads = threads_for(WORK[job](run_of(undivided, *tokens), wildcards), gpus // nodes, resources["threads"])
+    return request(WORK[job](run_of(config, *tokens), wildcards), gpus, nodes, threads, attempt)
 
 
 def of_pair(run: Run, wildcards: dict) -> Run:
@@ -189,9 +194,9 @@ def join_neighbours(run: Run, wildcards: dict) -> Work:
 
 
 def knn_components(run: Run, wildcards: dict) -> Work:
-    """Work of the components of one retrieval; one core tunes the temperatures."""
+    """Work of the components of one retrieval."""
     stage = plan.components(of_pair(run, wildcards))
-    return Work(stage.memory_bytes, stage.disk_bytes, serial_seconds=stage.flops / CORE_OPERATIONS)
+    return Work(stage.memory_bytes, stage.disk_bytes, operations=stage.flops)
 
 
 def tables(run: Run, wildcards: dict) -> Work:
