@@ -35,9 +35,13 @@ class Project:
 
     def jobs(self, *words: str, config: str = "config/tiny.yaml") -> set[str]:
         """Return the jobs that would run, each as its rule and the values of its wildcards; targets, which do nothing themselves, are left out."""
-        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", self("-n", *words, config=config).stdout, flags=re.MULTILINE)
-        wildcards = [re.findall(r"(?:^    wildcards: |, )\w+=([^,\n]+)", body, flags=re.MULTILINE) if "wildcards:" in body else [] for _, body in blocks]
-        return {" ".join([rule, *values]) for (rule, _), values in zip(blocks, wildcards, strict=True)} - {"all", "hypotheses"}
+        jobs = []
+        for line in self("-n", *words, config=config).stdout.splitlines():  # jobs of a group are indented
+            if rule := re.match(r" *(?:local)?rule (\w+):$", line):
+                jobs.append([rule[1]])
+            elif wildcards := re.match(r" +wildcards: (.*)$", line):
+                jobs[-1] += [value.partition("=")[2] for value in wildcards[1].split(", ")]
+        return {" ".join(job) for job in jobs} - {"all", "hypotheses"}
 
     def copied(self, folder: Path) -> "Project":
         """Return a copy of the project in another folder, times of files and all."""

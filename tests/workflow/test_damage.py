@@ -76,7 +76,7 @@ OLD = {
 def commands(finished):
     """The command line of every step of `tiny`, as a list of words, by each of its outputs."""
     listed, found = finished("hypotheses", "--dry-run", "--printshellcmds", "--forceall").stdout, {}
-    for outputs, command in re.findall(r"^    output: (.*?)$.*?^Shell command: (.*?) 2>&1", listed, flags=re.MULTILINE | re.DOTALL):
+    for outputs, command in re.findall(r"^ +output: (.*?)$.*?^Shell command: (.*?) 2>&1", listed, flags=re.MULTILINE | re.DOTALL):
         command = re.sub(r"\$\(dirname (\S+?)\)", lambda match: str(Path(match[1]).parent), command)
         found |= dict.fromkeys(outputs.split(", "), shlex.split(command))
     return found

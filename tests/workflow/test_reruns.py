@@ -32,7 +32,9 @@ COMPONENTS = {job for job in EXACT | APPROXIMATE if job.startswith("knn_componen
 
 
 def hypotheses(*names: str) -> set[str]:
-    return {f"hypothesis {name}" for name in names}
+    """Return the jobs of hypotheses; the neighbours of training positions that soft labels are made from are temporary."""
+    neighbours = {f"training_neighbours soft-labels {chunk}" for chunk in CHUNKS} if "soft-labels" in names else set()
+    return {f"hypothesis {name}" for name in names} | neighbours
 
 
 # Those that read the kNN components: the mixture of two metrics, tokens that are stolen, what the kNN helps, and the LMs compared with or taught by it.
@@ -92,7 +94,7 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
         ),
         pytest.param(
             "\nhypotheses:\n",
-            "\nhypotheses:\n  pair: {family: sparsification, question: Are two words enough?, settings: {k: [2]}}\n",
+            "\nhypotheses:\n  pair: {family: sparsification, question: Are two words enough, settings: {k: [2]}}\n",
             hypotheses("pair") | TABLES | {"plot_hypothesis pair"},
             id="new hypothesis",
         ),
