@@ -36,8 +36,11 @@ class Project:
     def jobs(self, *words: str, config: str = "config/tiny.yaml") -> set[str]:
         """Return the jobs that would run, each as its rule and the values of its wildcards; targets, which do nothing themselves, are left out."""
         blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", self("-n", *words, config=config).stdout, flags=re.MULTILINE)
-        wildcards = [re.findall(r"(?:^    wildcards: |, )\w+=([^,\n]+)", body, flags=re.MULTILINE) if "wildcards:" in body else [] for _, body in blocks]
-        return {" ".join([rule, *values]) for (rule, _), values in zip(blocks, wildcards, strict=True)} - {"all", "hypotheses"}
+        found = set()
+        for rule, facts in blocks:
+            wildcards = re.search(r"^    wildcards: (.*)$", facts, flags=re.MULTILINE)
+            found.add(" ".join([rule, *re.findall(r"\w+=([^,]+)", wildcards[1] if wildcards else "")]))
+        return found - {"all", "hypotheses"}
 
     def copied(self, folder: Path) -> "Project":
         """Return a copy of the project in another folder, times of files and all."""
