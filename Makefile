@@ -1,4 +1,4 @@
-# Two targets matter: `make demo` runs the pipeline, `make test` checks it. Every target first installs what it needs into .venv.
+# Two targets matter: `make demo` runs the pipeline, `make test` checks it. Both first install what they need into .venv.
 SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
