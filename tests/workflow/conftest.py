@@ -1,10 +1,12 @@
 """The workflow in a folder of its own, as a user has it after cloning."""
 
+import copy
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -21,15 +23,28 @@ class Project:
         for name in ("Snakefile", "README.md"):
             shutil.copy(ROOT / name, folder)
 
-    def __call__(self, *words: str, config: str = "config/tiny.yaml", check: bool = True) -> subprocess.CompletedProcess:
-        """Run `snakemake` with the given words and return what it did, output and errors together in `stdout`."""
+    def call(self, words: tuple[str, ...], config: str) -> dict:
+        """Return the arguments with which `subprocess` runs Snakemake, output and errors together."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         command = [sys.executable, "-m", "snakemake", *words, "--workflow-profile", "workflow/profiles/local", "--configfile", config]
-        done = subprocess.run(
-            command, cwd=self.folder, env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        return {"args": command, "cwd": self.folder, "env": os.environ | {"PATH": path}, "stderr": subprocess.STDOUT, "text": True}
+
+    def __call__(self, *words: str, config: str = "config/tiny.yaml", check: bool = True) -> subprocess.CompletedProcess:
+        """Run `snakemake` with the given words and return what it did, output and errors together in `stdout`."""
+        done = subprocess.run(**self.call(words, config), stdout=subprocess.PIPE, check=False)
         assert not check or done.returncode == 0, done.stdout
         return done
+
+    def start(self, *words: str, output: IO[str], config: str = "config/tiny.yaml") -> subprocess.Popen:
+        """Start `snakemake` in a process group of its own."""
+        return subprocess.Popen(**self.call(words, config), stdout=output, start_new_session=True)
+
+    def copied(self, folder: Path, *without: str) -> "Project":
+        """Return a copy of the project in another folder, times of files and all, but for names that are left out."""
+        project = copy.copy(self)
+        project.folder = folder
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*without))
+        return project
 
     def tables(self) -> dict[str, bytes]:
         """Return the tables that a run has made, by name."""

@@ -50,8 +50,8 @@ def export_model(checkpoint: str | Path, model_file: str | Path, architecture: d
         "tokens_per_sample": tokens_per_sample,
         "weights": {name: weight.float() for name, weight in weights.items()},
     }
-    with atomic(model_file) as unfinished:
-        torch.save(content, unfinished)
+    with atomic(model_file) as unfinished, open(unfinished, "wb") as file:  # a file that PyTorch opens itself would have its name in it
+        torch.save(content, file)
 
 
 def read_model(model_file: str | Path) -> dict:

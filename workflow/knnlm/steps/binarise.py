@@ -15,6 +15,7 @@ from knnlm import artifacts
 from knnlm.bpe import CONTINUATION, SPECIAL
 from knnlm.corpus import SPLITS
 from knnlm.errors import KnnlmError
+from knnlm.processes import die_with_parent
 from knnlm.steps import run
 
 UNKNOWN_ID = SPECIAL.index("<unk>")
@@ -32,7 +33,7 @@ def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -
     command += ["--srcdict", str(Path(dictionary).resolve())]
     for split in SPLITS:
         command += [f"--{split}pref", split]
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, preexec_fn=die_with_parent)
     if done.returncode:
         log = "\n".join((done.stdout + done.stderr).splitlines()[-SHOWN_LOG_LINES:])
         raise KnnlmError(f"{dictionary}: fairseq-preprocess failed (status {done.returncode}); its last lines:\n{log}")
