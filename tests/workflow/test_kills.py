@@ -74,7 +74,7 @@ class Attempt:
             self.finish()
             return False
         os.kill(victim, signal.SIGKILL)
-        status = self.driver.wait(timeout=60)
+        status = self.driver.wait(timeout=300)
         assert status != 0
         gone, alive = psutil.wait_procs(whole, timeout=5)
         assert not alive
@@ -82,7 +82,7 @@ class Attempt:
         return True
 
     def finish(self, status=0):
-        self.driver.wait(timeout=120)
+        self.driver.wait(timeout=300)
         assert self.driver.returncode == status, self.output()
         return self
 
@@ -123,7 +123,11 @@ def assert_same_files(project, finished, patterns):
                         pd.testing.assert_frame_equal(*(pd.read_csv(file).drop(columns="tokens_per_second") for file in (have, want)))
                     else:
                         assert have.read_bytes() == want.read_bytes(), have
-    assert not [*(project.folder / RUN).rglob("*unfinished*"), *(project.folder / RUN).rglob("*.tmp")]
+    assert not half_written(project)
+
+
+def half_written(project):
+    return [*(project.folder / RUN).rglob("*.unfinished"), *(project.folder / RUN).rglob("*.tmp")]
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "training"])
@@ -205,9 +209,11 @@ def test_an_interrupted_job_leaves_nothing_half_written(how, project, finished):
     delete(project, patterns)
     attempt = Attempt(project, target)
     attempt.wait_for(attempt.steps)
-    time.sleep(0.5 * seconds_of(finished, target))
+    time.sleep(0.3 * seconds_of(finished, target))
     os.killpg(attempt.driver.pid, how) if how == signal.SIGINT else attempt.driver.send_signal(how)
-    attempt.driver.wait(timeout=60)
+    attempt.finish(status=1)
     assert not attempt.steps()
+    assert (project.folder / target).exists() == (how == signal.SIGTERM)
+    assert not half_written(project)
     Attempt(project, target).finish()
     assert_same_files(project, finished, patterns)
