@@ -78,7 +78,8 @@ def test_manifest(made):
 
 
 def test_only_declared_files_are_left(made):
-    assert sorted(path.name for path in (made / "binary").iterdir()) == sorted(["dict.txt", *(f"{split}.{end}" for split in PIECES for end in ("bin", "idx"))])
+    declared = ["dict.txt", *(f"{split}.{end}" for split in PIECES for end in ("bin", "idx"))]
+    assert {path.name for path in (made / "binary").iterdir()} == {".lock", *declared}
     assert len(list((made / "tokens").iterdir())) == 11
 
 
@@ -89,3 +90,11 @@ def test_text_too_small_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(KnnlmError, match=r"lm\.training\.tokens_per_sample is 14, but the training text has 13 tokens"):
         binarise.check_size(13, SETTINGS)
+
+
+def test_what_a_killed_attempt_has_left_is_removed(tmp_path):
+    (tmp_path / ".unfinished.old").mkdir()
+    (tmp_path / ".unfinished.old" / "train.bin").write_bytes(b"half")
+    with binarise.unfinished_folder(tmp_path) as folder:
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", folder.name}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}

@@ -67,37 +67,47 @@ class Attempt:
         return [int(number) for number in re.findall(r"training: update (\d+),", self.output())]
 
     def kill(self, who):
-        """Kill Snakemake, the step or what the step runs, all in one blow, and see that nothing of it goes on; False where it had ended already."""
-        whole = [psutil.Process(self.driver.pid), *psutil.Process(self.driver.pid).children(recursive=True)] if self.driver.poll() is None else []
-        victim = self.driver.pid if who == "driver" else next((process.pid for process in self.steps()[:: -1 if who == "fairseq" else 1]), None)
-        if not whole or victim is None:
-            self.finish()
+        """Kill Snakemake, the step or what the step runs, and see that nothing of it goes on; False where it had ended already."""
+        whole, victims = [], []
+        with suppress(psutil.NoSuchProcess):
+            driver = psutil.Process(self.driver.pid)
+            whole = [driver, *driver.children(recursive=True)]
+            steps = self.steps()
+            victims = {"driver": [driver], "job": steps[:1], "fairseq": steps[1:]}[who]
+            for victim in victims:
+                victim.kill()
+        if self.driver.wait(timeout=900) == 0:
             return False
-        os.kill(victim, signal.SIGKILL)
-        status = self.driver.wait(timeout=300)
-        assert status != 0
-        gone, alive = psutil.wait_procs(whole, timeout=5)
+        assert victims, self.output()
+        _, alive = psutil.wait_procs(whole, timeout=5)
         assert not alive
-        assert len(gone) == len(whole)
         return True
 
     def finish(self, status=0):
-        self.driver.wait(timeout=300)
+        self.driver.wait(timeout=900)
         assert self.driver.returncode == status, self.output()
         return self
 
 
 @pytest.fixture
 def project(finished, tmp_path):
-    """Return a copy of the finished project; whatever a failed test leaves running in it is ended."""
-    started, start = [], finished.start
-    copied = finished.copied(tmp_path / "project", "neighbours", "report.html")
-    copied.start = lambda *words, **options: started.append(start.__func__(copied, *words, **options)) or started[-1]
-    yield copied
-    for driver in started:
-        if driver.poll() is None:
-            os.killpg(driver.pid, signal.SIGKILL)
-            driver.wait()
+    return finished.copied(tmp_path / "project", "neighbours", "report.html")
+
+
+@pytest.fixture
+def attempt(project):
+    """Return a function that starts a command; whatever a failed test leaves running is ended."""
+    started = []
+
+    def start(*words, **options):
+        started.append(Attempt(project, *words, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.driver.poll() is None:
+            os.killpg(one.driver.pid, signal.SIGKILL)
+            one.driver.wait()
 
 
 def seconds_of(project, target):
@@ -114,15 +124,15 @@ def delete(project, patterns):
 
 def assert_same_files(project, finished, patterns):
     """Compare with the undisturbed run, and see that nothing half-written is left."""
-    for pattern in patterns:
-        for path in (finished.folder / RUN).glob(pattern):
-            for want in path.rglob("*") if path.is_dir() else [path]:
-                if want.is_file() and "checkpoints" not in want.parts:
-                    have = project.folder / want.relative_to(finished.folder)
-                    if want.name == "loss.csv":  # it holds a speed
-                        pd.testing.assert_frame_equal(*(pd.read_csv(file).drop(columns="tokens_per_second") for file in (have, want)))
-                    else:
-                        assert have.read_bytes() == want.read_bytes(), have
+    found = [path for pattern in patterns for path in (finished.folder / RUN).glob(pattern)]
+    files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file() and "checkpoints" not in file.parts]
+    assert files
+    for file in files:
+        again = project.folder / file.relative_to(finished.folder)
+        if file.name == "loss.csv":  # it holds a speed
+            pd.testing.assert_frame_equal(*(pd.read_csv(path).drop(columns="tokens_per_second") for path in (again, file)))
+        else:
+            assert again.read_bytes() == file.read_bytes(), again
     assert not half_written(project)
 
 
@@ -131,14 +141,14 @@ def half_written(project):
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "training"])
-def test_after_kills_the_same_command_ends_in_the_same_files(stage, project, finished):
+def test_after_kills_the_same_command_ends_in_the_same_files(stage, attempt, project, finished):
     target, patterns = STAGES[stage]
     delete(project, patterns)
     for seconds, who in zip(moments(stage, seconds_of(finished, target)), ("driver", "job", "driver"), strict=True):
-        while not killed_after(seconds, who, Attempt(project, target)):
+        while not killed_after(seconds, who, attempt(target)):
             delete(project, patterns)  # the step was faster this time; an earlier moment
             seconds *= 0.7
-    Attempt(project, target).finish()
+    attempt(target).finish()
     assert_same_files(project, finished, patterns)
 
 
@@ -147,30 +157,30 @@ def moments(stage, length):
     return (np.arange(MOMENTS) + np.random.default_rng([SEED, *stage.encode()]).random(MOMENTS)) / MOMENTS * length
 
 
-def killed_after(seconds, who, attempt):
+def killed_after(seconds, who, running):
     """Kill so long after the step has started; False where it ended before."""
-    if attempt.wait_for(attempt.steps):
+    if running.wait_for(running.steps):
         time.sleep(seconds)
-    return attempt.kill(who)
+    return running.kill(who)
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_loss_curve(project, finished):
+def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_loss_curve(attempt, project, finished):
     target, patterns = STAGES["training"]
     delete(project, patterns)
     made = 0
     for update, who in zip(moments("training", UPDATES - 1), ("driver", "job", "fairseq"), strict=True):
-        attempt = Attempt(project, target)
-        attempt.wait_for_update(1 + round(update))
-        assert attempt.kill(who)
-        assert made - SAVED_EVERY < attempt.updates()[0] <= made + 1
-        made = attempt.updates()[-1]
-        assert who != "fairseq" or "Error: fairseq-train was killed by SIGKILL" in attempt.output()
-    last = Attempt(project, target).finish()
+        running = attempt(target)
+        running.wait_for_update(1 + round(update))
+        assert running.kill(who)
+        assert made - SAVED_EVERY < running.updates()[0] <= made + 1
+        made = running.updates()[-1]
+        assert who != "fairseq" or "Error: fairseq-train was killed by SIGKILL" in running.output()
+    last = attempt(target).finish()
     assert made - SAVED_EVERY < last.updates()[0] <= made + 1
     assert_same_files(project, finished, patterns)
 
 
-def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_back_goes_on(project, finished):
+def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_back_goes_on(attempt, project, finished):
     target, patterns = STAGES["training"]
     delete(project, patterns)
     settings = (project.folder / "config/tiny.yaml").read_text()
@@ -178,42 +188,44 @@ def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_
     assert changed != settings
     (project.folder / "config/changed.yaml").write_text(changed)
     for config in ("config/tiny.yaml", "config/changed.yaml"):
-        attempt = Attempt(project, target, config=config)
-        attempt.wait_for_update(SAVED_EVERY + 2 if config == "config/tiny.yaml" else 3)
-        assert attempt.kill("driver")
-        assert attempt.updates()[0] == 1
-    assert Attempt(project, target).finish().updates()[0] == SAVED_EVERY + 1
+        running = attempt(target, config=config)
+        running.wait_for_update(SAVED_EVERY + 2 if config == "config/tiny.yaml" else 3)
+        assert running.kill("driver")
+        assert running.updates()[0] == 1
+    assert attempt(target).finish().updates()[0] == SAVED_EVERY + 1
     assert_same_files(project, finished, patterns)
 
 
-def test_a_second_snakemake_on_a_run_is_refused_and_one_on_another_run_is_not(project, finished):
+def test_a_second_snakemake_on_a_run_is_refused_and_one_on_another_run_is_not(attempt, project, finished):
     target, patterns = STAGES["training"]
     delete(project, patterns)
     (project.folder / "config/other.yaml").write_text((project.folder / "config/tiny.yaml").read_text().replace("name: tiny", "name: other"))
-    first = Attempt(project, target)
+    first = attempt(target)
     first.wait_for_update(2)
-    second, other = Attempt(project, target), Attempt(project, "results/other/corpus/text/train.txt", config="config/other.yaml")
-    second.finish(status=1)
+    fairseq = first.steps()[-1]
+    fairseq.suspend()
+    second = attempt(target).finish(status=1)
     (sentence,) = re.findall("^.*another Snakemake works on.*$", second.output(), flags=re.MULTILINE)
     assert sentence == f"{RUN}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."
     assert "Traceback" not in second.output()
-    other.finish()
+    attempt("results/other/corpus/text/train.txt", config="config/other.yaml").finish()
+    fairseq.resume()
     first.finish()
     assert_same_files(project, finished, patterns)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_job_leaves_nothing_half_written(how, project, finished):
+def test_an_interrupted_job_leaves_nothing_half_written(how, attempt, project, finished):
     """Ctrl-C reaches Snakemake and its jobs; a SIGTERM for Snakemake alone lets the jobs that run end."""
     target, patterns = STAGES["extraction"]
     delete(project, patterns)
-    attempt = Attempt(project, target)
-    attempt.wait_for(attempt.steps)
+    running = attempt(target)
+    running.wait_for(running.steps)
     time.sleep(0.3 * seconds_of(finished, target))
-    os.killpg(attempt.driver.pid, how) if how == signal.SIGINT else attempt.driver.send_signal(how)
-    attempt.finish(status=1)
-    assert not attempt.steps()
+    os.killpg(running.driver.pid, how) if how == signal.SIGINT else running.driver.send_signal(how)
+    running.finish(status=1)
+    assert not running.steps()
     assert (project.folder / target).exists() == (how == signal.SIGTERM)
     assert not half_written(project)
-    Attempt(project, target).finish()
+    attempt(target).finish()
     assert_same_files(project, finished, patterns)

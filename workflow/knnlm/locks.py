@@ -49,5 +49,7 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
         with suppress(OSError):
             descriptor = lock(path)
             if descriptor is not None:
-                path.unlink()
-                os.close(descriptor)
+                try:
+                    path.unlink()
+                finally:
+                    os.close(descriptor)

@@ -198,8 +198,8 @@ def lock_runs():
     """Stop with one sentence if another Snakemake works on this run or on one of its seeds; ours keeps them locked until it ends, however it ends."""
     for name in [config["name"], *(f"{config['name']}-seed-{seed}" for seed in config["seeds"])]:
         folder = Path("results", name)
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             if locks.lock(folder / ".lock") is None:
                 logger.warning(f"{folder}: this file system has no locks; see to it yourself that no other Snakemake works on this run.")
         except BlockingIOError:

@@ -2,10 +2,13 @@
 
 import argparse
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import floor
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from knnlm import artifacts
 from knnlm.bpe import CONTINUATION, SPECIAL
 from knnlm.corpus import SPLITS
 from knnlm.errors import KnnlmError
+from knnlm.locks import locked
 from knnlm.processes import die_with_parent
 from knnlm.steps import run
 
@@ -76,6 +80,17 @@ def check_size(train_tokens: int, settings: dict) -> None:
         )
 
 
+@contextmanager
+def unfinished_folder(beside: Path) -> Iterator[Path]:
+    """Yield a new folder in `beside`; in the end it is removed, and in the beginning what an attempt that was killed has left."""
+    beside.mkdir(parents=True, exist_ok=True)
+    with locked(beside / ".lock"):
+        for abandoned in beside.glob(".unfinished.*"):
+            shutil.rmtree(abandoned)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished.") as name:
+            yield Path(name)
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Write fairseq's files, the arrays and the manifest; nothing is written before all of it has been checked."""
     continuation = continuation_of(arguments.dictionary)
@@ -83,10 +98,7 @@ def main(arguments: argparse.Namespace) -> None:
     arrays = {arguments.continuation: continuation}
     sizes = [line_sizes(path) for path in arguments.pieces]
     check_size(int(sizes[0].sum()), arguments.settings)
-    beside = Path(arguments.binary[0]).parent  # so that the finished files only need another name
-    beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished.") as name:
-        folder = Path(name)
+    with unfinished_folder(Path(arguments.binary[0]).parent) as folder:  # beside the finished files, which then only need another name
         preprocess(arguments.pieces, arguments.dictionary, folder, arguments.threads)
         for number, split in enumerate(SPLITS):
             tokens, lines = read_binary(folder / split)
