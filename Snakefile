@@ -49,6 +49,10 @@ include: "workflow/rules/analysis.smk"
 include: "workflow/rules/seeds.smk"
 
 
+onstart:
+    lock_runs()
+
+
 rule all:
     """Tables and figures of the main result, and of every hypothesis that needs no other training of the LM; with `seeds`, once for each."""
     default_target: True

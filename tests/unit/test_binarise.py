@@ -12,6 +12,7 @@ import pytest
 
 import knnlm
 from knnlm.artifacts import save_array
+from knnlm.steps import binarise
 
 DICTIONARY = "the 5\nlow@@ 3\ner 2\né 1\n@-@ 0\nmadeupword0000 0\nmadeupword0001 0\nmadeupword0002 0\nmadeupword0003 0\n"
 PIECES = {"train": "the low@@ er\n\né the @-@ <unk>\nlow@@ low@@ er\n", "valid": "the\nabsent the\n", "test": "\nlow@@ er\n"}
@@ -78,7 +79,8 @@ def test_manifest(made):
 
 
 def test_only_declared_files_are_left(made):
-    assert sorted(path.name for path in (made / "binary").iterdir()) == sorted(["dict.txt", *(f"{split}.{end}" for split in PIECES for end in ("bin", "idx"))])
+    declared = ["dict.txt", *(f"{split}.{end}" for split in PIECES for end in ("bin", "idx"))]
+    assert {path.name for path in (made / "binary").iterdir()} == {".lock", *declared}
     assert len(list((made / "tokens").iterdir())) == 11
 
 
@@ -98,3 +100,11 @@ def test_more_neighbours_than_the_smallest_store_has_rows_are_refused(made, k, s
     assert done.returncode == status
     sentence = "Error: config key retrieval.k: 8, but the smallest fraction (0.5) of the datastore has 7 rows of 14 training tokens; "
     assert done.stderr.startswith(sentence if status else "")
+
+
+def test_what_a_killed_attempt_has_left_is_removed(tmp_path):
+    (tmp_path / ".unfinished.old").mkdir()
+    (tmp_path / ".unfinished.old" / "train.bin").write_bytes(b"half")
+    with binarise.unfinished_folder(tmp_path) as folder:
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", folder.name}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}

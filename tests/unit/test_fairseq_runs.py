@@ -1,10 +1,14 @@
+import errno
 import hashlib
 import json
+import os
+import signal
 
 import pytest
 
 from knnlm.artifacts import sha256
-from knnlm.fairseq_runs import checkpoint_folder
+from knnlm.errors import KnnlmError
+from knnlm.fairseq_runs import HISTORY, checkpoint_folder, drop_unfinished_line, failure, history
 
 
 @pytest.fixture
@@ -30,3 +34,26 @@ def test_whatever_shapes_a_training_changes_its_folder(files):
         (files / name).write_text("changed")
         found.add(folder())
     assert len(found) == 7
+
+
+def test_a_record_that_was_cut_short_is_taken_away(tmp_path):
+    whole = [{"update": 1}, {"update": 2}]
+    (tmp_path / HISTORY).write_text("".join(json.dumps(record) + "\n" for record in whole) + '{"upda')
+    drop_unfinished_line(tmp_path / HISTORY)
+    assert history(tmp_path) == whole
+    drop_unfinished_line(tmp_path / HISTORY)
+    assert history(tmp_path) == whole
+    (tmp_path / HISTORY).write_text('{"upda')
+    drop_unfinished_line(tmp_path / HISTORY)
+    assert history(tmp_path) == []
+
+
+def test_why_fairseq_ended_is_told(tmp_path):
+    full = failure(1, f"Traceback ...\nOSError: [Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}\n", tmp_path)
+    assert (type(full), full.errno, full.filename) == (OSError, errno.ENOSPC, str(tmp_path))
+    killed = failure(-signal.SIGKILL, "last words", tmp_path)
+    assert isinstance(killed, KnnlmError)
+    assert "killed by SIGKILL" in str(killed)
+    assert "last words" not in str(killed)
+    assert "status 2" in str(failure(2, "last words", tmp_path))
+    assert "last words" in str(failure(2, "last words", tmp_path))

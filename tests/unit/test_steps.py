@@ -1,5 +1,6 @@
 import argparse
 import csv
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from knnlm.artifacts import write_manifest
+from knnlm.artifacts import atomic, write_manifest
 from knnlm.errors import KnnlmError
 from knnlm.language_model import LanguageModel, trained_updates
 from knnlm.steps import run
@@ -49,6 +50,37 @@ def test_a_users_mistake_ends_in_its_sentence(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         run(main, parser())
     assert end.value.code == "Error: file.txt: [1, 2] is wrong; mend it."
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/keys.npy"), "a/keys.npy: No space left on device; make room on that disk"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; give yourself the right to"),
+        (OSError(errno.EIO, "Input/output error"), "a file: Input/output error; put that right"),
+    ],
+)
+def test_what_the_system_refuses_ends_in_a_sentence(error, sentence, monkeypatch):
+    def main(arguments):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["step", "--settings", "{}"])
+    with pytest.raises(SystemExit) as end:
+        run(main, parser())
+    assert end.value.code == f"Error: {sentence}, then run the same command again."
+
+
+@pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_in_a_sentence_after_tidying_up(interruption, monkeypatch, tmp_path):
+    def main(arguments):
+        with atomic(tmp_path / "file"):
+            signal.raise_signal(interruption)
+
+    monkeypatch.setattr(sys, "argv", ["step", "--settings", "{}"])
+    with pytest.raises(SystemExit) as end:
+        run(main, parser())
+    assert end.value.code == "Error: this step was interrupted; run the same command again."
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_errors_keep_their_traceback(monkeypatch):

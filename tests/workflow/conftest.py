@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -23,15 +24,21 @@ class Project:
         for name in ("Snakefile", "README.md"):
             shutil.copy(ROOT / name, folder)
 
-    def __call__(self, *words: str, config: str = "config/tiny.yaml", check: bool = True) -> subprocess.CompletedProcess:
-        """Run `snakemake` with the given words and return what it did, output and errors together in `stdout`."""
+    def call(self, words: tuple[str, ...], config: str) -> dict:
+        """Return the arguments with which `subprocess` runs Snakemake, output and errors together."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         command = [sys.executable, "-m", "snakemake", *words, "--workflow-profile", "workflow/profiles/local", "--configfile", config]
-        done = subprocess.run(
-            command, cwd=self.folder, env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        return {"args": command, "cwd": self.folder, "env": os.environ | {"PATH": path}, "stderr": subprocess.STDOUT, "text": True}
+
+    def __call__(self, *words: str, config: str = "config/tiny.yaml", check: bool = True) -> subprocess.CompletedProcess:
+        """Run `snakemake` with the given words and return what it did, output and errors together in `stdout`."""
+        done = subprocess.run(**self.call(words, config), stdout=subprocess.PIPE, check=False)
         assert not check or done.returncode == 0, done.stdout
         return done
+
+    def start(self, *words: str, output: IO[str], config: str = "config/tiny.yaml") -> subprocess.Popen:
+        """Start `snakemake` in a process group of its own."""
+        return subprocess.Popen(**self.call(words, config), stdout=output, start_new_session=True)
 
     def jobs(self, *words: str, config: str = "config/tiny.yaml") -> set[str]:
         """Return the jobs that would run, each as its rule and the values of its wildcards; targets, which do nothing themselves, are left out."""
@@ -43,11 +50,11 @@ class Project:
                 jobs[-1] += [value.partition("=")[2] for value in wildcards[1].split(", ")]
         return {" ".join(job) for job in jobs} - {"all", "hypotheses"}
 
-    def copied(self, folder: Path) -> "Project":
-        """Return a copy of the project in another folder, times of files and all."""
+    def copied(self, folder: Path, *without: str) -> "Project":
+        """Return a copy of the project in another folder, times of files and all, but for names that are left out."""
         project = copy.copy(self)
         project.folder = folder
-        shutil.copytree(self.folder, folder, symlinks=True)
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*without))
         return project
 
     def tables(self) -> dict[str, bytes]:

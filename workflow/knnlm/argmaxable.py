@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from scipy.optimize import linprog
 
+from knnlm.processes import die_with_parent
+
 UNARGMAXABLE, UNDECIDED, ARGMAXABLE = -1, 0, 1
 MARGIN = 1e-7  # least (w_i - w_j)·h / ‖w_i - w_j‖ that counts as positive, in the whitened space; the solver is exact to a hundredth of it
 SOLVER = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
@@ -172,6 +174,7 @@ _points: np.ndarray  # of a worker process: sent once, not with every type
 
 def _remember(points: np.ndarray) -> None:
     global _points
+    die_with_parent()
     _points = points
 
 

@@ -1,17 +1,18 @@
 """Running fairseq: which folder a training's checkpoints belong to, going on where an earlier attempt was killed, and stopping with it."""
 
-import ctypes
+import errno
 import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
-from knnlm.artifacts import atomic, sha256
+from knnlm.artifacts import atomic, naming, sha256
 from knnlm.errors import KnnlmError
+from knnlm.locks import locked
+from knnlm.processes import die_with_parent
 from knnlm.training import parse_log
 
 LIBRARY = Path(__file__).parent.parent  # fairseq runs modules of ours
@@ -33,10 +34,16 @@ def identity_name(facts: list | dict) -> str:
 
 
 def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
-    """Train to this number of updates, from where the checkpoints in the folder end; do nothing where they are there already."""
+    """Train to this number of updates, from where the checkpoints in the folder end; do nothing where they are there already.
+
+    Where another job is at it, as on a cluster one whose Snakemake has died may be, it is waited for.
+    """
     checkpoints.mkdir(parents=True, exist_ok=True)
-    if saved_updates(checkpoints) < updates:  # fairseq would make one update more than it was asked for
-        train(command, checkpoints / HISTORY)
+    with locked(checkpoints / ".lock", waiting=f"training: another job writes {checkpoints}; waiting until it has ended"):
+        for unfinished in checkpoints.glob("*.tmp"):  # fairseq's own
+            unfinished.unlink()
+        if saved_updates(checkpoints) < updates:  # fairseq would make one update more than it was asked for
+            train(command, checkpoints / HISTORY)
 
 
 def history(checkpoints: Path) -> list[dict]:
@@ -67,13 +74,6 @@ def saved_updates(checkpoints: Path) -> int:
     return saved[newest]
 
 
-def die_with_parent() -> None:
-    """Have Linux kill this process when its parent dies, however it dies: an orphan would go on writing the checkpoints of a resumed training."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
 def train(command: list[str], history: Path) -> None:
     """Run fairseq, keep its records in `history` and show them; raise KnnlmError where it fails."""
     tail: list[str] = []
@@ -83,9 +83,10 @@ def train(command: list[str], history: Path) -> None:
             tail[:] = [*tail[-40:], line]
             yield line
 
+    drop_unfinished_line(history)
     path = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ | {"PYTHONPATH": path}}
-    with open(history, "a") as records, subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process:
+    with naming(history), open(history, "a") as records, subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process:
         try:
             for row in parse_log(echoed(process.stdout)):
                 records.write(json.dumps(row) + "\n")
@@ -96,7 +97,26 @@ def train(command: list[str], history: Path) -> None:
             process.kill()
             raise
     if process.returncode:
-        text = "".join(tail)
-        if "FloatingPointError" in text:
-            raise KnnlmError("the gradients are not finite; lower lm.training.learning_rate or set a lower lm.training.clip_norm (0 clips nothing).")
-        raise KnnlmError(f"fairseq-train ended with status {process.returncode}; its last lines were:\n{text}")
+        raise failure(process.returncode, "".join(tail), history.parent)
+
+
+def drop_unfinished_line(path: Path) -> None:
+    """Take away the end of a file of lines that a full disk or a crash has cut short."""
+    if path.exists():
+        with open(path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def failure(status: int, text: str, checkpoints: Path) -> Exception:
+    """Return the error that tells why fairseq ended with this exit status and these last words."""
+    if "FloatingPointError" in text:
+        return KnnlmError("the gradients are not finite; lower lm.training.learning_rate or set a lower lm.training.clip_norm (0 clips nothing).")
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if os.strerror(number) in text:
+            return OSError(number, os.strerror(number), str(checkpoints))
+    if status < 0:
+        return KnnlmError(
+            f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; run the same command again, with more memory "
+            "or a smaller lm.training.batch_samples: the training goes on from its last checkpoint."
+        )
+    return KnnlmError(f"fairseq-train ended with status {status}; its last lines were:\n{text}")

@@ -12,6 +12,8 @@ from itertools import islice
 
 from sacremoses import MosesTokenizer
 
+from knnlm.processes import die_with_parent
+
 UNITS = ("<unk>", "@-@", "@,@", "@.@")  # never split, neither here nor by BPE
 UNIT = re.compile("|".join(map(re.escape, UNITS)))
 HYPHENS = re.compile(r"-{2,}")
@@ -67,7 +69,7 @@ def tokenise_stream(lines: Iterable[str], processes: int) -> Iterator[str]:
         for chunk in chunks:
             yield from tokenise_lines(chunk)
         return
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=die_with_parent) as pool:
         waiting: deque[Future[list[str]]] = deque(pool.submit(tokenise_lines, chunk) for chunk in islice(chunks, 2 * processes))
         while waiting:
             yield from waiting.popleft().result()

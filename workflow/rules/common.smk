@@ -5,11 +5,13 @@ import json
 import os
 from functools import cache
 
-from knnlm import corpus_settings, hypotheses
+from knnlm import corpus_settings, hypotheses, locks
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
+# A step ends with the Snakemake that runs it: on a cluster that is the one inside the job, so jobs outlive the one that has submitted them.
+DRIVER = os.getpid()
 shell.prefix(
-    "set -euo pipefail; export PYTHONPATH={LIBRARY:q} OMP_WAIT_POLICY=PASSIVE "
+    "set -euo pipefail; export KNNLM_DRIVER={DRIVER} PYTHONPATH={LIBRARY:q} OMP_WAIT_POLICY=PASSIVE "
     "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456; "
 )
 
@@ -240,6 +242,22 @@ def store_files():
 def known_tokens(wildcards):
     """The corpus's token counts, unless the config tells them in advance."""
     return [] if config["corpus"]["token_counts"] else TOKENS
+
+
+def lock_runs():
+    """Stop with one sentence if another Snakemake works on this run or on one of its seeds; ours keeps them locked until it ends, however it ends."""
+    for name in [config["name"], *(f"{config['name']}-seed-{seed}" for seed in config["seeds"])]:
+        folder = Path("results", name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if locks.lock(folder / ".lock") is None:
+                logger.warning(f"{folder}: this file system has no locks; see to it yourself that no other Snakemake works on this run.")
+        except BlockingIOError:
+            raise WorkflowError(
+                f"{folder}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."
+            )
+        except OSError as error:
+            raise WorkflowError(f"{error.filename}: {error.strerror}; put that right and run the same command again.")
 
 
 CHUNKS = range(config.get("datastore", {}).get("chunks", 1))

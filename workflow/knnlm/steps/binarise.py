@@ -2,10 +2,13 @@
 
 import argparse
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from knnlm import artifacts
 from knnlm.bpe import CONTINUATION, SPECIAL
 from knnlm.corpus import SPLITS
 from knnlm.errors import KnnlmError
+from knnlm.locks import locked
+from knnlm.processes import die_with_parent
 from knnlm.steps import run
 
 UNKNOWN_ID = SPECIAL.index("<unk>")
@@ -31,7 +36,7 @@ def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -
     command += ["--srcdict", str(Path(dictionary).resolve())]
     for split in SPLITS:
         command += [f"--{split}pref", split]
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, preexec_fn=die_with_parent)
     if done.returncode:
         log = "\n".join((done.stdout + done.stderr).splitlines()[-SHOWN_LOG_LINES:])
         raise KnnlmError(f"{dictionary}: fairseq-preprocess failed (status {done.returncode}); its last lines:\n{log}")
@@ -68,6 +73,17 @@ def check_size(train_tokens: int, settings: dict) -> None:
         raise KnnlmError(f"lm.training.tokens_per_sample is {needed}, but the training text has {train_tokens} tokens; lower the key or give more text.")
 
 
+@contextmanager
+def unfinished_folder(beside: Path) -> Iterator[Path]:
+    """Yield a new folder in `beside`; in the end it is removed, and in the beginning what an attempt that was killed has left."""
+    beside.mkdir(parents=True, exist_ok=True)
+    with locked(beside / ".lock"):
+        for abandoned in beside.glob(".unfinished.*"):
+            shutil.rmtree(abandoned)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished.") as name:
+            yield Path(name)
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Write fairseq's files, the arrays and the manifest; nothing is written before all of it has been checked."""
     continuation = continuation_of(arguments.dictionary)
@@ -75,10 +91,7 @@ def main(arguments: argparse.Namespace) -> None:
     arrays = {arguments.continuation: continuation}
     sizes = [line_sizes(path) for path in arguments.pieces]
     check_size(int(sizes[0].sum()), arguments.settings)
-    beside = Path(arguments.binary[0]).parent  # so that the finished files only need another name
-    beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished.") as name:
-        folder = Path(name)
+    with unfinished_folder(Path(arguments.binary[0]).parent) as folder:  # beside the finished files, which then only need another name
         preprocess(arguments.pieces, arguments.dictionary, folder, arguments.threads)
         for number, split in enumerate(SPLITS):
             tokens, lines = read_binary(folder / split)

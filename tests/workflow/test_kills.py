@@ -1,0 +1,231 @@
+"""`kill -9` of Snakemake and of its jobs at seeded moments, then the same command again: the same files as an undisturbed run, bit for bit."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from contextlib import suppress
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="an orphan ends by itself on Linux only")]
+
+RUN = "results/tiny"
+SEED = 1
+UPDATES, SAVED_EVERY = 60, 30  # of `tiny`
+MOMENTS = 3
+# Stage: the file that is asked for, what is deleted before, as patterns.
+STAGES = {
+    "training": (f"{RUN}/lm/model.pt", ["lm"]),
+    "extraction": (f"{RUN}/datastore/chunk-0/manifest.json", ["datastore/chunk-0"]),
+    "index filling": (f"{RUN}/index/att-l2/chunk-0.json", ["index/att-l2/chunk-0.*"]),
+    "exact search": (f"{RUN}/neighbours/att-l2-exact/manifest.json", ["neighbours/att-l2-exact"]),
+    "head training": (f"{RUN}/hypotheses/interpolated-loss.json", ["hypotheses/interpolated-loss.*"]),
+}
+
+
+class Attempt:
+    """One start of a command, which the test may end before it has ended itself."""
+
+    def __init__(self, project, target, **options):
+        self.log = project.folder / f"attempt-{time.monotonic_ns()}.log"
+        with open(self.log, "w") as output:
+            self.driver = project.start(target, output=output, **options)
+
+    def output(self):
+        return self.log.read_text()
+
+    def steps(self):
+        """Return the process that runs a step, and after it the one that the step runs: fairseq's."""
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.driver.pid).children(recursive=True):
+                with suppress(psutil.Error, OSError):
+                    if process.exe() == os.path.realpath(sys.executable) and "-m" in process.cmdline() and "snakemake" not in process.cmdline():
+                        found.append(process)
+        return found
+
+    def wait_for(self, condition):
+        """Wait until the condition is true and return what it is; None where Snakemake ends before."""
+        while not (found := condition()):
+            if self.driver.poll() is not None:
+                return None
+            time.sleep(0.002)
+        return found
+
+    def wait_for_update(self, number):
+        assert self.wait_for(lambda: f"training: update {number}," in self.output()), self.output()
+
+    def updates(self):
+        return [int(number) for number in re.findall(r"training: update (\d+),", self.output())]
+
+    def kill(self, who):
+        """Kill Snakemake, the step or what the step runs, and see that nothing of it goes on; False where it had ended already."""
+        whole, victims = [], []
+        with suppress(psutil.NoSuchProcess):
+            driver = psutil.Process(self.driver.pid)
+            whole = [driver, *driver.children(recursive=True)]
+            steps = self.steps()
+            victims = {"driver": [driver], "job": steps[:1], "fairseq": steps[1:]}[who]
+            for victim in victims:
+                victim.kill()
+        if self.driver.wait(timeout=900) == 0:
+            return False
+        assert victims, self.output()
+        _, alive = psutil.wait_procs(whole, timeout=5)
+        assert not alive
+        return True
+
+    def finish(self, status=0):
+        self.driver.wait(timeout=900)
+        assert self.driver.returncode == status, self.output()
+        return self
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    return finished.copied(tmp_path / "project", "neighbours", "report.html")
+
+
+@pytest.fixture
+def attempt(project):
+    """Return a function that starts a command; whatever a failed test leaves running is ended."""
+    started = []
+
+    def start(*words, **options):
+        started.append(Attempt(project, *words, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.driver.poll() is None:
+            os.killpg(one.driver.pid, signal.SIGKILL)
+            one.driver.wait()
+
+
+def seconds_of(project, target):
+    """Return how long the job took that made this file: Snakemake's own record."""
+    record = json.loads((project.folder / ".snakemake/metadata" / base64.b64encode(target.encode()).decode()).read_text())
+    return record["endtime"] - record["starttime"]
+
+
+def delete(project, patterns):
+    for pattern in patterns:
+        for path in (project.folder / RUN).glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def assert_same_files(project, finished, patterns):
+    """Compare with the undisturbed run, and see that nothing half-written is left."""
+    found = [path for pattern in patterns for path in (finished.folder / RUN).glob(pattern)]
+    files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file() and "checkpoints" not in file.parts]
+    assert files
+    for file in files:
+        again = project.folder / file.relative_to(finished.folder)
+        if file.name == "loss.csv":  # it holds a speed
+            pd.testing.assert_frame_equal(*(pd.read_csv(path).drop(columns="tokens_per_second") for path in (again, file)))
+        else:
+            assert again.read_bytes() == file.read_bytes(), again
+    assert not half_written(project)
+
+
+def half_written(project):
+    return [*(project.folder / RUN).rglob("*.unfinished"), *(project.folder / RUN).rglob("*.tmp")]
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "training"])
+def test_after_kills_the_same_command_ends_in_the_same_files(stage, attempt, project, finished):
+    target, patterns = STAGES[stage]
+    delete(project, patterns)
+    for seconds, who in zip(moments(stage, seconds_of(finished, target)), ("driver", "job", "driver"), strict=True):
+        while not killed_after(seconds, who, attempt(target)):
+            delete(project, patterns)  # the step was faster this time; an earlier moment
+            seconds *= 0.7
+    attempt(target).finish()
+    assert_same_files(project, finished, patterns)
+
+
+def moments(stage, length):
+    """Return a random moment in each third of a stage."""
+    return (np.arange(MOMENTS) + np.random.default_rng([SEED, *stage.encode()]).random(MOMENTS)) / MOMENTS * length
+
+
+def killed_after(seconds, who, running):
+    """Kill so long after the step has started; False where it ended before."""
+    if running.wait_for(running.steps):
+        time.sleep(seconds)
+    return running.kill(who)
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_loss_curve(attempt, project, finished):
+    target, patterns = STAGES["training"]
+    delete(project, patterns)
+    made = 0
+    for update, who in zip(moments("training", UPDATES - 1), ("driver", "job", "fairseq"), strict=True):
+        running = attempt(target)
+        running.wait_for_update(1 + round(update))
+        assert running.kill(who)
+        assert made - SAVED_EVERY < running.updates()[0] <= made + 1
+        made = running.updates()[-1]
+        assert who != "fairseq" or "Error: fairseq-train was killed by SIGKILL" in running.output()
+    last = attempt(target).finish()
+    assert made - SAVED_EVERY < last.updates()[0] <= made + 1
+    assert_same_files(project, finished, patterns)
+
+
+def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_back_goes_on(attempt, project, finished):
+    target, patterns = STAGES["training"]
+    delete(project, patterns)
+    settings = (project.folder / "config/tiny.yaml").read_text()
+    changed = settings.replace("learning_rate: 1.0e-2, warmup_updates: 10", "learning_rate: 2.0e-2, warmup_updates: 10")
+    assert changed != settings
+    (project.folder / "config/changed.yaml").write_text(changed)
+    for config in ("config/tiny.yaml", "config/changed.yaml"):
+        running = attempt(target, config=config)
+        running.wait_for_update(SAVED_EVERY + 2 if config == "config/tiny.yaml" else 3)
+        assert running.kill("driver")
+        assert running.updates()[0] == 1
+    assert attempt(target).finish().updates()[0] == SAVED_EVERY + 1
+    assert_same_files(project, finished, patterns)
+
+
+def test_a_second_snakemake_on_a_run_is_refused_and_one_on_another_run_is_not(attempt, project, finished):
+    target, patterns = STAGES["training"]
+    delete(project, patterns)
+    (project.folder / "config/other.yaml").write_text((project.folder / "config/tiny.yaml").read_text().replace("name: tiny", "name: other"))
+    first = attempt(target)
+    first.wait_for_update(2)
+    fairseq = first.steps()[-1]
+    fairseq.suspend()
+    second = attempt(target).finish(status=1)
+    (sentence,) = re.findall("^.*another Snakemake works on.*$", second.output(), flags=re.MULTILINE)
+    assert sentence == f"{RUN}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."
+    assert "Traceback" not in second.output()
+    attempt("results/other/corpus/text/train.txt", config="config/other.yaml").finish()
+    fairseq.resume()
+    first.finish()
+    assert_same_files(project, finished, patterns)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_job_leaves_nothing_half_written(how, attempt, project, finished):
+    """Ctrl-C reaches Snakemake and its jobs; a SIGTERM for Snakemake alone lets the jobs that run end."""
+    target, patterns = STAGES["extraction"]
+    delete(project, patterns)
+    running = attempt(target)
+    running.wait_for(running.steps)
+    time.sleep(0.3 * seconds_of(finished, target))
+    os.killpg(running.driver.pid, how) if how == signal.SIGINT else running.driver.send_signal(how)
+    running.finish(status=1)
+    assert not running.steps()
+    assert (project.folder / target).exists() == (how == signal.SIGTERM)
+    assert not half_written(project)
+    attempt(target).finish()
+    assert_same_files(project, finished, patterns)
