@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,11 +75,12 @@ OLD = {
 
 @pytest.fixture(scope="module")
 def commands(finished):
-    """The command line of every step of `tiny`, as a list of words, by each of its outputs."""
+    """The command line of every step of `tiny`, as a list of words, and its number of threads, by each of its outputs."""
     listed, found = finished("hypotheses", "--dry-run", "--printshellcmds", "--forceall").stdout, {}
-    for outputs, command in re.findall(r"^ +output: (.*?)$.*?^Shell command: (.*?) 2>&1", listed, flags=re.MULTILINE | re.DOTALL):
+    for outputs, facts, command in re.findall(r"^ +output: (.*?)$(.*?)^Shell command: (.*?) 2>&1", listed, flags=re.MULTILINE | re.DOTALL):
         command = re.sub(r"\$\(dirname (\S+?)\)", lambda match: str(Path(match[1]).parent), command)
-        found |= dict.fromkeys(outputs.split(", "), shlex.split(command))
+        threads = re.search(r"^ +threads: (\d+)$", facts, flags=re.MULTILINE)
+        found |= dict.fromkeys(outputs.split(", "), (shlex.split(command), int(threads[1]) if threads else 1))
     return found
 
 
@@ -95,9 +97,12 @@ def step(finished, tmp_path, monkeypatch, commands):
     monkeypatch.chdir(tmp_path)
 
     def run(output: str, **changed: str) -> str | None:
-        words = [changed.get(word, word) for word in commands[str(RUN / output)]]
+        command, threads = commands[str(RUN / output)]
+        words = [changed.get(word, word) for word in command]
         assert words[:2] == ["python", "-m"]
         monkeypatch.setattr(sys, "argv", words[2:])
+        torch.set_num_threads(threads)  # rounding depends on it
+        faiss.omp_set_num_threads(threads)
         try:
             runpy.run_module(words[2], run_name="__main__")
         except SystemExit as end:
