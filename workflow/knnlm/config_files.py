@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from knnlm.config_values import dotted, shown, unfit_character
+from knnlm.config_values import dotted, unfit_character
 from knnlm.errors import KnnlmError
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -38,7 +38,7 @@ def check_file(path: str | Path) -> None:
 def check_folder(folder: Path) -> None:
     """Check that a folder can be that of a workflow: PYTHONPATH cannot name some, Snakemake others. Raises KnnlmError, naming it."""
     if unfit := unfit_character(str(folder)) or next((f"the character {mark}" for mark in FOLDER_MARKS if mark in str(folder)), None):
-        raise KnnlmError(f"{shown(str(folder))}: the workflow cannot run in a folder with {unfit} in its name; rename the folder.")
+        raise KnnlmError(f"{str(folder)!r}: the workflow cannot run in a folder with {unfit} in its name; rename the folder.")
 
 
 def _repeated(node: yaml.Node, place: tuple[str | int, ...], seen: set[int]) -> Iterator[tuple[str, int, int]]:

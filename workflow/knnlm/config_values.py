@@ -16,12 +16,12 @@ def dotted(path: Iterable[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{repr(part) if unfit_character(part) else part}" for part in path).removeprefix(".")
 
 
-def shown(value: object) -> str:
+def shown(value: object, longest: int = SHOWN) -> str:
     """Return a value of the config for a sentence: on one line, and not the whole of it where it is long."""
     if isinstance(value, datetime.date):
         return f"the date {value}"
     text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]}...{text[-1]}"
+    return text if len(text) <= longest else f"{text[: longest - 4]}...{text[-1]}"
 
 
 def unfit_character(text: str) -> str | None:

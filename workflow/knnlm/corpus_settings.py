@@ -14,6 +14,7 @@ from pathlib import Path
 from knnlm.config_values import shown, unfit_character
 
 SPLITS = ("train", "valid", "test")
+LONGEST_PATH = 300  # characters that a sentence shows
 PLACEHOLDERS = "{}<>"  # Snakemake fills what stands between them, in a file's name too
 
 
@@ -121,18 +122,19 @@ def _file_problems(text: dict) -> Iterator[tuple[str, str]]:
 
 def path_problem(path: str, is_kind: Callable[[int], bool], kind: str) -> str | None:
     """Say what is wrong with a path of the user's that should be of a kind (`stat.S_ISREG`, `a file`), and what to do; None where all is well."""
+    name = shown(path, LONGEST_PATH)
     if path.startswith("~"):
-        return f"{shown(path)} begins with ~, which is not read as the home folder here; write the whole path."
+        return f"{name} begins with ~, which is not read as the home folder here; write the whole path."
     if unfit := unfit_character(path) or next((f"the character {mark}" for mark in PLACEHOLDERS if mark in path), None):
-        return f"{shown(path)} has {unfit}, which a workflow cannot have in a path; rename it."
+        return f"{name} has {unfit}, which a workflow cannot have in a path; rename it."
     try:
         status = os.stat(path)
     except OSError as error:
-        return f"{shown(path)} is not {kind} that can be read ({error.strerror}); correct the path."
+        return f"{name} is not {kind} that can be read ({error.strerror}); correct the path."
     if not is_kind(status.st_mode):
-        return f"{shown(path)} is not {kind}; correct the path."
+        return f"{name} is not {kind}; correct the path."
     if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)):
-        return f"{shown(path)} is {kind} that you may not read; change its permissions, or correct the path."
+        return f"{name} is {kind} that you may not read; change its permissions, or correct the path."
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        return f"{shown(path)} is empty; give a file with text in it."
+        return f"{name} is empty; give a file with text in it."
     return None

@@ -5,7 +5,7 @@ Runs whenever the workflow is read, so steps are parsed, not imported.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -104,7 +104,7 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
         yield f"{key}.after", f"{name} waits for itself, through {', '.join(entry['after'])}; remove one."
 
 
-def _component_problems(config: dict, key: str, patterns: Iterator[str]) -> Iterator[tuple[str, str]]:
+def _component_problems(config: dict, key: str, patterns: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield a problem for each name, or pattern, that no component of this run can have; what a hypothesis calls its own is known when it has run."""
     known = [BASE.component, *(component.component for retrieval in retrievals(config) for component in knn_components(config, *retrieval))]
     for pattern in patterns:
