@@ -79,14 +79,23 @@ class Attempt:
         if self.driver.wait(timeout=900) == 0:
             return False
         assert victims, self.output()
-        _, alive = psutil.wait_procs(whole, timeout=5)
-        assert not alive
+        deadline = time.monotonic() + 60
+        while any(is_alive(process) for process in whole):
+            assert time.monotonic() < deadline, whole
+            time.sleep(0.05)
         return True
 
     def finish(self, status=0):
         self.driver.wait(timeout=900)
         assert self.driver.returncode == status, self.output()
         return self
+
+
+def is_alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture

@@ -40,10 +40,11 @@ def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     with locked(checkpoints / ".lock", waiting=f"training: another job writes {checkpoints}; waiting until it has ended"):
-        for unfinished in checkpoints.glob("*.tmp"):  # fairseq's own
-            unfinished.unlink()
-        if saved_updates(checkpoints) < updates:  # fairseq would make one update more than it was asked for
-            train(command, checkpoints / HISTORY)
+        try:
+            if saved_updates(checkpoints) < updates:  # fairseq would make one update more than it was asked for
+                train(command, checkpoints / HISTORY)
+        finally:
+            drop_unfinished_checkpoints(checkpoints)
 
 
 def history(checkpoints: Path) -> list[dict]:
@@ -72,6 +73,15 @@ def saved_updates(checkpoints: Path) -> int:
     with atomic(last) as unfinished:
         shutil.copyfile(newest, unfinished)
     return saved[newest]
+
+
+def drop_unfinished_checkpoints(checkpoints: Path) -> None:
+    """Give back the room of what fairseq has not written whole; an empty checkpoint_last.pt stays, for `saved_updates` to look at the others."""
+    from knnlm.language_model import trained_updates
+
+    for path in [*checkpoints.glob("checkpoint*.pt"), *checkpoints.glob("*.tmp")]:
+        if path.suffix == ".tmp" or not trained_updates(path):
+            os.truncate(path, 0) if path.name == "checkpoint_last.pt" else path.unlink()
 
 
 def train(command: list[str], history: Path) -> None:
