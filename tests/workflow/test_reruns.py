@@ -158,7 +158,7 @@ def test_a_clone_with_tables_alone_draws_every_figure(clone, finished):
     assert drawn.keys() == figures.keys()
     assert [name for name in figures if drawn[name] != figures[name]] == []
     made = {path.name for path in (clone.folder / "results/tiny").iterdir()}
-    assert made == {"tables", "figures", "logs"}
+    assert made == {"tables", "figures", "logs", ".lock"}
 
 
 def test_redraw_refuses_a_missing_table_and_draws_nothing(clone):

@@ -18,5 +18,5 @@ def test_two_jobs_find_the_neighbours_that_one_found(finished, tmp_path):
     folder = project.folder / "results/tiny/neighbours/att-l2-exact"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     output = project("results/tiny/neighbours/att-l2-exact/manifest.json", config="config/blocks.yaml").stdout
-    assert sorted(re.findall(r"^rule (\w+):", output, flags=re.MULTILINE)) == ["join_exact", "retrieve_exact", "retrieve_exact"]
+    assert sorted(re.findall(r"^(?:local)?rule (\w+):", output, flags=re.MULTILINE)) == ["join_exact", "retrieve_exact", "retrieve_exact"]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
