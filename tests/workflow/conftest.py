@@ -4,8 +4,10 @@ import copy
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -38,7 +40,8 @@ class Project:
 
     def start(self, *words: str, output: IO[str], config: str = "config/tiny.yaml") -> subprocess.Popen:
         """Start `snakemake` in a process group of its own."""
-        return subprocess.Popen(**self.call(words, config), stdout=output, start_new_session=True)
+        heed_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, pytest may be one, ignore it
+        return subprocess.Popen(**self.call(words, config), stdout=output, start_new_session=True, preexec_fn=heed_ctrl_c)
 
     def jobs(self, *words: str, config: str = "config/tiny.yaml") -> set[str]:
         """Return the jobs that would run, each as its rule and the values of its wildcards; targets, which do nothing themselves, are left out."""
