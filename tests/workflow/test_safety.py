@@ -27,8 +27,8 @@ def odd(finished, tmp_path_factory):
     texts.mkdir()
     generator = np.random.default_rng(0)
     for name in NAMES:
-        words = generator.choice(["these", "are", "the", "words", "of", "a", "text", "$(touch", "pwned)", ";"], 400)
-        (texts / f"{name}.txt").write_text(" ".join(words) + "\n")
+        words = generator.choice(["these", "are", "words", "$(touch", "pwned)", ";", "😀", "שלום", "مرحبا"], 400)
+        (texts / f"{name}.txt").write_bytes(b"\xef\xbb\xbf" + " ".join(words).encode() + b"\r\n")
     overlay = yaml.safe_load((project.folder / "config/tiny.yaml").read_text())
     section = {"source": "text", "tokeniser": "none", "bpe_merges": 20, "text": {"folder": texts.name, "valid_fraction": 0.2, "test_fraction": 0.2}}
     small = {"name": "odd", "corpus": section, "index": {"factory": "IVF2,Flat", "training_rows": 256, "nprobe": 1}}
