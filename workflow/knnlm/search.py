@@ -5,7 +5,10 @@ the next, keep a running top k, and hand out a snapshot at each fraction: no row
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 
 import faiss
@@ -43,11 +46,10 @@ class RunningNeighbours:
         self.similarities[rows], order = both.topk(self.ids.shape[1], sorted=best_first)
         self.ids[rows] = torch.cat([self.ids[rows], ids], 1).gather(1, order)
 
-    def put_in_order(self) -> None:
-        """Put the neighbours of every query best first, as `merge` does where it is not told otherwise."""
-        for rows in _slices(len(self.ids), TILE_QUERIES):
-            self.similarities[rows], order = self.similarities[rows].sort(descending=True)
-            self.ids[rows] = self.ids[rows].gather(1, order)
+    def put_in_order(self, rows: slice) -> None:
+        """Put the neighbours of some queries best first, as `merge` does where it is not told otherwise."""
+        self.similarities[rows], order = self.similarities[rows].sort(descending=True)
+        self.ids[rows] = self.ids[rows].gather(1, order)
 
     def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and similarities as they are now; on a CPU they share memory with the running result."""
@@ -91,19 +93,58 @@ def exact_search(queries: np.ndarray, store: Datastore, h: str, metric: str, k: 
     points, dtype = torch.from_numpy(queries).to(device), product_dtype(device)
     running, centre = RunningNeighbours(len(queries), k, device), None
     blocks = [block for low, high in pairwise([0.0, *fractions]) for block in _band_blocks(store, low, high)]
-    for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
-        keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
-        keys = keys.float()
-        first = 0 if int(running.ids.min()) >= 0 else min(max(k, FIRST_KEYS), len(keys))
-        if first:
-            centre = centre or centres(keys, points, metric)
-            for rows in _slices(len(points), TILE_QUERIES):
-                _merge_all(running, rows, points[rows], keys[:first], ids[:first], metric)
-        if first < len(keys):
-            _merge_wanted(running, points, keys[first:], ids[first:], centre, dtype)
-        if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
-            running.put_in_order()
-            yield fraction, *running.snapshot()
+    with side_by_side(device) as every:
+        for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
+            keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
+            keys, tiles = keys.float(), list(_slices(len(queries), TILE_QUERIES))
+            first = 0 if int(running.ids.min()) >= 0 else min(max(k, FIRST_KEYS), len(keys))
+            if first:
+                centre = centre or centres(keys, points, metric)
+                every(lambda rows, keys=keys[:first], ids=ids[:first]: _merge_all(running, rows, points[rows], keys, ids, metric), tiles)
+            if first < len(keys):
+                block = Block.of(keys[first:], ids[first:], centre, dtype)
+                every(lambda rows, block=block: _merge_wanted(running, rows, points[rows], block), tiles)
+            if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
+                every(running.put_in_order, tiles)
+                yield fraction, *running.snapshot()
+
+
+@contextmanager
+def side_by_side(device: str) -> Iterator[Callable]:
+    """Give a function that calls another on every item of a list, on a CPU as many at once as there are threads, each with one thread of its own.
+
+    Tiles of queries share nothing that they write; a step of one that has no threads, such as reading signs, then keeps no core waiting.
+    """
+    threads = torch.get_num_threads()
+
+    def one_thread_each() -> None:
+        torch.set_num_threads(1)
+        faiss.omp_set_num_threads(1)
+
+    with ThreadPoolExecutor(threads if device == "cpu" else 1, initializer=one_thread_each) as pool:
+        try:
+            yield lambda function, items: list(pool.map(function, items))
+        finally:
+            torch.set_num_threads(threads)  # one thread's setting is the default of others
+
+
+@dataclass(frozen=True)
+class Block:
+    """Keys, float32 (m, width), their global ids, int32 (m,), and their factors: see `knnlm.certificates`."""
+
+    keys: torch.Tensor
+    ids: torch.Tensor
+    factors: torch.Tensor
+    centre: Centres
+    longest: float
+
+    @classmethod
+    def of(cls, keys: torch.Tensor, ids: torch.Tensor, centre: Centres, dtype: torch.dtype) -> "Block":
+        """Make the factors, a tile of keys at a time."""
+        factors = torch.empty(len(keys), keys.shape[1] + WIDER, dtype=dtype, device=keys.device)
+        for columns in _slices(len(keys), TILE_KEYS):
+            factors[columns] = key_factors(keys[columns], centre, dtype)
+        return cls(keys, ids, factors, centre, float(torch.linalg.vector_norm(keys, dim=1).max()))
 
 
 def _merge_all(running: RunningNeighbours, rows: slice, queries: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, metric: str) -> None:
@@ -116,35 +157,31 @@ def _merge_all(running: RunningNeighbours, rows: slice, queries: torch.Tensor, k
     running.merge(rows, similarities.view(column.shape), ids[column], best_first=False)
 
 
-def _merge_wanted(running: RunningNeighbours, points: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, centre: Centres, dtype: torch.dtype) -> None:
-    """Merge the keys of a block that are nearer than the k neighbours that every query has by now, one tile of queries after the other."""
-    factors = torch.empty(len(keys), keys.shape[1] + WIDER, dtype=dtype, device=keys.device)
-    for columns in _slices(len(keys), TILE_KEYS):
-        factors[columns] = key_factors(keys[columns], centre, dtype)
-    longest = float(torch.linalg.vector_norm(keys, dim=1).max())
-    products = torch.empty(TILE_QUERIES * TILE_KEYS, dtype=dtype, device=keys.device)
-    for rows in _slices(len(points), TILE_QUERIES):
-        queries, waiting = points[rows], Waiting(running, rows)
-        worst = running.similarities[rows].amin(1)
-        ours = query_factors(queries, centre, worst, longest, dtype)
-        for columns in _slices(len(keys), TILE_KEYS):
-            wide = columns.stop - columns.start
-            places = wanted_places(torch.mm(ours, factors[columns].T, out=products[: len(ours) * wide].view(len(ours), wide)))
-            row = places // wide
-            column = places - row * wide
-            similarities = pair_similarities(queries, keys[columns], row, column, centre.metric)
-            nearer = similarities > worst[row]
-            row, column, similarities = row[nearer], column[nearer], similarities[nearer]
-            count = torch.bincount(row, minlength=len(ours))
-            if int((waiting.count + count).max()) > PLACES:
-                waiting.flush()
-                worst = running.similarities[rows].amin(1)
-                ours = query_factors(queries, centre, worst, longest, dtype)
-            if int(count.max()) > PLACES:
-                _merge_all(running, rows, queries, keys[columns], ids[columns], centre.metric)
-            else:
-                waiting.add(row, count, similarities, ids[columns][column])
-        waiting.flush()
+def _merge_wanted(running: RunningNeighbours, rows: slice, queries: torch.Tensor, block: Block) -> None:
+    """Merge the keys of a block that are nearer to a tile of queries than the k neighbours that each of these has by now."""
+    products = torch.empty(len(queries) * TILE_KEYS, dtype=block.factors.dtype, device=queries.device)
+    metric, waiting, ours = block.centre.metric, Waiting(running, rows), None
+    for columns in _slices(len(block.keys), TILE_KEYS):
+        keys, ids, wide = block.keys[columns], block.ids[columns], columns.stop - columns.start
+        if ours is None:
+            worst = running.similarities[rows].amin(1)
+            ours = query_factors(queries, block.centre, worst, block.longest, block.factors.dtype)
+        places = wanted_places(torch.mm(ours, block.factors[columns].T, out=products[: len(ours) * wide].view(len(ours), wide)))
+        row = places // wide
+        column = places - row * wide
+        similarities = pair_similarities(queries, keys, row, column, metric)
+        nearer = similarities > worst[row]
+        row, column, similarities = row[nearer], column[nearer], similarities[nearer]
+        count = torch.bincount(row, minlength=len(queries))
+        if int((waiting.count + count).max()) > PLACES:
+            waiting.flush()
+            ours = None  # the thresholds are higher now
+        if int(count.max()) > PLACES:
+            _merge_all(running, rows, queries, keys, ids, metric)
+            ours = None
+        else:
+            waiting.add(row, count, similarities, ids[column])
+    waiting.flush()
 
 
 def pair_similarities(queries: torch.Tensor, keys: torch.Tensor, row: torch.Tensor, column: torch.Tensor, metric: str) -> torch.Tensor:
