@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnlm.errors import KnnlmError
-from knnlm.step_times import Times, covered_seconds, idle_seconds, read_times, wall_seconds, whole_run_share
+from knnlm.step_times import Times, covered_seconds, idle_seconds, read_times, slowdown, wall_seconds, whole_run_share
 from knnlm.steps import run
 
 
 def job(name: str, started: float, began: float, ended: float, driver: float = 0.0, threads: int = 1) -> Times:
-    return Times(name, driver, started, began, ended, threads, 0)
+    return Times(name, driver, started, began, (began - started) / 2, ended, threads, 0)
 
 
 # Snakemake starts at 0; `a` starts at 2 and computes 3..5, `b` computes 4..7, nothing runs 7..8, `c` starts at 8 and computes 9..10.
@@ -28,6 +28,10 @@ def test_the_share_of_a_run_by_hand():
     assert whole_run_share(RUN) == pytest.approx((7 - 3 + 10 - 9) / 10)
     assert idle_seconds(RUN) == pytest.approx(2 + 1)
     assert wall_seconds(RUN) == pytest.approx({"a": 1 + 2 / 4, "b": 2 * 3 / 4 + 2, "c": 2})
+
+
+def test_start_ups_take_longer_than_their_cpu_time_where_others_compute():
+    assert slowdown(RUN) == pytest.approx(2)
 
 
 def test_the_time_between_two_snakemakes_does_not_count():
@@ -81,6 +85,7 @@ def test_a_step_leaves_its_times_beside_its_log(step, tmp_path):
     (found,) = read_times(tmp_path / "logs")
     assert (found.job, found.driver_started, found.threads) == ("retrieve/att-l2-exact", 1700000000.5, 2)
     assert found.started < before <= found.began <= found.ended - 0.01
+    assert 0 < found.starting_cpu_seconds < time.process_time()
     assert found.ended <= time.time()
     assert 80_000_000 < found.peak_memory_bytes < 100e9
     step()

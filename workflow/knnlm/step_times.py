@@ -18,13 +18,14 @@ OF_THEMSELVES = ("plan", "performance", "redraw")  # jobs that are targets of th
 @dataclass(frozen=True)
 class Times:
     """One job: its name (its log's, such as `retrieve/att-l2-exact`), when the Snakemake that ran it started, when its own process did, when the step
-    began to compute (after its imports) and when it ended; its CPU threads and peak memory.
+    began to compute (after its imports, which took so much CPU time) and when it ended; its CPU threads and peak memory.
     """
 
     job: str
     driver_started: float
     started: float
     began: float
+    starting_cpu_seconds: float
     ended: float
     threads: int
     peak_memory_bytes: int
@@ -76,6 +77,11 @@ def wall_seconds(records: Iterable[Times]) -> dict[str, float]:
 def idle_seconds(records: Iterable[Times]) -> float:
     """Return the part of the run's wall time in which no job ran: Snakemake started, chose jobs, or looked at their files."""
     return sum(_span(jobs) - covered_seconds((job.started, job.ended) for job in jobs) for jobs in by_driver(records))
+
+
+def slowdown(records: list[Times]) -> float:
+    """Return how many times as long as their CPU time the start-ups of jobs took: about 1 on a machine of one's own, more where others compute too."""
+    return sum(job.began - job.started for job in records) / sum(job.starting_cpu_seconds for job in records)
 
 
 def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:

@@ -190,7 +190,7 @@ rule redraw:
 
 
 rule plan:
-    """Print rows, bytes, peak memory and FLOPs of every stage of the main result before anything heavy runs."""
+    """Print rows, bytes, peak memory, FLOPs and, with measured rates, hours of every stage before anything heavy runs."""
     input:
         manifest=known_tokens,
         code=sources("plan"),
@@ -202,5 +202,8 @@ rule plan:
     params:
         settings=plan_settings,
         table=f"results/{config['name']}/tables/plan.csv",
+        rates=measured_rates,
+        logs=f"results/{config['name']}/logs",
     shell:
         "logged {log} python -m knnlm.steps.plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest}"
+        " --rates {params.rates} --logs {params.logs}"

@@ -44,7 +44,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         except ValueError as error:
             parser.error(f"--settings is not JSON: {error}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    began = time.time()
+    began = {"began": time.time(), "starting_cpu_seconds": time.process_time()}
     try:
         main(arguments)
     except KnnlmError as error:
@@ -60,7 +60,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         leave_times(Path(log), began)
 
 
-def leave_times(log: Path, began: float) -> None:
+def leave_times(log: Path, began: dict[str, float]) -> None:
     """Write beside a job's log, as JSON, when its step started, began to compute and ended (`knnlm.step_times.Times`).
 
     One file a job: several nodes cannot append to one file of a shared file system without losing lines. A disk that is full is no reason to fail.
@@ -71,7 +71,7 @@ def leave_times(log: Path, began: float) -> None:
     facts = {
         "driver_started": float(os.environ["KNNLM_DRIVER_STARTED"]),
         "started": STARTED,
-        "began": began,
+        **began,
         "ended": time.time(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", 1)),
         "peak_memory_bytes": max(peaks) * (1 if sys.platform == "darwin" else 1024),
