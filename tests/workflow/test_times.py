@@ -2,17 +2,20 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 from snakemake.utils import update_config, validate
 
-from knnlm.hours import OPERATIONS, ratios
+from knnlm.hours import OPERATIONS, measured_seconds, predicted_seconds, ratios, read_rates
 from knnlm.job_amounts import TRAINED, jobs
 from knnlm.plan import Run
 from knnlm.step_times import read_times, slowdown, whole_run_share
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
 
 # Next to start-ups, amounts hardly count in so small a run: any machine's rates will do.
 RATES = dict.fromkeys(OPERATIONS, 3e10) | {"lookups": 1e9, "real_score_bytes": 2e9, "neighbour_terms": 2e8, "disk_bytes": 5e8, "threads": 2}
@@ -27,11 +30,16 @@ def times(finished):
 
 @pytest.fixture(scope="module")
 def planned(finished):
+    return run_of(finished.folder, "tiny", "tiny")
+
+
+def run_of(folder: Path, name: str, *overlays: str) -> Run:
+    """Return the sizes of a run whose corpus is there."""
     config = {}
-    for name in ("config", "hypotheses", "tiny"):
-        update_config(config, yaml.safe_load((finished.folder / f"config/{name}.yaml").read_text()))
-    validate(config, str(finished.folder / "workflow/schemas/config.schema.yaml"))
-    facts = json.loads((finished.folder / "results/tiny/corpus/tokens/manifest.json").read_text())
+    for part in ("config", "hypotheses", *overlays):
+        update_config(config, yaml.safe_load((folder / f"config/{part}.yaml").read_text()))
+    validate(config, str(folder / "workflow/schemas/config.schema.yaml"))
+    facts = json.loads((folder / f"results/{name}/corpus/tokens/manifest.json").read_text())
     return Run(config, facts["tokens"], facts["vocabulary_size"])
 
 
@@ -64,3 +72,17 @@ def test_the_prediction_comes_near_what_the_run_took(finished, times, tmp_path):
     busy = slowdown(times)  # where others compute on this machine, everything takes longer
     assert 1 / FACTOR < ratios(predicted, measured)["total"] * busy < FACTOR
     assert 1 / FACTOR < ratios(predicted, measured)[TRAINED] * busy < FACTOR
+
+
+def test_the_prediction_for_the_demo_is_within_a_half_of_what_it_took():
+    """Runs of minutes are no test: this one holds where `make demo` and `snakemake performance` have been run in this folder before."""
+    results = ROOT / "results/demo"
+    if not (results / "tables/rates.csv").exists() or not (results / "corpus/tokens/manifest.json").exists():
+        pytest.skip("run `make demo` and `snakemake performance --cores all` first")
+    run, times = run_of(ROOT, "demo"), read_times(results / "logs")
+    measured = measured_seconds(run, times)
+    if "total" not in measured:
+        pytest.skip("jobs of results/demo have left no times: they are of an older version, out of a cache, or unfinished")
+    if (busy := slowdown(times)) > 1.5:
+        pytest.skip(f"the machine had other work when results/demo was made: start-ups took {busy:.1f} times their CPU time")
+    assert 1 / 1.5 < ratios(predicted_seconds(run, read_rates(results / "tables/rates.csv")), measured)["total"] < 1.5

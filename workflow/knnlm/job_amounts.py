@@ -101,11 +101,8 @@ def _text(run: Run, job: Job) -> Amounts:
 
 
 def _train_lm(run: Run, job: Job) -> Amounts:
-    return _by_training(training(run))
-
-
-def _by_training(work: Work, trainings: float = 1) -> Amounts:
-    return {"training_flops": work.flops + work.half_flops, "seconds": trainings * FAIRSEQ}
+    work = training(run)
+    return {"training_flops": work.flops + work.half_flops, "seconds": FAIRSEQ}
 
 
 def _evaluation_states(run: Run, job: Job) -> Amounts:
@@ -158,7 +155,9 @@ def _hypothesis(run: Run, job: Job) -> Amounts:
         "lookups": searches.operations,
         "seconds": HYPOTHESIS,
     }
-    return found | (_by_training(parts["trainings"], trainings=2) if "trainings" in parts else {})
+    if "trainings" in parts:
+        found |= {"training_flops": parts["trainings"].flops + parts["trainings"].half_flops, "seconds": HYPOTHESIS + 2 * FAIRSEQ}
+    return found
 
 
 def _training_neighbours(run: Run, job: Job) -> Amounts:
