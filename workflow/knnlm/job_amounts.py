@@ -16,13 +16,14 @@ from knnlm.plan import SINGLE, Run
 
 Amounts = dict[str, float]
 
-FAISS_OR_PANDAS, TORCH = 1.0, 3.0  # seconds from the start of a job to its step's first own line, by the heaviest that it imports
-FAIRSEQ = 8.0  # from then to the first update of a training, and from the last one to its end
+FAISS_OR_PANDAS, TORCH = 0.7, 2.0  # seconds from the start of a job to its step's first own line, by the heaviest that it imports
+FAIRSEQ = 2.5  # to import it, where a step does so later
+TRAINING = 5.0  # to start fairseq for one training, and to keep its checkpoints
 TEXT_BYTES = {"corpus_text": 2e6, "tokenise": 2e5, "bpe": 5e5, "binarise": 2e6}  # a second, on one core
 TABLE_OPERATIONS = 1e9  # a second, on one core
 COUNTED_TOKENS = 5e6  # a second, of the training text, for the table of helped tokens
 FIGURE = 2.0  # seconds to draw one and to write it as PDF and as PNG
-HYPOTHESIS = 5.0  # seconds of what has no amount: files read, λ of its components, linear programs
+HYPOTHESIS = 1.0  # seconds of what has no amount: files read, λ of its components, linear programs
 COMPONENTS_OF_A_HYPOTHESIS = 6
 
 # The stages of the plan and their rules; the real scores are made by the jobs of approximate retrieval.
@@ -97,20 +98,22 @@ def amounts(run: Run, job: Job) -> Amounts:
 
 def _text(run: Run, job: Job) -> Amounts:
     seconds = BYTES_PER_TOKEN * sum(run.tokens.values()) / TEXT_BYTES[job.rule]
-    return {"core_seconds" if job.rule == "tokenise" else "seconds": seconds}
+    if job.rule == "tokenise":
+        return {"core_seconds": seconds}
+    return {"seconds": seconds + (FAIRSEQ if job.rule == "binarise" else 0)}
 
 
 def _train_lm(run: Run, job: Job) -> Amounts:
     work = training(run)
-    return {"training_flops": work.flops + work.half_flops, "seconds": FAIRSEQ}
+    return {"training_flops": work.flops + work.half_flops, "seconds": TRAINING}
 
 
 def _evaluation_states(run: Run, job: Job) -> Amounts:
-    return {"states_flops": plan.states(run).flops}
+    return {"states_flops": plan.states(run).flops, "seconds": FAIRSEQ}
 
 
 def _datastore_chunk(run: Run, job: Job) -> Amounts:
-    return {"states_flops": plan.datastore(run).flops / run.config["datastore"]["chunks"]}
+    return {"states_flops": plan.datastore(run).flops / run.config["datastore"]["chunks"], "seconds": FAIRSEQ}
 
 
 def _train_index(run: Run, job: Job) -> Amounts:
@@ -156,7 +159,7 @@ def _hypothesis(run: Run, job: Job) -> Amounts:
         "seconds": HYPOTHESIS,
     }
     if "trainings" in parts:
-        found |= {"training_flops": parts["trainings"].flops + parts["trainings"].half_flops, "seconds": HYPOTHESIS + 2 * FAIRSEQ}
+        found |= {"training_flops": parts["trainings"].flops + parts["trainings"].half_flops, "seconds": HYPOTHESIS + 2 * TRAINING}
     return found
 
 
