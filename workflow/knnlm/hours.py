@@ -21,7 +21,7 @@ OPERATIONS = (
     "training_flops", "states_flops", "exact_flops", "choosing_flops", "lookups", "real_score_bytes", "neighbour_terms", "head_flops", "disk_bytes", "threads",
 )  # fmt: skip
 SNAKEMAKE = "Snakemake"  # what no job does; its rows are jobs
-SNAKEMAKE_START, SNAKEMAKE_JOB = 4.0, 0.3  # seconds in which no job runs: at its start, and for each job
+SNAKEMAKE_START, SNAKEMAKE_JOB = 3.0, 0.1  # seconds in which no job runs: at its start, and for each job
 OF_RULE = {"trained_hypothesis": "hypothesis", "join_exact": "join_neighbours", "join_approximate": "join_neighbours"}  # where the rule's name differs
 FIGURE_BYTES = 100_000  # as PDF and as PNG
 TEXT_FILES = 6  # as large as the text: as it was, tokenised, in pieces, twice as numbers of four bytes, and its borders

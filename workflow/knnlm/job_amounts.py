@@ -22,7 +22,7 @@ TRAINING = 5.0  # to start fairseq for one training, and to keep its checkpoints
 TEXT_BYTES = {"corpus_text": 2e6, "tokenise": 2e5, "bpe": 5e5, "binarise": 2e6}  # a second, on one core
 TABLE_OPERATIONS = 1e9  # a second, on one core
 COUNTED_TOKENS = 5e6  # a second, of the training text, for the table of helped tokens
-FIGURE = 2.0  # seconds to draw one and to write it as PDF and as PNG
+FIGURE = 1.0  # seconds to draw one and to write it as PDF and as PNG
 HYPOTHESIS = 1.0  # seconds of what has no amount: files read, λ of its components, linear programs
 COMPONENTS_OF_A_HYPOTHESIS = 6
 
