@@ -16,6 +16,7 @@ from configs import config_of
 from knnlm import index, language_model, search
 from knnlm.artifacts import save_array, write_manifest
 from knnlm.datastore import Chunk
+from knnlm.hours import OPERATIONS, predicted_seconds, read_rates
 from knnlm.plan import (
     KEYS_AT_ONCE,
     QUERIES_AT_ONCE,
@@ -172,7 +173,9 @@ def test_step_prints_and_writes_the_plan(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = {row["stage"]: row for row in csv.DictReader(table.open())}
     assert int(rows["datastore"]["disk_bytes"]) == STAGES["datastore"].disk_bytes
-    assert list(rows)[-1] == "total"
+    assert list(rows)[-2:] == ["total", "trained hypotheses"]
+    assert rows["total"]["predicted_seconds"] == rows["total"]["measured_seconds"] == ""
+    assert done.stdout.splitlines()[-1].startswith("For hours, measure what this machine can do: snakemake performance")
     assert "463.1" in next(line for line in done.stdout.splitlines() if line.startswith("datastore"))
     assert "187.0 epochs" in done.stdout
 
@@ -186,6 +189,22 @@ def test_step_takes_the_corpus_that_is_there(tmp_path):
     assert rows["datastore"]["rows"] == "30000"
     assert rows["exact retrieval"]["rows"] == "10001"
     assert f"{parameter_count(TINY['lm']['architecture'], 640):,} parameters" in done.stdout
+
+
+def test_step_predicts_hours_from_rates_and_tells_what_the_finished_stages_took(tmp_path):
+    rates, table, logs = tmp_path / "rates.csv", tmp_path / "plan.csv", tmp_path / "logs"
+    rates.write_text("operation,rate,unit\n" + "".join(f"{name},1e10,a second\n" for name in OPERATIONS[:-1]) + "threads,8,threads\n")
+    logs.mkdir()
+    times = {"driver_started": 0, "started": 100, "began": 101, "starting_cpu_seconds": 1, "ended": 3700, "threads": 8, "peak_memory_bytes": 1}
+    (logs / "train_lm.json").write_text(json.dumps(times))
+    done = run_step("--settings", json.dumps(PAPER), "--table", str(table), "--rates", str(rates), "--logs", str(logs))
+    assert done.returncode == 0, done.stderr
+    rows = {row["stage"]: row for row in csv.DictReader(table.open())}
+    predicted = predicted_seconds(Run(PAPER, PAPER["corpus"]["token_counts"], estimated_vocabulary(32_000)), read_rates(rates))
+    assert {name: row["predicted_seconds"] for name, row in rows.items() if row["predicted_seconds"]} == {name: f"{s:.1f}" for name, s in predicted.items()}
+    assert {name: row["measured_seconds"] for name, row in rows.items() if row["measured_seconds"]} == {"training": "3600.0"}
+    assert "1.000" in next(line for line in done.stdout.splitlines() if line.startswith("training"))
+    assert done.stdout.splitlines()[-1] == f"Hours are those of a machine like the one on which {rates} was measured."
 
 
 def test_step_without_counts_says_which_key(tmp_path):

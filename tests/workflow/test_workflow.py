@@ -72,3 +72,9 @@ def test_rules_write_below_the_run_s_folder():
         for block in re.findall(r"^    (?:    )?(?:output|log|benchmark):\n(.*?)(?=^    (?:    )?\w+:)", path.read_text(), flags=re.DOTALL | re.MULTILINE):
             for name in re.findall(r'"([^"]*/[^"]*)"', block):
                 assert name.startswith(("results/<run>/", "<logs>/", "../report/")), f"{path.name}: {name}"
+
+
+def test_every_step_runs_with_a_log_beside_which_it_leaves_its_times():
+    commands = [command for path in sorted((ROOT / "workflow/rules").glob("*.smk")) for command in re.findall(r"shell:\n +[\"'](.*)", path.read_text())]
+    assert len(commands) > 20
+    assert [command for command in commands if not command.startswith("logged {log} python -m knnlm.steps.")] == []

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 from knnlm import hypotheses, plan
+from knnlm.components import GRID_STEP
 from knnlm.plan import SINGLE, Run
 
 COUNTS = ("n", "K")  # settings that list how many output embeddings a head has
@@ -40,16 +41,10 @@ def training(run: Run) -> Work:
 
 def hypothesis(run: Run, wildcards: dict) -> Work:
     """Work of one hypothesis."""
-    entry = run.config["hypotheses"][wildcards["hypothesis"]]
-    needs, settings = hypotheses.needs(run.config, wildcards["hypothesis"]), entry["settings"]
+    name = wildcards["hypothesis"]
+    needs, settings = hypotheses.needs(run.config, name), run.config["hypotheses"][name]["settings"]
     memory = sum(LOADED[need](run) for need in needs if need in LOADED) + 10 * 8 * run.evaluated
-    work = [_heads(run, settings), _temperatures(run, settings)]
-    if "training" in needs:
-        work.append(_trainings(run, settings, needs))
-    if "index" in needs:
-        work.append(_searches(run, settings))
-    if entry["family"] == "clustering":
-        work.append(_clusters(run, settings))
+    work = list(hypothesis_parts(run, name).values())
     read = (plan.HALF * run.width * run.tokens["train"] if "datastore" in needs else 0) * max(1, len(settings.get("h", ())))
     return Work(
         memory + max(part.memory_bytes for part in work),
@@ -59,6 +54,19 @@ def hypothesis(run: Run, wildcards: dict) -> Work:
         sum(part.operations for part in work),
         read * _passes(settings) + sum(part.moved_bytes for part in work),
     )
+
+
+def hypothesis_parts(run: Run, name: str) -> dict[str, Work]:
+    """Work of one hypothesis by what it does: `heads`, `temperatures`, `trainings`, `searches`, `clusters`."""
+    needs, settings = hypotheses.needs(run.config, name), run.config["hypotheses"][name]["settings"]
+    found = {"heads": _heads(run, settings, needs), "temperatures": _temperatures(run, settings, needs)}
+    if "training" in needs:
+        found["trainings"] = _trainings(run, settings, needs)
+    if "index" in needs:
+        found["searches"] = _searches(run, settings)
+    if run.config["hypotheses"][name]["family"] == "clustering":
+        found["clusters"] = _clusters(run, settings)
+    return found
 
 
 LOADED = {
@@ -97,21 +105,32 @@ def _passes(settings: dict) -> int:
     return max([settings.get("passes", 1), *inner])
 
 
-def _heads(run: Run, settings: dict) -> Work:
-    """Train output embeddings: for each row and pass 6 · d · R operations, R rows of the matrix, for every head that the settings list."""
+def _listed(settings: dict) -> int:
+    """Return how many entries the lists of the settings and of their sections have together."""
+    inner = sum(_listed(part) for part in settings.values() if isinstance(part, dict))
+    return inner + sum(len(value) for value in settings.values() if isinstance(value, list))
+
+
+def _heads(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
+    """Train output embeddings: for each row and pass 6 · d · R operations, R rows of the matrix, for every head that the settings list.
+
+    Steps that read states and the base LM evaluate logits of valid and test, 2 · d · V for each token, for each head, or else for the base LM alone.
+    """
     heads = sum(sum(count for count in settings.get(name, ()) if isinstance(count, int)) for name in COUNTS)
     heads += settings.get("total_ratio", 1) * len(settings.get("extra", ()))
     heads, largest = max(heads, 1), max([1, settings.get("total_ratio", 1), *(max(settings[name], default=1) for name in COUNTS if settings.get(name))])
     rows = _rows(run, settings) * _passes(settings)
     flops = 6.0 * run.width * run.vocabulary * rows * heads * max(1, len(settings.get("h", ())))
+    if {"states", "model"} <= set(needs):
+        flops += 2.0 * run.width * run.vocabulary * run.evaluated * heads * max(1, len(settings.get("h", ())))
     return Work(5 * SINGLE * largest * run.vocabulary * run.width if rows else 0, flops=flops)
 
 
-def _temperatures(run: Run, settings: dict) -> Work:
-    """Tune temperatures of kNN distributions, one for each entry of the lists in the settings."""
-    components = sum(len(value) for value in settings.values() if isinstance(value, list)) + 10
-    tried = len(run.config["temperature"]["grid"]) + plan.TEMPERATURES_SEARCHED
-    return Work(3 * SINGLE * run.largest_split * run.k, operations=float(components * tried * plan.OPERATIONS_PER_NEIGHBOUR * run.evaluated * run.k))
+def _temperatures(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
+    """Tune temperatures of kNN distributions on valid, one for each entry of the lists in the settings."""
+    tried = math.ceil(len(run.config["temperature"]["grid"]) / GRID_STEP) + plan.TEMPERATURES_SEARCHED
+    terms = _listed(settings) * (tried * run.tokens["valid"] + run.evaluated) * run.k if "temperature" in needs else 0
+    return Work(3 * SINGLE * run.largest_split * run.k, operations=float(plan.OPERATIONS_PER_NEIGHBOUR * terms))
 
 
 def _trainings(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:

@@ -113,12 +113,15 @@ def devices_of(config: dict, job: str, wildcards: dict) -> tuple[int, int]:
 
 def asked(config: dict, manifest: str | Path, job: str, wildcards: dict, attempt: int) -> Request:
     """Return what a job asks for at this attempt; `job` is a rule's name, `manifest` that of the corpus's tokens, there or not."""
-    resources, tokens = config["resources"], tokens_of(config, manifest)
-    gpus, nodes = devices_of(config, job, wildcards)
-    # As many threads as if no search were divided: with another number of them a matrix product may round otherwise.
-    undivided = {**config, "resources": resources | {"query_blocks": 1}}
-    threads = threads_for(WORK[job](run_of(undivided, *tokens), wildcards), gpus // nodes, resources["threads"])
-    return request(WORK[job](run_of(config, *tokens), wildcards), gpus, nodes, threads, attempt)
+    run, (gpus, nodes) = run_of(config, *tokens_of(config, manifest)), devices_of(config, job, wildcards)
+    return request(WORK[job](run, wildcards), gpus, nodes, threads_of(run, job, wildcards), attempt)
+
+
+def threads_of(run: Run, job: str, wildcards: dict) -> int:
+    """Return the CPU threads that a job asks for: those of an undivided search, as with another number of them a matrix product may round otherwise."""
+    resources, (gpus, nodes) = run.config["resources"], devices_of(run.config, job, wildcards)
+    undivided = replace(run, config={**run.config, "resources": resources | {"query_blocks": 1}})
+    return threads_for(WORK[job](undivided, wildcards), gpus // nodes, resources["threads"])
 
 
 def of_pair(run: Run, wildcards: dict) -> Run:

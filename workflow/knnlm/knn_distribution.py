@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 
 QUERIES_AT_ONCE = 256  # a block of similarities stays in the cache
 
@@ -36,6 +35,8 @@ def tune_temperature(loss: Callable[[float], float], grid: list[float], low: flo
     Starts from the best of `grid`, walks on geometrically while the end of what was tried is still the best, within [low, high], and then
     searches between the best point's neighbours in log τ (bounded Brent) to about 1e-3 relative.
     """
+    from scipy.optimize import minimize_scalar  # takes as long as a third of torch, and most hypotheses tune nothing
+
     tried = {temperature: loss(temperature) for temperature in sorted(grid)}
     while True:
         best = min(tried, key=tried.get)

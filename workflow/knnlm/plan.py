@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from knnlm.component_list import Component, knn_components, real_score_fractions, retrievals, searched_fractions
+from knnlm.components import GRID_STEP
 from knnlm.configuration import PQ_CENTROIDS, IndexFactory, parse_factory
 from knnlm.query_blocks import QUERIES_AT_ONCE
 
@@ -20,7 +21,7 @@ KEYS_AT_ONCE, ROWS_AT_ONCE = 524288, 131072  # blocks of exact search and index 
 TYPES_BEYOND_MERGES = 1400  # single characters and the like: the paper's 33,344 types come of 32,000 merges
 COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
 OPERATIONS_PER_NEIGHBOUR = 10  # of one term of the kNN softmax, its exponential included
-TEMPERATURES_SEARCHED = 40  # evaluations of the one-dimensional search beside the grid
+TEMPERATURES_SEARCHED = 10  # evaluations of the one-dimensional search beside the grid
 WEIGHTS_SEARCHED = 60  # evaluations of the search for λ
 BYTES_PER_TABLE_ROW = 250
 
@@ -123,15 +124,20 @@ def forward_flops(architecture: dict, length: int, vocabulary: int = 0) -> float
 
 
 def plan(config: dict, tokens: dict[str, int], vocabulary: int | None = None) -> list[Stage]:
-    """Return all stages of a run and their total (bytes and operations added, memory the largest).
+    """Return all stages of the main result and their total (bytes and operations added, memory the largest).
 
     `config` has its defaults filled; `tokens` are BPE tokens of train, valid and test. Without `vocabulary` it is estimated from the merges.
     """
     run = Run(config, tokens, vocabulary or estimated_vocabulary(config["corpus"]["bpe_merges"]))
     functions = (training, states, datastore, index, exact_retrieval, approximate_retrieval, real_scores, components, tables)
     stages = [function(run) for function in functions]
+    return [*stages, total(stages)]
+
+
+def total(stages: list[Stage]) -> Stage:
+    """Return the last line of a plan: bytes and operations added, memory the largest."""
     disk, memory, flops = sum(s.disk_bytes for s in stages), max(s.memory_bytes for s in stages), sum(s.flops for s in stages)
-    return [*stages, Stage("total", None, disk, memory, flops)]
+    return Stage("total", None, disk, memory, flops)
 
 
 def training(run: Run) -> Stage:
@@ -255,14 +261,15 @@ def real_scores(run: Run) -> Stage:
 def components(run: Run) -> Stage:
     """Tune temperatures on valid and write log p of every component, the base LM's included.
 
-    Disk: a float32 for each component and token. Operations: 10 · k for each token and temperature, over valid for the grid and the search, over
-    valid and test for curves at the smallest and the full store. Memory: all values, 4T, matches of both splits, and three float32 arrays of the
-    larger split's neighbours.
+    Disk: a float32 for each component and token. Operations: 10 · k for each token and temperature, over valid for the search and what it begins
+    with, over valid and test for curves of the whole grid at the smallest and the full store. Memory: all values, 4T, matches of both splits, and three
+    float32 arrays of the larger split's neighbours.
     """
     found, grid, ends = run.knn_components, len(run.config["temperature"]["grid"]), {run.config["fractions"][0], 1.0}
     tuned = [component for component in found if component.temperature is None]
     curves = sum(component.fraction in ends for component in tuned)
-    scored = len(tuned) * (grid + TEMPERATURES_SEARCHED) * run.tokens["valid"] + (curves * grid + len(found)) * run.evaluated
+    searched = curves * grid + (len(tuned) - curves) * math.ceil(grid / GRID_STEP) + len(tuned) * TEMPERATURES_SEARCHED
+    scored = searched * run.tokens["valid"] + (curves * grid + len(found)) * run.evaluated
     memory = SINGLE * run.tokens["train"] + run.evaluated * run.k + 3 * SINGLE * run.largest_split * run.k
     return Stage("components", run.evaluated, (len(found) + 1) * run.evaluated * SINGLE, memory, float(OPERATIONS_PER_NEIGHBOUR * run.k * scored))
 

@@ -93,14 +93,14 @@ rule tables:
     params:
         settings=table_settings,
     shell:
-        "python -m knnlm.steps.tables --settings {params.settings:q} --descriptions {input.base} {input.descriptions} {input.hypotheses}"
+        "logged {log} python -m knnlm.steps.tables --settings {params.settings:q} --descriptions {input.base} {input.descriptions} {input.hypotheses}"
         " --tokens {input.tokens} --documents {input.documents} --continuation {input.continuation}"
         " --temperatures {input.temperatures} --loss {input.loss} --components-table {output.components}"
         " --temperature-table {output.temperature} --datastore-size-table {output.datastore_size}"
         " --lambda-table {output.interpolation} --loss-table {output.loss} --summary {output.summary}"
         " --facts {input.facts} --facts-table {output.facts} --verdicts-table {output.verdicts} --shares-table {output.shares}"
         " --input-representation-table {output.input_representation} --verdicts-text {output.verdicts_text}"
-        " --verdicts-rst {output.verdicts_rst} 2>&1 | tee {log}"
+        " --verdicts-rst {output.verdicts_rst}"
 
 
 for figure, table in FIGURES.items():
@@ -130,8 +130,8 @@ for figure, table in FIGURES.items():
             figure=figure,
             settings=settings("figures", "main"),
         shell:
-            "python -m knnlm.steps.plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
-            " --components {input.components} --pdf {output.pdf} --png {output.png} 2>&1 | tee {log}"
+            "logged {log} python -m knnlm.steps.plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
+            " --components {input.components} --pdf {output.pdf} --png {output.png}"
 
 
 rule plot_hypothesis:
@@ -155,8 +155,8 @@ rule plot_hypothesis:
     params:
         settings=hypothesis_figure_settings,
     shell:
-        "python -m knnlm.steps.plot --figure hypothesis-{wildcards.hypothesis} --settings {params.settings:q} --table {input.table}"
-        " --components {input.table} --pdf {output.pdf} --png {output.png} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.plot --figure hypothesis-{wildcards.hypothesis} --settings {params.settings:q} --table {input.table}"
+        " --components {input.table} --pdf {output.pdf} --png {output.png}"
 
 
 rule figures:
@@ -186,11 +186,11 @@ rule redraw:
         settings=redraw_settings,
         folders=run_folders(),
     shell:
-        "python -m knnlm.steps.redraw --settings {params.settings:q} --folders {params.folders:q} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.redraw --settings {params.settings:q} --folders {params.folders:q}"
 
 
 rule plan:
-    """Print rows, bytes, peak memory and FLOPs of every stage of the main result before anything heavy runs."""
+    """Print rows, bytes, peak memory, FLOPs and, with measured rates, hours of every stage before anything heavy runs."""
     input:
         manifest=known_tokens,
         code=sources("plan"),
@@ -202,5 +202,8 @@ rule plan:
     params:
         settings=plan_settings,
         table=f"results/{config['name']}/tables/plan.csv",
+        rates=measured_rates,
+        logs=f"results/{config['name']}/logs",
     shell:
-        "python -m knnlm.steps.plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest}"
+        " --rates {params.rates} --logs {params.logs}"

@@ -3,16 +3,21 @@
 import ast
 import json
 import os
+import time
 from functools import cache
 
 from knnlm import corpus_settings, hypotheses, locks
+from knnlm.figure_list import FIGURES
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
 # A step ends with the Snakemake that runs it: on a cluster that is the one inside the job, so jobs outlive the one that has submitted them.
+# `logged LOG COMMAND` runs a step, shows what it says and keeps it in LOG; the step leaves its times beside it.
 DRIVER = os.getpid()
+DRIVER_STARTED = time.time() - time.process_time()  # the imports of Snakemake itself counted
 shell.prefix(
-    "set -euo pipefail; export KNNLM_DRIVER={DRIVER} PYTHONPATH={LIBRARY:q} OMP_WAIT_POLICY=PASSIVE "
+    "set -euo pipefail; export KNNLM_DRIVER={DRIVER} KNNLM_DRIVER_STARTED={DRIVER_STARTED} PYTHONPATH={LIBRARY:q} OMP_WAIT_POLICY=PASSIVE "
     "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456; "
+    'logged() {{ KNNLM_LOG="$1" "${{@:2}}" 2>&1 | tee "$1"; }}; '
 )
 
 
@@ -197,6 +202,13 @@ def plan_settings(wildcards):
     return settings(*[key for key in config if key != "name"])
 
 
+def measured_rates(wildcards):
+    """Return the table of this machine's rates: that of this run, else the newest of any; empty if `performance` has never run here."""
+    own = Path(f"results/{config['name']}/tables/rates.csv")
+    others = sorted(Path("results").glob("*/tables/rates.csv"), key=os.path.getmtime)
+    return str(own) if own.exists() else str(others[-1]) if others else []
+
+
 def of_hypotheses(*patterns):
     """Return an input function that fills the name of every shown hypothesis into paths."""
     return lambda wildcards: collect(patterns, hypothesis=shown_hypotheses())
@@ -272,15 +284,3 @@ QUERY_BLOCKS = range(config["resources"]["query_blocks"])
 JOINED = {"exact": NEIGHBOUR_ARRAYS, "approximate": [*NEIGHBOUR_ARRAYS, "real"]} if len(QUERY_BLOCKS) > 1 else {}
 HYPOTHESES = hypotheses.with_step(config)
 TRAINED = [name for name in HYPOTHESES if hypotheses.trains_lm(config, name)]
-
-# Each figure and the table it is drawn from.
-FIGURES = {
-    "components": "components",
-    "datastore_size": "datastore_size",
-    "temperature": "temperature",
-    "lambda": "lambda",
-    "loss": "loss",
-    "verdicts": "verdicts",
-    "parameters": "shares",
-    "helped_tokens": "helped_tokens",
-}

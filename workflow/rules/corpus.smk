@@ -21,8 +21,8 @@ rule corpus_text:
     params:
         settings=corpus_text_settings,
     shell:
-        "python -m knnlm.steps.corpus_text --settings {params.settings:q}"
-        " --texts {output.texts} --documents {output.documents} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.corpus_text --settings {params.settings:q}"
+        " --texts {output.texts} --documents {output.documents}"
 
 
 rule tokenise:
@@ -47,8 +47,8 @@ rule tokenise:
     params:
         settings=settings("corpus.tokeniser"),
     shell:
-        "python -m knnlm.steps.tokenise --settings {params.settings:q} --threads {threads}"
-        " --texts {input.texts} --tokenised {output.tokenised} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.tokenise --settings {params.settings:q} --threads {threads}"
+        " --texts {input.texts} --tokenised {output.tokenised}"
 
 
 rule bpe:
@@ -75,8 +75,8 @@ rule bpe:
     params:
         settings=settings("corpus.bpe_merges"),
     shell:
-        "python -m knnlm.steps.bpe --settings {params.settings:q} --tokenised {input.tokenised}"
-        " --codes {output.codes} --pieces {output.pieces} --dictionary {output.dictionary} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.bpe --settings {params.settings:q} --tokenised {input.tokenised}"
+        " --codes {output.codes} --pieces {output.pieces} --dictionary {output.dictionary}"
 
 
 rule binarise:
@@ -111,7 +111,7 @@ rule binarise:
     params:
         settings=settings("lm.training.tokens_per_sample"),
     shell:
-        "python -m knnlm.steps.binarise --settings {params.settings:q} --threads {threads} --pieces {input.pieces}"
+        "logged {log} python -m knnlm.steps.binarise --settings {params.settings:q} --threads {threads} --pieces {input.pieces}"
         " --dictionary {input.dictionary} --line-documents {input.line_documents} --binary {output.binary}"
         " --tokens {output.tokens} --lines {output.lines} --documents {output.documents}"
-        " --continuation {output.continuation} --manifest {output.manifest} 2>&1 | tee {log}"
+        " --continuation {output.continuation} --manifest {output.manifest}"

@@ -27,8 +27,8 @@ rule datastore_chunk:
     params:
         settings=chunk_settings,
     shell:
-        "python -m knnlm.steps.datastore_chunk --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
-        ' --dictionary {input.dictionary} --tokens {input.tokens} --chunk "$(dirname {output.manifest})" 2>&1 | tee {log}'
+        "logged {log} python -m knnlm.steps.datastore_chunk --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
+        ' --dictionary {input.dictionary} --tokens {input.tokens} --chunk "$(dirname {output.manifest})"'
 
 
 rule train_index:
@@ -54,8 +54,8 @@ rule train_index:
     params:
         settings=index_training_settings,
     shell:
-        "python -m knnlm.steps.train_index --settings {params.settings:q} --chunks {input.chunks}"
-        " --trained {output.trained} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.train_index --settings {params.settings:q} --chunks {input.chunks}"
+        " --trained {output.trained}"
 
 
 rule fill_index:
@@ -83,5 +83,5 @@ rule fill_index:
     params:
         settings=index_filling_settings,
     shell:
-        "python -m knnlm.steps.fill_index --settings {params.settings:q} --trained {input.trained} --chunk {input.chunk}"
-        " --filled {output.filled} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.fill_index --settings {params.settings:q} --trained {input.trained} --chunk {input.chunk}"
+        " --filled {output.filled}"

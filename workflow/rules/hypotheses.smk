@@ -64,14 +64,14 @@ rule hypothesis:
         family=family,
         settings=hypothesis_settings,
     shell:
-        "python -m knnlm.steps.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --gres={resources.gres:q}"
+        "logged {log} python -m knnlm.steps.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --gres={resources.gres:q}"
         " --nodes {resources.nodes} --threads {threads}"
         " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states} --chunks {input.chunks}"
         " --model {input.model} --dictionary {input.dictionary} --neighbours {input.neighbours} --components {input.components}"
         " --training-neighbours {input.training_neighbours}"
         ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'
         ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints"'
-        " --descriptions {output.descriptions} --facts {output.facts} 2>&1 | tee {log}"
+        " --descriptions {output.descriptions} --facts {output.facts}"
 
 
 rule training_neighbours:
@@ -104,8 +104,8 @@ rule training_neighbours:
     params:
         settings=training_neighbour_settings,
     shell:
-        "python -m knnlm.steps.training_neighbours --settings {params.settings:q} --base {input.base} --chunks {input.chunks}"
-        ' --trained {input.trained} --filled {input.filled} --neighbours "$(dirname {output.manifest})" 2>&1 | tee {log}'
+        "logged {log} python -m knnlm.steps.training_neighbours --settings {params.settings:q} --base {input.base} --chunks {input.chunks}"
+        ' --trained {input.trained} --filled {input.filled} --neighbours "$(dirname {output.manifest})"'
 
 
 rule helped_tokens:
@@ -150,6 +150,6 @@ rule helped_tokens:
     params:
         settings=settings("main"),
     shell:
-        "python -m knnlm.steps.helped_tokens --settings {params.settings:q} --corpus {input.corpus} --tokens {input.tokens}"
+        "logged {log} python -m knnlm.steps.helped_tokens --settings {params.settings:q} --corpus {input.corpus} --tokens {input.tokens}"
         " --documents {input.documents} --train {input.train} --continuation {input.continuation} --dictionary {input.dictionary} --base {input.base}"
-        " --components {input.components} --table {output.tokens} --types-table {output.types} 2>&1 | tee {log}"
+        " --components {input.components} --table {output.tokens} --types-table {output.types}"

@@ -14,7 +14,7 @@ rule check_size:
     params:
         settings=settings("retrieval.k", "fractions"),
     shell:
-        "python -m knnlm.steps.check_size --settings {params.settings:q} --manifest {input.manifest} 2>&1 | tee {log}"
+        "logged {log} python -m knnlm.steps.check_size --settings {params.settings:q} --manifest {input.manifest}"
 
 
 rule retrieve_exact:
@@ -48,8 +48,8 @@ rule retrieve_exact:
     params:
         settings=exact_settings,
     shell:
-        "python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
-        ' --states "$(dirname {input.states})" --chunks {input.chunks} --neighbours "$(dirname {output.manifest})" 2>&1 | tee {log}'
+        "logged {log} python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
+        ' --states "$(dirname {input.states})" --chunks {input.chunks} --neighbours "$(dirname {output.manifest})"'
 
 
 rule retrieve_approximate:
@@ -89,9 +89,9 @@ rule retrieve_approximate:
     params:
         settings=approximate_settings,
     shell:
-        "python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
+        "logged {log} python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
         ' --states "$(dirname {input.states})" --chunks {input.chunks} --trained {input.trained} --filled {input.filled}'
-        ' --neighbours "$(dirname {output.manifest})" 2>&1 | tee {log}'
+        ' --neighbours "$(dirname {output.manifest})"'
 
 
 for search, arrays in JOINED.items():
@@ -127,7 +127,7 @@ for search, arrays in JOINED.items():
             disk_mb=asks("join_neighbours", "disk_mb"),
             runtime=asks("join_neighbours", "runtime"),
         shell:
-            "python -m knnlm.steps.join_neighbours --blocks {input.blocks}" ' --neighbours "$(dirname {output.manifest})" 2>&1 | tee {log}'
+            "logged {log} python -m knnlm.steps.join_neighbours --blocks {input.blocks}" ' --neighbours "$(dirname {output.manifest})"'
 
 
 rule knn_components:
@@ -161,6 +161,6 @@ rule knn_components:
     params:
         settings=component_settings,
     shell:
-        'python -m knnlm.steps.knn_components --settings {params.settings:q} --neighbours "$(dirname {input.neighbours})"'
+        'logged {log} python -m knnlm.steps.knn_components --settings {params.settings:q} --neighbours "$(dirname {input.neighbours})"'
         " --chunks {input.chunks} --tokens {input.tokens} --continuation {input.continuation} --base {input.base}"
-        " --descriptions {output.descriptions} --curves {output.curves} 2>&1 | tee {log}"
+        " --descriptions {output.descriptions} --curves {output.curves}"

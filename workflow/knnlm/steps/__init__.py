@@ -4,9 +4,13 @@ import argparse
 import errno
 import json
 import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from knnlm.errors import KnnlmError
 from knnlm.processes import die_with
@@ -20,13 +24,15 @@ REMEDIES = {
     errno.ENOENT: "rerun the step that makes it",
 }
 
+STARTED = time.time() - time.process_time()  # of this process, near enough
+
 # A step ends with the Snakemake that has started it; seen to here, because the imports that follow take seconds.
 if driver := os.environ.get("KNNLM_DRIVER"):
     die_with(int(driver))
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line and call `main`.
+    """Parse the command line and call `main`; where the workflow runs the step, its times are left beside its log.
 
     A KnnlmError ends the step with its sentence and status 1; so does what the operating system refuses, such as room on the disk, and so does an
     interruption.
@@ -38,6 +44,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         except ValueError as error:
             parser.error(f"--settings is not JSON: {error}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = {"began": time.time(), "starting_cpu_seconds": time.process_time()}
     try:
         main(arguments)
     except KnnlmError as error:
@@ -49,3 +56,25 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         sys.exit(f"Error: {error.filename or 'a file'}: {error.strerror}; {remedy}, then run the same command again.")
     except KeyboardInterrupt:
         sys.exit("Error: this step was interrupted; run the same command again.")
+    if log := os.environ.get("KNNLM_LOG"):
+        leave_times(Path(log), began)
+
+
+def leave_times(log: Path, began: dict[str, float]) -> None:
+    """Write beside a job's log, as JSON, when its step started, began to compute and ended (`knnlm.step_times.Times`).
+
+    One file a job: several nodes cannot append to one file of a shared file system without losing lines. A disk that is full is no reason to fail.
+    """
+    from knnlm.artifacts import atomic  # imports NumPy, as all steps do that write something
+
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    facts = {
+        "driver_started": float(os.environ["KNNLM_DRIVER_STARTED"]),
+        "started": STARTED,
+        **began,
+        "ended": time.time(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", 1)),
+        "peak_memory_bytes": max(peaks) * (1 if sys.platform == "darwin" else 1024),
+    }
+    with suppress(OSError), atomic(log.with_suffix(".json")) as unfinished:
+        unfinished.write_text(json.dumps(facts) + "\n")

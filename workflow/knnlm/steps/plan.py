@@ -6,17 +6,23 @@ from dataclasses import asdict
 
 from knnlm.artifacts import atomic, read_manifest
 from knnlm.errors import KnnlmError
-from knnlm.plan import Stage, estimated_vocabulary, parameter_count, plan, tokens_per_update
+from knnlm.hours import measured_seconds, predicted_seconds, read_rates, whole_plan
+from knnlm.plan import Run, Stage, estimated_vocabulary, tokens_per_update
+from knnlm.step_times import read_times
 from knnlm.steps import run
 
-HEADINGS = ("stage", "rows", "disk (GB)", "memory (GB)", "TFLOP")
+HEADINGS = ("stage", "rows", "disk (GB)", "memory (GB)", "TFLOP", "hours", "it took")
+NO_RATES = "For hours, measure what this machine can do: snakemake performance --cores all, with the same --configfile."
+Seconds = dict[str, float]
 
 
-def formatted(stages: list[Stage]) -> str:
-    """Return the plan as an aligned table in gigabytes (10⁹ bytes) and teraflop (10¹² operations)."""
-    cells = [HEADINGS]
+def formatted(stages: list[Stage], predicted: Seconds, measured: Seconds) -> str:
+    """Return the plan as an aligned table in gigabytes (10⁹ bytes), teraflop (10¹² operations) and hours; without rates or times of jobs no such column."""
+    columns = HEADINGS[: 5 + bool(predicted)] + HEADINGS[6:] * bool(measured)
+    cells = [columns]
     for stage in stages:
-        numbers = (stage.disk_bytes / 1e9, stage.memory_bytes / 1e9, stage.flops / 1e12)
+        numbers = [stage.disk_bytes / 1e9, stage.memory_bytes / 1e9, stage.flops / 1e12]
+        numbers += [seconds.get(stage.stage, 0) / 3600 for seconds in (predicted, measured) if seconds]
         cells.append((stage.stage, "" if stage.rows is None else f"{stage.rows:,}", *(f"{number:,.{3 if number < 10 else 1}f}" for number in numbers)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]) for row in cells]
@@ -34,21 +40,33 @@ def sizes(corpus: dict, manifest: str | None) -> tuple[dict[str, int], int]:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print the plan and write it as CSV, in bytes and operations."""
+    """Print the plan and write it as CSV, in bytes, operations and seconds."""
     config = arguments.settings
     tokens, vocabulary = sizes(config["corpus"], arguments.manifest)
-    stages = plan(config, tokens, vocabulary)
-    with atomic(arguments.table) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(stages[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, stages))
+    planned = Run(config, tokens, vocabulary)
+    stages = whole_plan(planned)
+    predicted = predicted_seconds(planned, read_rates(arguments.rates)) if arguments.rates else {}
+    measured = measured_seconds(planned, read_times(arguments.logs)) if arguments.logs else {}
+    write_table(arguments.table, stages, predicted, measured)
     update = tokens_per_update(config)
-    parameters = parameter_count(config["lm"]["architecture"], vocabulary)
     epochs = config["lm"]["training"]["updates"] * update / tokens["train"]
-    print(f"{parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
+    print(f"{planned.parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
     print(f"BPE tokens: {', '.join(f'{split} {tokens[split]:,}' for split in ('train', 'valid', 'test'))}\n")
-    print(formatted(stages))
+    print(formatted(stages, predicted, measured))
+    if config["seeds"]:
+        print(f"\nThe table is that of one of {len(config['seeds'])} seeds.")
     print("\nMemory of training is that of one device. Memory and TFLOP are estimates; `knnlm/plan.py` has the formulas.")
+    print(f"Hours are those of a machine like the one on which {arguments.rates} was measured." if predicted else NO_RATES)
+
+
+def write_table(path: str, stages: list[Stage], predicted: Seconds, measured: Seconds) -> None:
+    """Write the plan as CSV; seconds that are not known are left empty."""
+    with atomic(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*asdict(stages[0]), "predicted_seconds", "measured_seconds"], lineterminator="\n")
+        writer.writeheader()
+        for stage in stages:
+            seconds = {f"{kind}_seconds": f"{of[stage.stage]:.1f}" for kind, of in (("predicted", predicted), ("measured", measured)) if stage.stage in of}
+            writer.writerow(asdict(stage) | seconds)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--settings", required=True, help="JSON: the whole config, defaults filled")
     options.add_argument("--manifest", nargs="?", help="corpus/tokens/manifest.json; needed where corpus.token_counts is null")
+    options.add_argument("--rates", nargs="?", help="tables/rates.csv of a run of `snakemake performance` on this machine; gives hours")
+    options.add_argument("--logs", help="the run's folder of logs; gives the hours it took, stage by stage, as far as it is done")
     options.add_argument("--table", required=True, help="CSV to write")
     return options
 
