@@ -71,7 +71,7 @@ rule hypothesis:
         " --training-neighbours {input.training_neighbours}"
         ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'
         ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints"'
-        " --descriptions {output.descriptions} --facts {output.facts} 2>&1 | tee {log}"
+        " --code {input.code} --descriptions {output.descriptions} --facts {output.facts} 2>&1 | tee {log}"
 
 
 rule training_neighbours:
