@@ -19,6 +19,7 @@ def test_every_config_makes_a_plan_of_jobs(project, overlay):
     output = project("-n", config=overlay).stdout
     assert "train_lm" in output
     assert "total" in output
+    assert "caching" not in output  # nobody has asked for it
 
 
 def test_the_paper_s_plan_is_printed_without_running_anything(project):
