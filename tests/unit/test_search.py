@@ -7,6 +7,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,18 +60,19 @@ def check(found, similarity, rows, k):
     assert (np.diff(similarities[:, :have], axis=1) <= 0).all()
 
 
-def use_small_tiles(monkeypatch, queries=8, keys=32, places=20, block=100):
-    for name, value in (("TILE_QUERIES", queries), ("TILE_KEYS", keys), ("PLACES", places), ("KEYS_AT_ONCE", block), ("QUERIES_AT_ONCE", queries)):
+def use_small_tiles(monkeypatch, queries=8, keys=32, places=20, block=100, first=25, dtype=torch.bfloat16):
+    sizes = {"TILE_QUERIES": queries, "TILE_KEYS": keys, "PLACES": places, "KEYS_AT_ONCE": block, "QUERIES_AT_ONCE": queries, "FIRST_KEYS": first}
+    for name, value in {**sizes, "product_dtype": lambda device: dtype}.items():
         monkeypatch.setattr(search, name, value)
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("chunks", [1, 3, 7])
 @pytest.mark.parametrize("k", [1, 10, 64, 400])  # 64: more than a tile; 400: more than the first three fractions or blocks
-@pytest.mark.parametrize("small", [False, True])
-def test_exact_search_is_brute_force_at_every_fraction(metric, chunks, k, small, tmp_path, monkeypatch):
-    if small:
-        use_small_tiles(monkeypatch)
+@pytest.mark.parametrize("tiles", [None, torch.bfloat16, torch.float32])
+def test_exact_search_is_brute_force_at_every_fraction(metric, chunks, k, tiles, tmp_path, monkeypatch):
+    if tiles:
+        use_small_tiles(monkeypatch, dtype=tiles)
     store, similarity = make_store(tmp_path, KEYS, chunks), true_similarities(QUERIES, KEYS, metric)
     seen = []
     for fraction, *found in exact_search(QUERIES, store, "att", metric, k, FRACTIONS, "cpu"):
@@ -83,7 +85,8 @@ def test_exact_search_is_brute_force_at_every_fraction(metric, chunks, k, small,
 @given(
     n=st.integers(1, 20), rows=st.integers(1, 120), width=st.integers(1, 6), chunks=st.integers(1, 4), k=st.integers(1, 40),
     metric=st.sampled_from(["l2", "ip"]),
-    tiles=st.tuples(st.integers(1, 9), st.integers(1, 33), st.integers(1, 20), st.integers(1, 70)), cut=st.floats(0.01, 0.99), seed=st.integers(0, 99),
+    tiles=st.tuples(*(st.integers(1, most) for most in (9, 33, 20, 70, 50)), st.sampled_from([torch.bfloat16, torch.float32])),
+    cut=st.floats(0.01, 0.99), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_exact_search_of_any_shape(n, rows, width, chunks, k, metric, tiles, cut, seed):
     random = np.random.default_rng(seed)

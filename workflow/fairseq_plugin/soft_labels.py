@@ -11,7 +11,7 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropy
 from knnlm.artifacts import load_array
 from knnlm.errors import KnnlmError
 from knnlm.language_model import LanguageModel
-from knnlm.soft_labels import label_distribution, sample_positions
+from knnlm.soft_labels import SoftCrossEntropy, sample_positions
 
 
 @dataclass
@@ -50,21 +50,21 @@ class SoftLabels(CrossEntropyCriterion):
         """Return the summed loss, the number of tokens and what fairseq logs."""
         if not model.training:
             return super().forward(model, sample, reduce)
-        logits = model(**sample["net_input"])[0]
-        labels, real = self.labels(logits, sample)
-        loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.shape[-1])[real].float(), labels, reduction="sum")
-        counts = {"ntokens": sample["ntokens"], "nsentences": len(sample["target"]), "sample_size": sample["ntokens"]}
-        return loss, sample["ntokens"], {"loss": loss.data, **counts}
-
-    @torch.no_grad()
-    def labels(self, logits: torch.Tensor, sample: dict) -> tuple[torch.Tensor, torch.Tensor | slice]:
-        """Return the labels of a batch's tokens, float32 (n, V), and which of its positions are tokens, not padding."""
-        teacher = self.teacher[0] = self.teacher[0].to(logits.device, logits.dtype)
         real = sample["target"].ne(self.padding_idx).view(-1)
         chosen = slice(None) if bool(real.all()) else real
-        found = teacher(sample["net_input"]["src_tokens"])[0]
-        neighbours = self.neighbours(sample, real, logits.device) if self.knn_weight else (None, None)
-        return label_distribution(found.flatten(0, 1)[chosen], *neighbours, self.knn_weight), chosen
+        features = model(**sample["net_input"], features_only=True)[0]  # what the output embedding multiplies; no dropout stands between
+        with torch.no_grad():
+            teacher = self.teacher[0] = self.teacher[0].to(features.device, features.dtype)
+            found = teacher(sample["net_input"]["src_tokens"], features_only=True)[0]
+        loss = SoftCrossEntropy.apply(
+            features.flatten(0, 1)[chosen],
+            model.decoder.output_projection.weight,
+            (found.flatten(0, 1)[chosen], teacher.output_projection.weight),
+            self.neighbours(sample, real, features.device) if self.knn_weight else None,
+            self.knn_weight,
+        )
+        counts = {"ntokens": sample["ntokens"], "nsentences": len(sample["target"]), "sample_size": sample["ntokens"]}
+        return loss, sample["ntokens"], {"loss": loss.data, **counts}
 
     def neighbours(self, sample: dict, real: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values, int64 (n, k), and weights, float16 (n, k), of a batch's tokens; refuses a batch that is not what stands at its positions."""

@@ -5,21 +5,27 @@ the next, keep a running top k, and hand out a snapshot at each fraction: no row
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 
 import faiss
 import numpy as np
 import torch
 
+from knnlm.certificates import WIDER, Centres, centres, key_factors, product_dtype, query_factors, wanted_places
 from knnlm.datastore import Datastore, prefix_rows
-from knnlm.index import METRICS, join_indexes
+from knnlm.index import join_indexes
 from knnlm.progress import progress
 from knnlm.query_blocks import QUERIES_AT_ONCE
 
 KEYS_AT_ONCE = 524288
-TILE_QUERIES, TILE_KEYS = 512, 8192  # one matrix product of exact search; its 16 MiB of similarities stay in the cache of a CPU
-PLACES = 2048  # candidates of each query that wait to be merged
+FIRST_KEYS = 16384  # compared with every query, so that there is a threshold
+TILE_QUERIES, TILE_KEYS = 512, 8192  # one matrix product of exact search; its 8 or 16 MiB stay in the cache of a CPU
+PLACES = 1024  # candidates of each query that wait to be merged
+PAIRS_GATHERED = 1048576  # of a query and a key, at once on a GPU
 Snapshot = tuple[float, np.ndarray, np.ndarray]
 
 
@@ -40,6 +46,11 @@ class RunningNeighbours:
         self.similarities[rows], order = both.topk(self.ids.shape[1], sorted=best_first)
         self.ids[rows] = torch.cat([self.ids[rows], ids], 1).gather(1, order)
 
+    def put_in_order(self, rows: slice) -> None:
+        """Put the neighbours of some queries best first, as `merge` does where it is not told otherwise."""
+        self.similarities[rows], order = self.similarities[rows].sort(descending=True)
+        self.ids[rows] = self.ids[rows].gather(1, order)
+
     def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and similarities as they are now; on a CPU they share memory with the running result."""
         return self.ids.cpu().numpy(), self.similarities.cpu().numpy()
@@ -56,19 +67,17 @@ class Waiting:
         self.ids = torch.full((len(self.count), PLACES), -1, dtype=torch.int32, device=running.ids.device)
 
     def add(self, row: torch.Tensor, count: torch.Tensor, similarities: torch.Tensor, ids: torch.Tensor) -> None:
-        """Append candidates, sorted by their query `row`; `count` says how many each query gets, at most PLACES."""
-        if int((self.count + count).max()) > PLACES:
-            self.flush(best_first=False)
+        """Append candidates, sorted by their query `row`; `count` says how many each query gets, no more than there is room for."""
         begin = torch.arange(len(count), device=row.device) * PLACES + self.count - (count.cumsum(0) - count)
         place = begin[row] + torch.arange(len(row), device=row.device)
         self.similarities.view(-1)[place] = similarities
         self.ids.view(-1)[place] = ids
         self.count += count
 
-    def flush(self, best_first: bool) -> None:
+    def flush(self) -> None:
         """Merge what waits."""
         used = int(self.count.max())
-        self.running.merge(self.rows, self.similarities[:, :used], self.ids[:, :used], best_first)
+        self.running.merge(self.rows, self.similarities[:, :used], self.ids[:, :used], best_first=False)
         self.similarities[:, :used], self.ids[:, :used] = -torch.inf, -1
         self.count.zero_()
 
@@ -76,68 +85,119 @@ class Waiting:
 def exact_search(queries: np.ndarray, store: Datastore, h: str, metric: str, k: int, fractions: list[float], device: str) -> Iterator[Snapshot]:
     """Yield (fraction, ids, similarities) of the true k nearest rows for each of the ascending fractions.
 
-    queries: float32 (n, width). Similarities are −‖q−k‖² for `l2` and q·k for `ip` (spec §4.1). The snapshots share memory with the running result:
-    use one before asking for the next. Memory: the queries, the result, one block of keys in float32 and one tile, whatever the size of the store.
+    queries: float32 (n, width). Similarities are −‖q−k‖² for `l2` and q·k for `ip` (spec §4.1). Most rows are turned away for certain by products of low
+    precision (`knnlm.certificates`); all others are compared in float32. The snapshots share memory with the running result: use one before asking for
+    the next. Memory: the queries, the result, one block of keys in float32 and as factors, and one tile, whatever the size of the store.
     """
     torch.set_float32_matmul_precision("highest")
-    points = torch.from_numpy(queries).to(device)
-    running = RunningNeighbours(len(queries), k, device)
-    tile = torch.empty(TILE_QUERIES * TILE_KEYS, device=device)
+    points, dtype = torch.from_numpy(queries).to(device), product_dtype(device)
+    running, centre = RunningNeighbours(len(queries), k, device), None
     blocks = [block for low, high in pairwise([0.0, *fractions]) for block in _band_blocks(store, low, high)]
-    for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
-        keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
-        keys = keys.float()
-        if number == 0 and device == "cpu":
-            _begin_with_faiss(running, queries, keys, ids, metric)
-        else:
-            _compare_all(running, points, keys, ids, metric, tile)
-        if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
-            if metric == "l2":
-                running.similarities.clamp_(max=0.0)  # rounding can make a distance negative
-            yield fraction, *running.snapshot()
+    with side_by_side(device) as every:
+        for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
+            keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
+            keys, tiles = keys.float(), list(_slices(len(queries), TILE_QUERIES))
+            first = 0 if int(running.ids.min()) >= 0 else min(max(k, FIRST_KEYS), len(keys))
+            if first:
+                centre = centre or centres(keys, points, metric)
+                every(lambda rows, keys=keys[:first], ids=ids[:first]: _merge_all(running, rows, points[rows], keys, ids, metric), tiles)
+            if first < len(keys):
+                block = Block.of(keys[first:], ids[first:], centre, dtype)
+                every(lambda rows, block=block: _merge_wanted(running, rows, points[rows], block), tiles)
+            if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
+                every(running.put_in_order, tiles)
+                yield fraction, *running.snapshot()
 
 
-def _begin_with_faiss(running: RunningNeighbours, queries: np.ndarray, keys: torch.Tensor, ids: torch.Tensor, metric: str) -> None:
-    """Find the neighbours in the first block, which has nothing to be measured against yet: FAISS selects from scratch faster than tiles do."""
-    for rows in _slices(len(queries), QUERIES_AT_ONCE):
-        scores, columns = faiss.knn(queries[rows], keys.numpy(), min(running.ids.shape[1], len(keys)), METRICS[metric])
-        running.merge(rows, torch.from_numpy(-scores if metric == "l2" else scores), ids[torch.from_numpy(columns)])
+@contextmanager
+def side_by_side(device: str) -> Iterator[Callable]:
+    """Give a function that calls another on every item of a list, on a CPU as many at once as there are threads, each with one thread of its own.
 
-
-def _compare_all(running: RunningNeighbours, points: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, metric: str, tile: torch.Tensor) -> None:
-    """Compare every query with a block of keys, one tile of queries after the other."""
-    bias = -torch.linalg.vecdot(keys, keys) if metric == "l2" else keys.new_zeros(len(keys))
-    for rows in _slices(len(points), TILE_QUERIES):
-        _compare(points[rows], keys, bias, ids, metric, Waiting(running, rows), tile)
-
-
-def _compare(queries: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, ids: torch.Tensor, metric: str, waiting: Waiting, tile: torch.Tensor) -> None:
-    """Compare a tile of queries with a block of keys and merge what is nearer than the neighbours they have.
-
-    A product holds q·k or 2 q·k − ‖k‖² (`bias` is −‖k‖²); ‖q‖², the same for a whole row, is taken off the few candidates alone.
+    Tiles of queries share nothing that they write; a step of one that has no threads, such as reading signs, then keeps no core waiting.
     """
-    scale, norms = (2, queries.square().sum(1)) if metric == "l2" else (1, queries.new_zeros(len(queries)))
-    running, rows = waiting.running, waiting.rows
-    for columns in _slices(len(keys), TILE_KEYS):
-        product = tile[: len(queries) * (columns.stop - columns.start)].view(len(queries), -1)
-        torch.addmm(bias[columns], queries, keys[columns].T, alpha=scale, out=product)
-        worst = running.similarities[rows].amin(1) + norms
-        if not bool(worst.isneginf().any()):
-            places = _true_places(product > worst[:, None])
-            row = places // product.shape[1]
-            count = torch.bincount(row, minlength=len(queries))
-            if int(count.max()) <= PLACES:
-                waiting.add(row, count, product.view(-1)[places] - norms[row], ids[columns][places - row * product.shape[1]])
-                continue
-        # the first tile of all, or one that is nearer than all before
-        best, column = product.topk(min(running.ids.shape[1], product.shape[1]), sorted=False)
-        running.merge(rows, best - norms[:, None], ids[columns][column], best_first=False)
-    waiting.flush(best_first=True)
+    threads = torch.get_num_threads()
+
+    def one_thread_each() -> None:
+        torch.set_num_threads(1)
+        faiss.omp_set_num_threads(1)
+
+    with ThreadPoolExecutor(threads if device == "cpu" else 1, initializer=one_thread_each) as pool:
+        try:
+            yield lambda function, items: list(pool.map(function, items))
+        finally:
+            torch.set_num_threads(threads)  # one thread's setting is the default of others
 
 
-def _true_places(mask: torch.Tensor) -> torch.Tensor:
-    """Return the places, int64, in row order, where a mask is true; on a CPU with NumPy, which is several times as fast where few are."""
-    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.view(-1).nonzero().squeeze(1)
+@dataclass(frozen=True)
+class Block:
+    """Keys, float32 (m, width), their global ids, int32 (m,), and their factors: see `knnlm.certificates`."""
+
+    keys: torch.Tensor
+    ids: torch.Tensor
+    factors: torch.Tensor
+    centre: Centres
+    longest: float
+
+    @classmethod
+    def of(cls, keys: torch.Tensor, ids: torch.Tensor, centre: Centres, dtype: torch.dtype) -> "Block":
+        """Make the factors, a tile of keys at a time."""
+        factors = torch.empty(len(keys), keys.shape[1] + WIDER, dtype=dtype, device=keys.device)
+        for columns in _slices(len(keys), TILE_KEYS):
+            factors[columns] = key_factors(keys[columns], centre, dtype)
+        return cls(keys, ids, factors, centre, float(torch.linalg.vector_norm(keys, dim=1).max()))
+
+
+def _merge_all(running: RunningNeighbours, rows: slice, queries: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, metric: str) -> None:
+    """Merge the nearest of some keys to a tile of queries without a threshold: the first keys, or those that are nearer than all before."""
+    bias = -torch.linalg.vecdot(keys, keys) if metric == "l2" else keys.new_zeros(len(keys))
+    product = torch.addmm(bias, queries, keys.T, alpha=2 if metric == "l2" else 1)
+    column = product.topk(min(running.ids.shape[1], len(keys)), sorted=False).indices
+    row = torch.arange(len(queries), device=keys.device).repeat_interleave(column.shape[1])
+    similarities = pair_similarities(queries, keys, row, column.view(-1), metric)
+    running.merge(rows, similarities.view(column.shape), ids[column], best_first=False)
+
+
+def _merge_wanted(running: RunningNeighbours, rows: slice, queries: torch.Tensor, block: Block) -> None:
+    """Merge the keys of a block that are nearer to a tile of queries than the k neighbours that each of these has by now."""
+    products = torch.empty(len(queries) * TILE_KEYS, dtype=block.factors.dtype, device=queries.device)
+    metric, waiting, ours = block.centre.metric, Waiting(running, rows), None
+    for columns in _slices(len(block.keys), TILE_KEYS):
+        keys, ids, wide = block.keys[columns], block.ids[columns], columns.stop - columns.start
+        if ours is None:
+            worst = running.similarities[rows].amin(1)
+            ours = query_factors(queries, block.centre, worst, block.longest, block.factors.dtype)
+        places = wanted_places(torch.mm(ours, block.factors[columns].T, out=products[: len(ours) * wide].view(len(ours), wide)))
+        row = places // wide
+        column = places - row * wide
+        similarities = pair_similarities(queries, keys, row, column, metric)
+        nearer = similarities > worst[row]
+        row, column, similarities = row[nearer], column[nearer], similarities[nearer]
+        count = torch.bincount(row, minlength=len(queries))
+        if int((waiting.count + count).max()) > PLACES:
+            waiting.flush()
+            ours = None  # the thresholds are higher now
+        if int(count.max()) > PLACES:
+            _merge_all(running, rows, queries, keys, ids, metric)
+            ours = None
+        else:
+            waiting.add(row, count, similarities, ids[column])
+    waiting.flush()
+
+
+def pair_similarities(queries: torch.Tensor, keys: torch.Tensor, row: torch.Tensor, column: torch.Tensor, metric: str) -> torch.Tensor:
+    """Return −‖q−k‖² or q·k, float32 (pairs,), of pairs of a query, float32 (n, width), and a key, float32 (m, width), by their numbers, int64 (pairs,).
+
+    This is what must differ between devices: on a CPU FAISS reads the pairs where they are, on a GPU they are gathered.
+    """
+    if queries.device.type == "cpu":
+        found = torch.empty(len(row))
+        score = faiss.pairwise_indexed_L2sqr if metric == "l2" else faiss.pairwise_indexed_inner_product
+        x, ix, y, iy, out = (faiss.swig_ptr(tensor.numpy()) for tensor in (queries, row, keys, column, found))
+        score(keys.shape[1], len(row), x, ix, y, iy, out)
+    else:
+        pairs = [(queries[row[part]], keys[column[part]]) for part in _slices(len(row), PAIRS_GATHERED)]
+        found = torch.cat([(q - k).square().sum(1) if metric == "l2" else torch.linalg.vecdot(q, k) for q, k in pairs] or [queries.new_empty(0)])
+    return -found if metric == "l2" else found
 
 
 def approximate_search(

@@ -3,19 +3,75 @@
 import numpy as np
 import torch
 
+TILE_ROWS = 512  # few enough for their logits to stay in the cache, many enough for adding to the (V, width) gradient to cost little
 
-def label_distribution(teacher: torch.Tensor, values: torch.Tensor | None, weights: torch.Tensor | None, knn_weight: float) -> torch.Tensor:
-    """Return the labels (1−λ) p_teacher + λ p_kNN, float32 (n, V), for λ = `knn_weight`.
 
-    teacher: logits, float (n, V). values: int64 (n, k), the tokens of the neighbours; weights: float (n, k), p_kNN of each up to a factor. Where all
-    weights are 0 there are no neighbours, and p_teacher is all there is; so it is everywhere if `values` is None.
+class SoftCrossEntropy(torch.autograd.Function):
+    """Cross-entropy with the labels of `label_distribution`, and its gradient by hand, a tile of rows at a time: nothing of size (n, V) is kept."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        features: torch.Tensor,
+        output_embedding: torch.Tensor,
+        teacher: tuple[torch.Tensor, torch.Tensor],
+        neighbours: tuple[torch.Tensor, torch.Tensor] | None,
+        knn_weight: float,
+        tile_rows: int = TILE_ROWS,
+    ) -> torch.Tensor:
+        """Return −Σ_w label(w) log p(w) in nats, summed over the rows; float32, or float64 for float64 features.
+
+        features (n, width) and output_embedding (V, width) are the student's; the gradient is by these two. teacher: the same of the teacher, which
+        may have another width. neighbours: values and weights as in `label_distribution`. The logits are products in the features' dtype, all else is
+        in that of the loss: in float16, what a loss scale will multiply would underflow before.
+        """
+        exact = torch.promote_types(features.dtype, torch.float32)
+        ctx.dtype, shape = features.dtype, (tile_rows, len(output_embedding))
+        buffer, teacher_buffer = features.new_empty(shape), features.new_empty(shape)
+        slopes = torch.empty_like(features, dtype=exact), torch.zeros_like(output_embedding, dtype=exact)
+        rows_exact, embedding_exact = features.to(exact), output_embedding.to(exact)
+        loss = features.new_zeros((), dtype=exact)
+        for begin in range(0, len(features), tile_rows):
+            rows = slice(begin, min(begin + tile_rows, len(features)))
+            size = rows.stop - begin
+            labels = torch.mm(teacher[0][rows], teacher[1].T, out=teacher_buffer[:size]).to(exact)
+            label_distribution(labels, *(part[rows] for part in neighbours or ()), knn_weight=knn_weight, out=labels)
+            logits = torch.mm(features[rows], output_embedding.T, out=buffer[:size]).to(exact)
+            best, expected = logits.amax(1), torch.linalg.vecdot(labels, logits)
+            p = torch.softmax(logits, 1, out=logits)
+            loss += (best - p.amax(1).log_() - expected).sum()  # log Σ exp of a row is its best logit less log of the best p
+            p -= labels
+            torch.mm(p, embedding_exact, out=slopes[0][rows])
+            slopes[1].addmm_(p.T, rows_exact[rows])
+        ctx.save_for_backward(*slopes)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradient by the student's features and output embedding, in their dtype."""
+        return *((slope * part).to(ctx.dtype) for part in ctx.saved_tensors), *[None] * 4
+
+
+def label_distribution(
+    teacher: torch.Tensor,
+    values: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+    knn_weight: float = 0.0,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the labels (1−λ) p_teacher + λ p_kNN, (n, V) of the teacher's dtype, for λ = `knn_weight`; in `out`, which may be `teacher`, if given.
+
+    teacher: logits, float32 or float64 (n, V). values: int64 (n, k), the tokens of the neighbours; weights: float (n, k), p_kNN of each up to a factor.
+    Where all weights are 0 there are no neighbours, and p_teacher is all there is; so it is everywhere if `values` is None.
     """
-    labels = torch.softmax(teacher.float(), dim=1)
+    labels = torch.softmax(teacher, 1, out=out)
     if values is None or weights is None:
         return labels
-    total = weights.float().sum(dim=1, keepdim=True)
-    shares = knn_weight * weights.float() / total.clamp_min(torch.finfo(torch.float32).tiny)
-    return labels.mul_(torch.where(total > 0, 1 - knn_weight, 1.0)).scatter_add_(1, values, shares)
+    weights = weights.to(labels.dtype)
+    total = weights.sum(dim=1, keepdim=True)
+    shares = knn_weight * weights / total.clamp_min(torch.finfo(torch.float32).tiny)
+    return labels.mul_(torch.where(total > 0, 1 - knn_weight, total.new_ones(()))).scatter_add_(1, values, shares)
 
 
 def sample_positions(samples: torch.Tensor, tokens_per_sample: int, longest: int) -> torch.Tensor:
