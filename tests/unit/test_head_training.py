@@ -152,7 +152,7 @@ def test_the_steps_train_without_fairseq(run_folder, tmp_path):
         names = {"--tokens": ["valid.npy", "test.npy"], "--continuation": ["continuation.npy"], "--base": ["base.json"], "--states": ["states.json"]}
         names |= {"--chunks": ["chunk-0/manifest.json", "chunk-1/manifest.json"], "--model": ["model.pt"]}
         paths = [str(part) for option, files in names.items() for part in (option, *(run_folder / file for file in files))]
-        made = ["--descriptions", str(tmp_path / f"{family}.json"), "--facts", str(tmp_path / f"{family}.csv")]
+        made = ["--descriptions", str(tmp_path / f"{family}.json"), "--facts", str(tmp_path / f"{family}.csv"), "--checkpoints", str(tmp_path / family)]
         commands.append([family, "--family", family, "--settings", json.dumps(given), *paths, *made])
     program = f"""
 import importlib, json, runpy, sys

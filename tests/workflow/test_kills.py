@@ -223,18 +223,54 @@ def test_a_second_snakemake_on_a_run_is_refused_and_one_on_another_run_is_not(at
     assert_same_files(project, finished, patterns)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_job_leaves_nothing_half_written(how, attempt, project, finished):
+def stopped_while_it_writes(project, running):
+    """Stop the step as soon as it has begun to write, and return it; None where it had written all by then."""
+    for step in running.wait_for(lambda: half_written(project) and running.steps()) or ():
+        with suppress(psutil.NoSuchProcess):
+            step.suspend()
+            if half_written(project):
+                return step
+            step.resume()
+    return None
+
+
+@pytest.mark.parametrize(("how", "said"), [(signal.SIGINT, "Terminating processes on user request"), (signal.SIGTERM, "Will exit after finishing")])
+def test_an_interrupted_job_leaves_nothing_half_written(how, said, attempt, project, finished):
     """Ctrl-C reaches Snakemake and its jobs; a SIGTERM for Snakemake alone lets the jobs that run end."""
-    target, patterns = STAGES["extraction"]
-    delete(project, patterns)
-    running = attempt(target)
-    running.wait_for(running.steps)
-    time.sleep(0.3 * seconds_of(finished, target))
+    target, patterns = STAGES["exact search"]  # which writes until it ends
+    while not (step := stopped_while_it_writes(project, running := attempt(target))):
+        running.finish()
+        delete(project, patterns)
     os.killpg(running.driver.pid, how) if how == signal.SIGINT else running.driver.send_signal(how)
+    assert running.wait_for(lambda: said in running.output()), running.output()
+    assert half_written(project)
+    step.resume()
     running.finish(status=1)
     assert not running.steps()
     assert (project.folder / target).exists() == (how == signal.SIGTERM)
     assert not half_written(project)
     attempt(target).finish()
     assert_same_files(project, finished, patterns)
+
+
+def test_heads_that_were_trained_before_a_kill_are_not_trained_again(attempt, project, finished):
+    """Twice the job is killed once it has trained another two heads of eight; the last attempt trains the others."""
+    target, patterns = f"{RUN}/hypotheses/softmax-capacity.json", ["hypotheses/softmax-capacity.*"]
+    delete(project, patterns)
+    trained = []
+    for who in ("job", "driver"):
+        running = attempt(target)
+        assert running.wait_for(lambda running=running: len(heads_of(running)) >= 2), running.output()
+        assert running.kill(who)
+        trained += heads_of(running)
+    last = attempt(target).finish()
+    again = [head for head in heads_of(last) if head in trained]
+    assert len(again) <= 2  # of which one each was written to the log, but not yet kept
+    assert len({*trained, *heads_of(last)}) == 8
+    assert_same_files(project, finished, patterns)
+    assert not list((project.folder / RUN / "hypotheses").glob("softmax-capacity.checkpoints"))
+
+
+def heads_of(running):
+    """Return the heads that an attempt has trained, in their order."""
+    return re.findall(r"^(\S+): 1 of 1, ", running.output(), flags=re.MULTILINE)

@@ -65,6 +65,8 @@ def test_touching_every_file_reruns_nothing(project):
     for path in sorted(project.folder.rglob("*")):  # in this order, components look older than the neighbours they were made from
         if path.is_file() and ".snakemake" not in path.parts:
             os.utime(path)
+    # Arrays are larger than this, as those of a real run are larger than what the profile compares by content: their manifests stand for them.
+    assert project.jobs("--max-checksum-file-size", "240000") == set()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert project.jobs() == set()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ def test_every_config_makes_a_plan_of_jobs(project, overlay):
     output = project("-n", config=overlay).stdout
     assert "train_lm" in output
     assert "total" in output
+    assert "caching" not in output  # nobody has asked for it
 
 
 def test_the_paper_s_plan_is_printed_without_running_anything(project):
@@ -26,6 +29,21 @@ def test_the_paper_s_plan_is_printed_without_running_anything(project):
     assert "112,735,284" in output
     assert "exact retrieval" in output
     assert not (project.folder / "results/wikitext103/corpus").exists()
+
+
+def test_what_the_cluster_s_profile_has_in_comments_reaches_the_jobs(project):
+    """All of it at once; of a rule that is there twice the last counts."""
+    profile = project.folder / "site/profile.yaml"
+    profile.parent.mkdir()
+    text = (ROOT / "workflow/profiles/slurm/profile.yaml").read_text().replace('"..."', '"ours"')
+    profile.write_text(re.sub(r"^# (?=(?:default|set)-resources:$|  +\w+:)", "", text, flags=re.MULTILINE))
+    command = [sys.executable, "-m", "snakemake", "-n", "--workflow-profile", "site", "--configfile", "config/tiny.yaml"]
+    output = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=True).stdout
+    asked = {rule: set(resources.split(", ")) for rule, resources in re.findall(r"^ *rule (\w+):\n(?:.+\n)*? +resources: (.*)", output, flags=re.MULTILINE)}
+    assert all({"slurm_account=ours", "qos=ours", "constraint=ours"} <= asked[rule] for rule in ("corpus_text", "train_lm", "tables"))
+    assert {"slurm_partition=gpu"} <= asked["datastore_chunk"]
+    assert {"gpu=0", "gres=gpu:8"} <= asked["train_lm"]
+    assert {"runtime=2880", "mem_mb=64000"} <= asked["hypothesis"]
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,11 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def identity_name(facts: list | dict) -> str:
+    """Return a short name, hexadecimal, that belongs to these facts alone."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def software() -> dict[str, str]:
     """Return the versions that a manifest records."""
     found = {"python": platform.python_version()}

@@ -1,7 +1,6 @@
 """Running fairseq: which folder a training's checkpoints belong to, going on where an earlier attempt was killed, and stopping with it."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from knnlm.artifacts import atomic, naming, sha256
+from knnlm.artifacts import atomic, identity_name, naming, sha256
 from knnlm.errors import KnnlmError
 from knnlm.locks import locked
 from knnlm.processes import die_with_parent
@@ -26,11 +25,6 @@ def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Pat
     """
     corpus = [sha256(binary / name) for name in ("train.bin", "valid.bin", "dict.txt")]
     return parent / identity_name([settings, corpus, [path.read_text() for path in code]])
-
-
-def identity_name(facts: list | dict) -> str:
-    """Return a short name, hexadecimal, that belongs to these facts alone."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train_until(updates: int, command: list[str], checkpoints: Path) -> None:

@@ -2,17 +2,19 @@ rule tables:
     """Interpolate every component with the base LM: perplexities, intervals and curves."""
     input:
         base=rules.evaluation_states.output.base,
-        base_arrays=[rules.evaluation_states.output.base_valid, rules.evaluation_states.output.base_test],
+        base_arrays=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
         descriptions=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.json"),
-        valid=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.valid.npy"),
-        test=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.test.npy"),
+        valid=behind_manifest(every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.valid.npy")),
+        test=behind_manifest(every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.test.npy")),
         temperatures=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.temperature.csv"),
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
         documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATION_SPLITS),
         continuation=rules.binarise.output.continuation,
         loss=rules.train_lm.output.loss,
         hypotheses=of_hypotheses("results/<run>/hypotheses/{hypothesis}.json"),
-        hypothesis_arrays=of_hypotheses("results/<run>/hypotheses/{hypothesis}.valid.npy", "results/<run>/hypotheses/{hypothesis}.test.npy"),
+        hypothesis_arrays=behind_manifest(
+            of_hypotheses("results/<run>/hypotheses/{hypothesis}.valid.npy", "results/<run>/hypotheses/{hypothesis}.test.npy")
+        ),
         facts=of_hypotheses("results/<run>/hypotheses/{hypothesis}.facts.csv"),
         code=sources("tables"),
     output:

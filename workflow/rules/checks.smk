@@ -40,9 +40,13 @@ def check_combinations(given):
     stop_at_mistake(configuration.check_combinations, given)
 
 
+# Whether runs share what is long to make. Where they do not, nothing is offered for it, since Snakemake prints a line for every such offer.
+SHARED = workflow.workflow_settings is not None and workflow.workflow_settings.cache is not None
+
+
 def check_cache():
     """Stop with one sentence if the cache between runs is asked for and cannot be used: Snakemake would say so after the first long job."""
-    if workflow.workflow_settings is not None and workflow.workflow_settings.cache is not None:
+    if SHARED:
         stop_at_mistake(check_cache_folder, os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
 
 

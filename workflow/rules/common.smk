@@ -115,6 +115,11 @@ def retrieval_fields(wildcards):
     return pair | {"block": [int(wildcards.block), len(QUERY_BLOCKS)]} if "block" in wildcards.keys() else pair
 
 
+def behind_manifest(files):
+    """Mark inputs whose checksums stand in a manifest that is an input beside them: it is small, and its content tells whether they have changed."""
+    return ancient(files)
+
+
 def of_block(path):
     """Mark a file of one block of queries as temporary; where there is one block alone, it is what it is."""
     return temp(path) if len(QUERY_BLOCKS) > 1 else path
@@ -276,6 +281,10 @@ CHUNKS = range(config.get("datastore", {}).get("chunks", 1))
 TOKENS = f"results/{config['name']}/corpus/tokens/manifest.json"
 SPLITS = ["train", "valid", "test"]
 EVALUATION_SPLITS = ["valid", "test"]
+BINARY = [
+    *(f"results/<run>/corpus/binary/{split}.{kind}" for split in SPLITS for kind in ("bin", "idx")),
+    "results/<run>/corpus/binary/dict.txt",
+]
 SEARCHES = ["exact", "approximate"]
 CHUNK_ARRAYS = ["att", "ffn", "values", "positions"]
 NEIGHBOUR_ARRAYS = ["ids", "similarities"]

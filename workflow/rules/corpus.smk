@@ -87,10 +87,7 @@ rule binarise:
         line_documents=rules.corpus_text.output.documents,
         code=sources("binarise"),
     output:
-        binary=[
-            *collect("results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
-            "results/<run>/corpus/binary/dict.txt",
-        ],
+        binary=BINARY,
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=SPLITS),
         lines=collect("results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS),
         documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=SPLITS),

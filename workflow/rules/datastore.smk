@@ -3,7 +3,8 @@ rule datastore_chunk:
     input:
         model=rules.train_lm.output.model,
         dictionary=rules.bpe.output.dictionary,
-        tokens="results/<run>/corpus/tokens/train.npy",
+        corpus=rules.binarise.output.manifest,
+        tokens=behind_manifest("results/<run>/corpus/tokens/train.npy"),
         code=sources("datastore_chunk"),
     output:
         manifest="results/<run>/datastore/chunk-{chunk}/manifest.json",
@@ -13,7 +14,7 @@ rule datastore_chunk:
         positions="results/<run>/datastore/chunk-{chunk}/positions.npy",
     log:
         "<logs>/datastore_chunk/{chunk}.log",
-    cache: True
+    cache: SHARED
     conda:
         "../../envs/cpu.yaml"
     threads: asks("datastore_chunk", "threads")
@@ -35,14 +36,14 @@ rule train_index:
     """Train a FAISS index on a uniform sample of the store."""
     input:
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        contexts=collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS),
+        contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
         code=sources("train_index"),
     output:
         trained="results/<run>/index/{h}-{metric}/trained.faiss",
         manifest="results/<run>/index/{h}-{metric}/trained.json",
     log:
         "<logs>/train_index/{h}-{metric}.log",
-    cache: True
+    cache: SHARED
     conda:
         "../../envs/cpu.yaml"
     threads: asks("train_index", "threads")
@@ -61,17 +62,17 @@ rule train_index:
 rule fill_index:
     """Add one chunk of the datastore to a copy of the trained index."""
     input:
-        trained=rules.train_index.output.trained,
+        trained=behind_manifest("results/<run>/index/{h}-{metric}/trained.faiss"),
         trained_manifest=rules.train_index.output.manifest,
         chunk="results/<run>/datastore/chunk-{chunk}/manifest.json",
-        contexts="results/<run>/datastore/chunk-{chunk}/{h}.npy",
+        contexts=behind_manifest("results/<run>/datastore/chunk-{chunk}/{h}.npy"),
         code=sources("fill_index"),
     output:
         filled="results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss",
         manifest="results/<run>/index/{h}-{metric}/chunk-{chunk}.json",
     log:
         "<logs>/fill_index/{h}-{metric}-{chunk}.log",
-    cache: True
+    cache: SHARED
     conda:
         "../../envs/cpu.yaml"
     threads: asks("fill_index", "threads")

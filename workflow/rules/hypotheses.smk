@@ -4,21 +4,25 @@ rule hypothesis:
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
         continuation=rules.binarise.output.continuation,
         base=rules.evaluation_states.output.base,
-        base_arrays=[rules.evaluation_states.output.base_valid, rules.evaluation_states.output.base_test],
+        base_arrays=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
         states=needed("states", "results/<run>/states/manifest.json"),
-        state_arrays=needed("states", "results/<run>/states/{split}.{h}.npy", split=EVALUATION_SPLITS, h=["att", "ffn"]),
+        state_arrays=behind_manifest(needed("states", "results/<run>/states/{split}.{h}.npy", split=EVALUATION_SPLITS, h=["att", "ffn"])),
         chunks=needed("datastore", "results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        chunk_arrays=needed("datastore", "results/<run>/datastore/chunk-{chunk}/{array}.npy", chunk=CHUNKS, array=CHUNK_ARRAYS),
-        neighbours=needed("neighbours", "results/<run>/neighbours/{h}-{metric}-{search}/manifest.json", search=SEARCHES),
-        neighbour_arrays=needed(
-            "neighbours",
-            "results/<run>/neighbours/{h}-{metric}-{search}/{split}.{array}.npy",
-            search=SEARCHES,
-            split=EVALUATION_SPLITS,
-            array=NEIGHBOUR_ARRAYS,
+        chunk_arrays=behind_manifest(
+            needed("datastore", "results/<run>/datastore/chunk-{chunk}/{array}.npy", chunk=CHUNKS, array=CHUNK_ARRAYS)
         ),
-        trained=needed("index", "results/<run>/index/{h}-{metric}/trained.faiss"),
-        filled=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS),
+        neighbours=needed("neighbours", "results/<run>/neighbours/{h}-{metric}-{search}/manifest.json", search=SEARCHES),
+        neighbour_arrays=behind_manifest(
+            needed(
+                "neighbours",
+                "results/<run>/neighbours/{h}-{metric}-{search}/{split}.{array}.npy",
+                search=SEARCHES,
+                split=EVALUATION_SPLITS,
+                array=NEIGHBOUR_ARRAYS,
+            )
+        ),
+        trained=behind_manifest(needed("index", "results/<run>/index/{h}-{metric}/trained.faiss")),
+        filled=behind_manifest(needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS)),
         trained_manifest=needed("index", "results/<run>/index/{h}-{metric}/trained.json"),
         filled_manifests=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
         training_neighbours=needed(
@@ -31,13 +35,13 @@ rule hypothesis:
             array=["values", "similarities"],
         ),
         components=needed_components("json"),
-        component_arrays=needed_components("valid.npy", "test.npy"),
+        component_arrays=behind_manifest(needed_components("valid.npy", "test.npy")),
         model=needed("model", "results/<run>/lm/model.pt"),
         dictionary=needed("training", "results/<run>/corpus/dictionary.txt"),
-        binary=needed("training", "results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
-        lines=needed("training", "results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS),
         corpus=needed("training", "results/<run>/corpus/tokens/manifest.json"),
-        train_tokens=needed("training", "results/<run>/corpus/tokens/train.npy"),
+        binary=behind_manifest(needed("training", "results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"])),
+        lines=behind_manifest(needed("training", "results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS)),
+        train_tokens=behind_manifest(needed("training", "results/<run>/corpus/tokens/train.npy")),
         code=hypothesis_sources,
     output:
         descriptions="results/<run>/hypotheses/{hypothesis}.json",
@@ -46,7 +50,7 @@ rule hypothesis:
         facts="results/<run>/hypotheses/{hypothesis}.facts.csv",
     log:
         "<logs>/hypothesis/{hypothesis}.log",
-    cache: True
+    cache: SHARED
     conda:
         "../../envs/cpu.yaml"
     threads: asks("hypothesis", "threads")
@@ -71,20 +75,20 @@ rule hypothesis:
         " --training-neighbours {input.training_neighbours}"
         ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'
         ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints"'
-        " --descriptions {output.descriptions} --facts {output.facts}"
+        " --code {input.code} --descriptions {output.descriptions} --facts {output.facts}"
 
 
 rule training_neighbours:
     """Find the neighbours of one chunk's own training positions, for a hypothesis that trains on them."""
     input:
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        contexts=of_main("results/<run>/datastore/chunk-{{chunk}}/{h}.npy"),
-        targets=collect("results/<run>/datastore/chunk-{chunk}/values.npy", chunk=CHUNKS),
-        positions="results/<run>/datastore/chunk-{chunk}/positions.npy",
+        contexts=behind_manifest(of_main("results/<run>/datastore/chunk-{{chunk}}/{h}.npy")),
+        targets=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/values.npy", chunk=CHUNKS)),
+        positions=behind_manifest("results/<run>/datastore/chunk-{chunk}/positions.npy"),
         base=rules.evaluation_states.output.base,
-        trained=of_main("results/<run>/index/{h}-{metric}/trained.faiss"),
+        trained=behind_manifest(of_main("results/<run>/index/{h}-{metric}/trained.faiss")),
         trained_manifest=of_main("results/<run>/index/{h}-{metric}/trained.json"),
-        filled=of_main("results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS),
+        filled=behind_manifest(of_main("results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS)),
         filled_manifests=of_main("results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
         code=sources("training_neighbours"),
     output:
@@ -114,13 +118,13 @@ rule helped_tokens:
         corpus=rules.binarise.output.manifest,
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
         documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATION_SPLITS),
-        train="results/<run>/corpus/tokens/train.npy",
+        train=behind_manifest("results/<run>/corpus/tokens/train.npy"),
         continuation=rules.binarise.output.continuation,
         dictionary=rules.bpe.output.dictionary,
         base=rules.evaluation_states.output.base,
-        base_arrays=[rules.evaluation_states.output.base_valid, rules.evaluation_states.output.base_test],
+        base_arrays=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
         components=of_main("results/<run>/components/knn-{h}-{metric}-exact.json"),
-        component_arrays=of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATION_SPLITS),
+        component_arrays=behind_manifest(of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATION_SPLITS)),
         code=sources("helped_tokens"),
     output:
         tokens=report(

@@ -1,7 +1,7 @@
 rule train_lm:
     """Train the base LM with fairseq; started again after a crash, it goes on from its last checkpoint."""
     input:
-        binary=rules.binarise.output.binary,
+        binary=behind_manifest(BINARY),
         corpus=rules.binarise.output.manifest,
         code=sources("train_lm"),
     output:
@@ -9,7 +9,7 @@ rule train_lm:
         loss="results/<run>/lm/loss.csv",
     log:
         "<logs>/train_lm.log",
-    cache: True
+    cache: SHARED
     conda:
         "../../envs/cpu.yaml"
     threads: asks("train_lm", "threads")
@@ -50,7 +50,7 @@ rule evaluation_states:
         base_test="results/<run>/components/base.test.npy",
     log:
         "<logs>/evaluation_states.log",
-    cache: True
+    cache: SHARED
     conda:
         "../../envs/cpu.yaml"
     threads: asks("evaluation_states", "threads")

@@ -21,9 +21,9 @@ rule retrieve_exact:
     """Find every evaluation token's true k nearest rows of the store."""
     input:
         states="results/<run>/states/manifest.json",
-        queries=collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS),
+        queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS)),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        contexts=collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS),
+        contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
         checked=rules.check_size.output,
         code=sources("retrieve"),
     output:
@@ -34,7 +34,7 @@ rule retrieve_exact:
         test_similarities=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>test.similarities.npy"),
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-exact.log",
-    cache: True
+    cache: SHARED
     conda:
         "../../envs/cpu.yaml"
     threads: asks("retrieve_exact", "threads")
@@ -56,12 +56,12 @@ rule retrieve_approximate:
     """Find every evaluation token's k nearest rows with FAISS, and score them again with the stored keys."""
     input:
         states="results/<run>/states/manifest.json",
-        queries=collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS),
+        queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS)),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        contexts=collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS),
-        trained=rules.train_index.output.trained,
+        contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
+        trained=behind_manifest("results/<run>/index/{h}-{metric}/trained.faiss"),
         trained_manifest=rules.train_index.output.manifest,
-        filled=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.faiss", chunk=CHUNKS),
+        filled=behind_manifest(collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.faiss", chunk=CHUNKS)),
         manifests=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.json", chunk=CHUNKS),
         checked=rules.check_size.output,
         code=sources("retrieve"),
@@ -75,7 +75,7 @@ rule retrieve_approximate:
         test_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.real.npy"),
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-approximate.log",
-    cache: True
+    cache: SHARED
     conda:
         "../../envs/cpu.yaml"
     threads: asks("retrieve_approximate", "threads")
@@ -134,9 +134,9 @@ rule knn_components:
     """Tune the temperature on valid and turn stored neighbours into log-probabilities of the gold tokens."""
     input:
         neighbours="results/<run>/neighbours/{h}-{metric}-{search}/manifest.json",
-        ids=collect("results/<run>/neighbours/{{h}}-{{metric}}-{{search}}/{split}.ids.npy", split=EVALUATION_SPLITS),
+        ids=behind_manifest(collect("results/<run>/neighbours/{{h}}-{{metric}}-{{search}}/{split}.ids.npy", split=EVALUATION_SPLITS)),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        targets=collect("results/<run>/datastore/chunk-{chunk}/values.npy", chunk=CHUNKS),
+        targets=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/values.npy", chunk=CHUNKS)),
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
         continuation=rules.binarise.output.continuation,
         base=rules.evaluation_states.output.base,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from knnlm.artifacts import atomic, check_same_model, load_array, read_manifest
+from knnlm import kept_results
+from knnlm.artifacts import atomic, check_same_model, identity_name, load_array, read_manifest
 from knnlm.component_list import Component
 from knnlm.components import FACT_COLUMNS, GRID_STEP, checkpoint_of, find_component, load_components, save_components
 from knnlm.datastore import Datastore, open_datastore
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import faiss
 
 SPLITS = ("valid", "test")
+KEPT = "results"  # where, among what survives a crash, finished components are kept until the step ends
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,24 @@ class Inputs:
         """Return the description of a component of this hypothesis, `<hypothesis>-<name>`; `fields` as in Component."""
         return Component(f"{self.hypothesis}-{name}", self.arguments.family, hypothesis=self.hypothesis, **fields)
 
+    @cached_property
+    def shaping_facts(self) -> dict:
+        """What shapes the components: settings, code and the files that are read; the corpus is known by the files that were made of it."""
+        return kept_results.shaping_facts(self.arguments, without=("corpus", "checkpoints", "descriptions", "facts"))
+
+    def kept(self, name: str, make: Callable[[], Result]) -> Result:
+        """Return what `make` returns, and keep it until the step has ended: an attempt that follows one which was cut off does not make it again.
+
+        For what takes long. `name` is that of the component; nothing else than it, the settings, the code and the files read may shape the result.
+        """
+        folder = self.arguments.checkpoints / KEPT / identity_name([name, self.shaping_facts])
+        if found := kept_results.kept(folder, SPLITS):
+            print(f"{name}: kept from an attempt that was cut off", flush=True)
+            return Result(*found)
+        result = make()
+        kept_results.keep(folder, result.component, result.log_p, result.facts)
+        return result
+
     def loss(self, log_p: np.ndarray) -> float:
         """Return valid's nats per token when the base LM is interpolated with `log_p`, float (n,), at the best λ: what is tuned for."""
         base = self.log_p_base["valid"]
@@ -185,6 +205,7 @@ def run_hypothesis(components: Callable[[Inputs], Iterable[Result]]) -> None:
             pd.DataFrame(facts, columns=FACT_COLUMNS).to_csv(unfinished, index=False, float_format="%.10g")
         log_p = {split: [result.log_p[split] for result in results] for split in SPLITS}
         save_components(arguments.descriptions, [result.component for result in results], log_p, inputs.checkpoint, more_files=[arguments.facts])
+        kept_results.forget(arguments.checkpoints / KEPT)
 
     run(main, parser())
 
@@ -208,7 +229,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--filled", type=Path, nargs="*", help="the main retrieval's filled indexes in the order of the chunks")
     options.add_argument("--training-neighbours", type=Path, nargs="*", help="manifests of the training positions' neighbours in the order of the chunks")
     options.add_argument("--corpus", type=Path, nargs="?", help="folder of the corpus, for trainings")
-    options.add_argument("--checkpoints", type=Path, help="folder that survives a crash, for trainings")
+    options.add_argument("--code", type=Path, nargs="*", help="files of the library that the step runs")
+    options.add_argument("--checkpoints", type=Path, required=True, help="folder that survives a crash")
     options.add_argument("--descriptions", type=Path, required=True, help="description file of the components to write")
     options.add_argument("--facts", type=Path, required=True, help="CSV of what else was measured")
     return options

@@ -1,6 +1,7 @@
 """Output embeddings trained with a weight for every word type: how often the kNN helps it in the training text (spec §5.5)."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,21 +39,27 @@ def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([rows.gold for rows in store_rows(store, h, sample)]), np.concatenate(found) - np.concatenate(log_p_base)
 
 
+def trained_head(inputs: Inputs, h: str, name: str, type_weights: np.ndarray) -> Result:
+    """Train a head with a weight for every word type, float32 (V,)."""
+    recipe, (types, width) = inputs.settings["recipe"], inputs.output_embedding.shape
+    evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
+    weights = random_weights(types, width, torch.Generator().manual_seed(inputs.seed)).to(inputs.device)
+    head, objective = OutputEmbedding(weights, even_rows(types, 1), types), weighted_likelihood(torch.from_numpy(type_weights).to(inputs.device))
+    rows = store_rows(inputs.store, h, recipe["rows"])
+    trained = train_head(head, rows, evaluated["valid"], objective, recipe, inputs.seed, inputs.device, f"{h}-{name}")
+    component = inputs.component(f"{h}-{name}", h=h, added_parameters=weights.numel(), rows=types)
+    return Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+
+
 def components(inputs: Inputs) -> Iterator[Result]:
     """Yield for each input a head trained with the weights, and one trained without."""
-    recipe, (types, width) = inputs.settings["recipe"], inputs.output_embedding.shape
+    types = len(inputs.output_embedding)
     gold, advantage = sampled_advantage(inputs)
     inputs.run_facts |= {"sampled_tokens": len(gold), "helped_share": float((advantage > 0).mean())}
     weights_of_types = {"weighted": helped_weights(gold, advantage > 0, types), "unweighted": np.ones(types, np.float32)}
     for h in inputs.settings["h"]:
-        evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
-        rows = store_rows(inputs.store, h, recipe["rows"])
         for name, type_weights in weights_of_types.items():
-            weights = random_weights(types, width, torch.Generator().manual_seed(inputs.seed)).to(inputs.device)
-            head, objective = OutputEmbedding(weights, even_rows(types, 1), types), weighted_likelihood(torch.from_numpy(type_weights).to(inputs.device))
-            trained = train_head(head, rows, evaluated["valid"], objective, recipe, inputs.seed, inputs.device, f"{h}-{name}")
-            component = inputs.component(f"{h}-{name}", h=h, added_parameters=weights.numel(), rows=types)
-            yield Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+            yield inputs.kept(f"{h}-{name}", partial(trained_head, inputs, h, name, type_weights))
 
 
 if __name__ == "__main__":

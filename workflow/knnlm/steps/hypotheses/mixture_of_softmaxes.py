@@ -1,6 +1,7 @@
 """Mixtures of K softmaxes over the base LM's output embedding (spec §5.4)."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -27,17 +28,21 @@ def initial_head(inputs: Inputs, h: str, K: int) -> MixtureOfSoftmaxes:
     return MixtureOfSoftmaxes(*(part.to(inputs.device) for part in (output_embedding, prior, torch.zeros(K), experts, torch.zeros(K, width))))
 
 
+def trained_mixture(inputs: Inputs, h: str, K: int) -> Result:
+    """Train a mixture of K softmaxes."""
+    evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
+    recipe, head = inputs.settings["recipe"], initial_head(inputs, h, K)
+    rows = store_rows(inputs.store, h, recipe["rows"])
+    trained = train_head(head, rows, evaluated["valid"], likelihood, recipe, inputs.seed, inputs.device, f"{h}-{K}")
+    parameters = sum(parameter.numel() for parameter in head.parameters)
+    component = inputs.component(f"{h}-{K}", h=h, added_parameters=parameters, rows=K * len(inputs.output_embedding), series=h, x=K)
+    return Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+
+
 def components(inputs: Inputs) -> Iterator[Result]:
-    recipe = inputs.settings["recipe"]
     for h in inputs.settings["h"]:
-        evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
         for K in inputs.settings["K"]:
-            head = initial_head(inputs, h, K)
-            rows = store_rows(inputs.store, h, recipe["rows"])
-            trained = train_head(head, rows, evaluated["valid"], likelihood, recipe, inputs.seed, inputs.device, f"{h}-{K}")
-            parameters = sum(parameter.numel() for parameter in head.parameters)
-            component = inputs.component(f"{h}-{K}", h=h, added_parameters=parameters, rows=K * len(inputs.output_embedding), series=h, x=K)
-            yield Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+            yield inputs.kept(f"{h}-{K}", partial(trained_mixture, inputs, h, K))
 
 
 if __name__ == "__main__":

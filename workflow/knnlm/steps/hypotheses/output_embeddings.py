@@ -1,6 +1,7 @@
 """Learned output embeddings on stored states, with n rows for every word type or more for some (spec §5.1, §5.3)."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,21 +48,25 @@ def initial_weights(inputs: Inputs, initial: str, row_types: np.ndarray) -> torc
     return copied_weights(W, row_types, inputs.settings["noise"] if len(row_types) > len(W) else 0.0, generator)
 
 
+def trained_head(inputs: Inputs, h: str, initial: str, row_types: np.ndarray, component: str, curve: str) -> Result:
+    """Train one head on one input; each way to begin has its rows and learning rate."""
+    types, own = len(inputs.output_embedding), inputs.settings["initial"][initial]
+    evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
+    weights = initial_weights(inputs, initial, row_types).to(inputs.device)
+    head, rows = OutputEmbedding(weights, row_types, types), store_rows(inputs.store, h, own["rows"])
+    trained = train_head(head, rows, evaluated["valid"], likelihood, inputs.settings["recipe"] | own, inputs.seed, inputs.device, component)
+    place = {"series": f"{h}, {curve}{initial}", "x": len(weights) / types}
+    described = inputs.component(component, h=h, added_parameters=weights.numel(), rows=len(weights), **place)
+    return Result(described, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+
+
 def components(inputs: Inputs) -> Iterator[Result]:
-    """Yield a trained head for each layout, input and way to begin; each way to begin has its rows and learning rate."""
-    recipe, types = inputs.settings["recipe"], len(inputs.output_embedding)
+    """Yield a trained head for each layout, input and way to begin."""
     for layout, curve, row_types in layouts(inputs):
         for h in inputs.settings["h"]:
-            evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
-            for initial, own in inputs.settings["initial"].items():
-                name = f"{h}-{layout}-{initial}"
-                weights = initial_weights(inputs, initial, row_types).to(inputs.device)
-                head = OutputEmbedding(weights, row_types, types)
-                rows = store_rows(inputs.store, h, own["rows"])
-                trained = train_head(head, rows, evaluated["valid"], likelihood, recipe | own, inputs.seed, inputs.device, name)
-                place = {"series": f"{h}, {curve}{initial}", "x": len(weights) / types}
-                component = inputs.component(name, h=h, added_parameters=weights.numel(), rows=len(weights), **place)
-                yield Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+            for initial in inputs.settings["initial"]:
+                component = f"{h}-{layout}-{initial}"
+                yield inputs.kept(component, partial(trained_head, inputs, h, initial, row_types, component, curve))
 
 
 if __name__ == "__main__":
