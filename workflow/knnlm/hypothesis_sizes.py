@@ -10,6 +10,7 @@ from knnlm import hypotheses, plan
 from knnlm.components import GRID_STEP
 from knnlm.plan import SINGLE, Run
 
+MOST_TRIED = 40  # temperatures beside the grid, the most that a search may try
 COUNTS = ("n", "K")  # settings that list how many output embeddings a head has
 
 
@@ -44,7 +45,8 @@ def hypothesis(run: Run, wildcards: dict) -> Work:
     name = wildcards["hypothesis"]
     needs, settings = hypotheses.needs(run.config, name), run.config["hypotheses"][name]["settings"]
     memory = sum(LOADED[need](run) for need in needs if need in LOADED) + 10 * 8 * run.evaluated
-    work = list(hypothesis_parts(run, name).values())
+    parts = hypothesis_parts(run, name) | {"temperatures": _most_temperatures(run, settings)}
+    work = list(parts.values())
     read = (plan.HALF * run.width * run.tokens["train"] if "datastore" in needs else 0) * max(1, len(settings.get("h", ())))
     return Work(
         memory + max(part.memory_bytes for part in work),
@@ -57,7 +59,7 @@ def hypothesis(run: Run, wildcards: dict) -> Work:
 
 
 def hypothesis_parts(run: Run, name: str) -> dict[str, Work]:
-    """Work of one hypothesis by what it does: `heads`, `temperatures`, `trainings`, `searches`, `clusters`."""
+    """Work of one hypothesis by what it does: `heads`, `temperatures`, `trainings`, `searches`, `clusters`; as much as is likely."""
     needs, settings = hypotheses.needs(run.config, name), run.config["hypotheses"][name]["settings"]
     found = {"heads": _heads(run, settings, needs), "temperatures": _temperatures(run, settings, needs)}
     if "training" in needs:
@@ -127,10 +129,17 @@ def _heads(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
 
 
 def _temperatures(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
-    """Tune temperatures of kNN distributions on valid, one for each entry of the lists in the settings."""
+    """Tune temperatures of kNN distributions on valid, one for each entry of the lists in the settings, where the step tunes any."""
     tried = math.ceil(len(run.config["temperature"]["grid"]) / GRID_STEP) + plan.TEMPERATURES_SEARCHED
     terms = _listed(settings) * (tried * run.tokens["valid"] + run.evaluated) * run.k if "temperature" in needs else 0
     return Work(3 * SINGLE * run.largest_split * run.k, operations=float(plan.OPERATIONS_PER_NEIGHBOUR * terms))
+
+
+def _most_temperatures(run: Run, settings: dict) -> Work:
+    """Tune ten temperatures more than the lists in the settings have entries: what a job asks time and threads for, whatever its step does besides."""
+    components = sum(len(value) for value in settings.values() if isinstance(value, list)) + 10
+    tried = len(run.config["temperature"]["grid"]) + MOST_TRIED
+    return Work(3 * SINGLE * run.largest_split * run.k, operations=float(components * tried * plan.OPERATIONS_PER_NEIGHBOUR * run.evaluated * run.k))
 
 
 def _trainings(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
