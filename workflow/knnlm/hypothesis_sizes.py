@@ -83,10 +83,11 @@ LOADED = {
 
 def training_neighbours(run: Run, wildcards: dict) -> Work:
     """Work of finding the neighbours of one chunk's own positions in the main index."""
-    k = run.config["hypotheses"][wildcards["hypothesis"]]["settings"]["k"]
-    chunk = replace(run, tokens=run.tokens | {"valid": run.chunk_rows, "test": 0})
-    choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + run.config["index"]["nprobe"] * plan.PQ_CENTROIDS)
-    found = 2 * SINGLE * run.chunk_rows * (k + 1)
+    settings = run.config["hypotheses"][wildcards["hypothesis"]]["settings"]
+    index = run.config["index"] | {"nprobe": settings["nprobe"]}
+    chunk = replace(run, tokens=run.tokens | {"valid": run.chunk_rows, "test": 0}, config={**run.config, "index": index})
+    choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + settings["nprobe"] * plan.PQ_CENTROIDS)
+    found = 2 * SINGLE * run.chunk_rows * (settings["k"] + 1)
     memory = _index_bytes(run, run.factory.code_bytes) + SINGLE * run.tokens["train"] + 3 * found
     return Work(memory, found, choosing, operations=plan.scanned(chunk), moved_bytes=found + plan.HALF * run.width * run.chunk_rows + memory)
 

@@ -151,8 +151,9 @@ def hypothesis_settings(wildcards):
 
 def training_neighbour_settings(wildcards):
     """Settings of the neighbours of one chunk's training positions."""
-    own = {"k": config["hypotheses"][wildcards.hypothesis]["settings"]["k"]}
-    return settings("seed", "main", "index.nprobe", hypothesis=wildcards.hypothesis, settings=own, chunk=int(wildcards.chunk))
+    own = config["hypotheses"][wildcards.hypothesis]["settings"]
+    known = {"hypothesis": wildcards.hypothesis, "settings": {"k": own["k"]}, "index": {"nprobe": own["nprobe"]}}
+    return settings("seed", "main", chunk=int(wildcards.chunk), **known)
 
 
 def family(wildcards):
