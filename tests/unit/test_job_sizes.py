@@ -85,7 +85,7 @@ def test_only_steps_that_use_a_device_ask_for_one():
     asking = {name for name in hypotheses.with_step(PAPER) if asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": name}, 1).gpu}
     assert set(hypotheses.with_step(PAPER)) - asking == {"approximate-search", "neighbours", "padding", "ensembling", "second-seed-and-knn"}
     assert {job for job, wildcards in jobs(PAPER) if job != "hypothesis" and asked(PAPER, NOWHERE, job, wildcards, 1).gpu} == {
-        "train_lm", "evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate",
+        "train_lm", "evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate", "measure_performance",
     }  # fmt: skip
     assert asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": "second-seed"}, 1).gpu == PAPER["resources"]["training_gpus"]
 

@@ -197,6 +197,12 @@ def plan_settings(wildcards):
     return settings(*[key for key in config if key != "name"])
 
 
+def performance_settings(wildcards):
+    """Settings of the measurement of performance: all that shapes the work of the main result but the text."""
+    shapes = ["lm", "windows.train", "datastore", "index", "retrieval", "main", "fractions", "temperature", "significance"]
+    return settings("seed", "corpus.bpe_merges", *shapes, "performance")
+
+
 def of_hypotheses(*patterns):
     """Return an input function that fills the name of every shown hypothesis into paths."""
     return lambda wildcards: collect(patterns, hypothesis=shown_hypotheses())
@@ -273,6 +279,8 @@ JOINED = {"exact": NEIGHBOUR_ARRAYS, "approximate": [*NEIGHBOUR_ARRAYS, "real"]}
 HYPOTHESES = hypotheses.with_step(config)
 TRAINED = [name for name in HYPOTHESES if hypotheses.trains_lm(config, name)]
 
+# Figures of the measurement of performance, each drawn from the table of its name.
+PERFORMANCE_FIGURES = ["performance", "scaling"]
 # Each figure and the table it is drawn from.
 FIGURES = {
     "components": "components",
