@@ -1,6 +1,7 @@
 """Measure every stage of the pipeline on synthetic data against what this machine can do."""
 
 import argparse
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,23 +33,20 @@ DISK_BYTES_A_SECOND = 2**29  # of the seconds of one measurement: how much is wr
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure one stage after the other and write all tables at the end."""
-    settings, device = arguments.settings, device_for(arguments.gpus)
+    settings, wanted, device = arguments.settings, arguments.settings["performance"], device_for(arguments.gpus)
+    vocabulary, retrieval = estimated_vocabulary(settings["corpus"]["bpe_merges"]), search.Retrieval.of(settings)
     with emptied(arguments.folder) as folder:
-        wanted = settings["performance"]
         sizes = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
         bench = Bench(*sizes, device, folder, machine.product_speed(device))
-        known = machine.description(device) | machine.speeds(device, folder, int(wanted["seconds"] * DISK_BYTES_A_SECOND))
-        measured = []
-        for part in stages(settings, bench):
-            measured.append(part)
-            for row in part.rows:
+        known = machine.description(device) | machine.speeds(device, folder, math.ceil(wanted["seconds"] * DISK_BYTES_A_SECOND))
+        rows, rates = [], {"disk_bytes": known["disk_bytes"], "threads": known["threads"]}
+        for measured in stages(settings, vocabulary, retrieval, bench):
+            rows, rates = rows + measured.rows, rates | measured.rates
+            for row in measured.rows:
                 print(f"{row['stage']}: {row['ours']:.4g} / {row['reference']:.4g} {row['unit']} = {row['ratio']:.3g}", flush=True)
-        retrieval, vocabulary = search.Retrieval.of(settings), estimated_vocabulary(settings["corpus"]["bpe_merges"])
         sized = scaling.measure(scaling.sizes_of(settings, retrieval, bench), vocabulary)
-    rates = {name: rate for part in measured for name, rate in part.rates.items()}
-    rates |= {"disk_bytes": known["disk_bytes"], "threads": known["threads"]}
     tables = {
-        arguments.performance_table: pd.DataFrame([row for part in measured for row in part.rows] + scaling.judged(sized), columns=COLUMNS),
+        arguments.performance_table: pd.DataFrame(rows + scaling.judged(sized), columns=COLUMNS),
         arguments.scaling_table: sized[scaling.COLUMNS],
         arguments.machine_table: pd.DataFrame(known.items(), columns=["fact", "value"]),
         arguments.rates_table: pd.DataFrame([(name, rates[name], unit) for name, unit in UNITS.items()], columns=["operation", "rate", "unit"]),
@@ -58,16 +56,14 @@ def main(arguments: argparse.Namespace) -> None:
             table.to_csv(unfinished, index=False)
 
 
-def stages(config: dict, bench: Bench) -> Iterator[Measured]:
+def stages(config: dict, vocabulary: int, retrieval: search.Retrieval, bench: Bench) -> Iterator[Measured]:
     """Measure every stage but for its scaling, in the order of the data."""
-    vocabulary, retrieval = estimated_vocabulary(config["corpus"]["bpe_merges"]), search.Retrieval.of(config)
     architecture, longest = config["lm"]["architecture"], config["lm"]["training"]["tokens_per_sample"]
     model = language_model.random_model(bench.folder / "model", architecture, longest, vocabulary, bench.device)
     yield training.measure(config, vocabulary, bench)
     yield language_model.measure(config, vocabulary, model, bench)
     folder, chunks = bench.folder / "store", config["datastore"]["chunks"]
-    rows = max(1, search.store_rows(retrieval, bench) // chunks)
-    store = search.random_store(folder, retrieval, rows, chunks, bench.seed)
+    store = search.random_store(folder, retrieval, math.ceil(search.store_rows(retrieval, bench) / chunks), chunks, bench.seed)
     search.write_trained(folder, retrieval, store, bench.seed)
     search.write_filled(folder, retrieval, store)
     yield search.measure(retrieval, store, search.opened_index(folder, retrieval, store), bench)
