@@ -1,12 +1,13 @@
 from dataclasses import replace
 
+import faiss
 import numpy as np
 import pandas as pd
 import pytest
 
 from knnlm.performance import scaling
 from knnlm.performance.language_model import random_model, random_tokens
-from knnlm.performance.search import random_store, write_filled, write_trained
+from knnlm.performance.search import opened_index, opened_store
 
 VOCABULARY = 60
 
@@ -31,7 +32,7 @@ def test_exponents_are_slopes():
     [
         ([1, 1, 1, 0.9], 2**19, 1.05, ["true", "true", "", "true", "true", "true", "true", "true"]),
         ([1.1, 3, 1.1, 1.01], 2**19, 1.2, ["false", "false", "", "false", "false", "false", "false", "false"]),
-        ([1, 1, 1, 0.9], 2**18, 1.2, ["true", "false", "", "", "true", "", "true", ""]),  # a smaller store than one block
+        ([1, 1, 1, 0.9], 2**18, 1.2, ["true", "false", "", "false", "true", "", "true", ""]),  # a smaller store than one block
     ],
 )
 def test_goals_of_scaling(exponents, rows, growth, reached):
@@ -47,11 +48,9 @@ def sizes(config, retrieval, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sizes")
     model = random_model(folder / "model", config["lm"]["architecture"], 64, VOCABULARY, "cpu")
     assert model.longest_input == 64
-    found = scaling.Sizes(folder / "scaling", "cpu", retrieval, 600, 16, 32, 32, 64, 1)
+    found = scaling.Sizes(folder / "scaling", "cpu", retrieval, 600, 100, 16, 32, 32, 64, 1)
     scaling.save_array(found.folder / "tokens.npy", random_tokens(8 * 64, VOCABULARY, 1))
-    store = random_store(found.folder, retrieval, 600, 8, 1)
-    write_trained(found.folder, retrieval, store, 1)
-    write_filled(found.folder, retrieval, store)
+    scaling.write_stores(found)
     return found
 
 
@@ -59,7 +58,7 @@ def sizes(config, retrieval, tmp_path_factory):
 def test_every_stage_is_measured_at_a_size(sizes, stage):
     found = scaling.one_size(stage, sizes, 2)
     assert len(found) == max(scaling.REPEATS[stage], 1)
-    assert {row["rows"] for row in found} == {128 if stage == "datastore build" else 1200}
+    assert {row["rows"] for row in found} == {{"datastore build": 128, "index fill": 200}.get(stage, 1200)}
     assert all(row["seconds"] > 0 for row in found)
 
 
@@ -73,9 +72,16 @@ def test_all_rows_of_a_size_are_used(sizes):
         assert 3 * 600 <= ids.max() < 4 * 600
 
 
+def test_the_index_of_every_chunk_has_its_ids(sizes):
+    store = opened_store(sizes.folder, sizes.retrieval, sizes.rows, 8)
+    for chunk, index in zip(store.chunks, opened_index(sizes.folder, sizes.retrieval, store).filled, strict=True):
+        ids = np.concatenate([faiss.rev_swig_ptr(index.invlists.get_ids(place), index.invlists.list_size(place)) for place in range(index.nlist)])
+        assert np.array_equal(np.sort(ids), chunk.first_position + np.arange(600))
+
+
 def test_sizes_are_those_of_the_config(config, retrieval, bench):
     found = scaling.sizes_of(config, retrieval, bench)
-    assert (found.rows, found.context, found.new) == (600, 32, 32)
+    assert (found.rows, found.filled_rows, found.context, found.new) == (600, 75, 32, 32)
     assert found.tokens % found.new == 0 < found.tokens
     assert scaling.sizes_of(config, replace(retrieval, k=5000), bench).rows == 20000
 
@@ -84,5 +90,5 @@ def test_a_size_is_measured_in_a_process_of_its_own(sizes):
     held = np.ones(2**28, np.uint8)
     (found, *_) = scaling.in_a_fresh_process("index fill", sizes, 1)
     assert held.sum() == 2**28
-    assert found["rows"] == 600
+    assert found["rows"] == 100
     assert not found["memory_bytes"] > 2**28 + 3e8  # NaN where there is no /proc

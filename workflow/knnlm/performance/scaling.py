@@ -1,6 +1,7 @@
 """Time and memory of the stages at 1×, 2×, 4× and 8× the rows, each size in a fresh process, on chunks that are all of one size."""
 
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,7 @@ from knnlm.performance.search import (
     opened_store,
     random_queries,
     random_store,
+    repeat_filled,
     write_filled,
     write_trained,
 )
@@ -31,6 +33,7 @@ from knnlm.plan import KEYS_AT_ONCE, forward_flops
 TIMES = (1, 2, 4, 8)
 REPEATS = {"datastore build": 3, "index fill": 0, "exact search": 3, "approximate search": 3}  # after the first; 0: the first is what counts
 MOST_EXPONENTS = {"datastore build": 1.05, "exact search": 1.05, "approximate search": 1.0}
+FEWER_FILLED = 8  # times as many rows are searched as indexes are filled with: filling takes longer
 MOST_GROWTH = 1.1  # of memory, from 1× to 8×
 SHARE = 0.25  # of a measurement's time: what the smallest size takes at the machine's best
 COLUMNS = ["stage", "times", "rows", "seconds", "memory_bytes", "resident_bytes", "exponent"]
@@ -38,12 +41,15 @@ COLUMNS = ["stage", "times", "rows", "seconds", "memory_bytes", "resident_bytes"
 
 @dataclass(frozen=True)
 class Sizes:
-    """What every process must know: folder and device, the retrieval, rows of a chunk of the synthetic store, queries; windows and tokens of a built chunk."""
+    """What every process must know: folder and device; the retrieval; rows of a chunk that is searched, of one that an index is filled with; queries;
+    windows and tokens of a chunk that is built.
+    """
 
     folder: Path
     device: str
     retrieval: Retrieval
     rows: int
+    filled_rows: int
     queries: int
     context: int
     new: int
@@ -58,7 +64,8 @@ def sizes_of(config: dict, retrieval: Retrieval, bench: Bench) -> Sizes:
     flops = length / window["new"] * forward_flops(config["lm"]["architecture"], length)
     tokens = max(window["new"], bench.fitting(flops / SHARE) // window["new"] * window["new"])
     queries = bench.fitting(2 * retrieval.width * rows / SHARE, least=16)
-    return Sizes(bench.folder / "scaling", bench.device, retrieval, rows, queries, window["context"], window["new"], tokens, bench.seed)
+    searched = (rows, max(1, rows // FEWER_FILLED), queries)
+    return Sizes(bench.folder / "scaling", bench.device, retrieval, *searched, window["context"], window["new"], tokens, bench.seed)
 
 
 def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
@@ -66,18 +73,28 @@ def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
     from knnlm.performance.language_model import random_tokens
 
     save_array(sizes.folder / "tokens.npy", random_tokens(max(TIMES) * sizes.tokens, vocabulary, sizes.seed))
-    store = random_store(sizes.folder, sizes.retrieval, sizes.rows, max(TIMES), sizes.seed)
-    with redirect_stderr(StringIO()):
-        write_trained(sizes.folder, sizes.retrieval, opened_store(sizes.folder, sizes.retrieval, sizes.rows, 1), sizes.seed)
-    del store
+    write_stores(sizes)
     found = []
-    for stage in STAGES:  # the index that is filled is searched afterwards
+    for stage in STAGES:
         for times in TIMES:
             found += in_a_fresh_process(stage, sizes, times)
             print(f"scaling: {stage} at {times}×, {found[-1]['seconds']:.2f} s, {found[-1]['memory_bytes'] / 1e6:.0f} MB", flush=True)
     table = pd.DataFrame(found)
     table["exponent"] = table["stage"].map({stage: float(np.median(exponents(table, stage))) for stage in STAGES})
     return table
+
+
+def write_stores(sizes: Sizes) -> None:
+    """Write the store that is searched and its index, and the one that indexes are filled with."""
+    folder, retrieval = sizes.folder, sizes.retrieval
+    random_store(folder, retrieval, sizes.rows, max(TIMES), sizes.seed)
+    first = opened_store(folder, retrieval, sizes.rows, 1)
+    with redirect_stderr(StringIO()):
+        write_trained(folder, retrieval, first, sizes.seed)
+    write_filled(folder, retrieval, first)
+    repeat_filled(folder, retrieval, sizes.rows, max(TIMES))
+    random_store(folder / "fill", retrieval, sizes.filled_rows, max(TIMES), sizes.seed)
+    shutil.copyfile(folder / "trained.faiss", folder / "fill" / "trained.faiss")
 
 
 def in_a_fresh_process(stage: str, sizes: Sizes, times: int) -> list[dict]:
@@ -96,7 +113,7 @@ def one_size(stage: str, sizes: Sizes, times: int) -> list[dict]:
         work = STAGES[stage](sizes, times)
         for _ in range(1 + REPEATS[stage]):
             taken.append(seconds_of(work, sizes.device))
-    rows = times * (sizes.tokens if stage == "datastore build" else sizes.rows)
+    rows = times * {"datastore build": sizes.tokens, "index fill": sizes.filled_rows}.get(stage, sizes.rows)
     same = {"stage": stage, "times": times, "rows": rows}
     return [same | {"seconds": seconds, "memory_bytes": peak.own, "resident_bytes": peak.resident} for seconds in taken[1:] or taken]
 
@@ -122,8 +139,9 @@ def build(sizes: Sizes, times: int) -> Callable[[], None]:
 
 def fill(sizes: Sizes, times: int) -> Callable[[], None]:
     """Fill and write the indexes of the first `times` chunks."""
-    store = opened_store(sizes.folder, sizes.retrieval, sizes.rows, times)
-    return lambda: write_filled(sizes.folder, sizes.retrieval, store)
+    folder = sizes.folder / "fill"
+    store = opened_store(folder, sizes.retrieval, sizes.filled_rows, times)
+    return lambda: write_filled(folder, sizes.retrieval, store)
 
 
 def exact(sizes: Sizes, times: int) -> Callable[[], object]:
@@ -158,7 +176,8 @@ def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
 def judged(table: pd.DataFrame) -> list[dict]:
     """Return the rows of the table of performance: of each stage the speed at 8× against that at 1×, as the fitted line has them, and the memory.
 
-    Of memory less is better, so its ratio is that of 1× to 8×. It has no goal where the smallest store fills no block of exact search: below that it must grow.
+    Of memory less is better, so its ratio is that of 1× to 8×. That of searches has no goal where
+    the smallest store fills no block of exact search: below that it must grow.
     """
     found = []
     for stage in STAGES:
@@ -169,6 +188,6 @@ def judged(table: pd.DataFrame) -> list[dict]:
         goal = None if goal is None else max(TIMES) ** (1 - goal)
         found.append(row(f"{stage} at {max(TIMES)}× the rows: 1×", "rows/s", *speeds, goal, max(TIMES) ** (1 - slopes)))
         memory = [part["memory_bytes"].to_numpy()[:1] / 1e6 for part in (most, least)]
-        goal = 1 / MOST_GROWTH if stage == "datastore build" or least["rows"].iloc[0] >= KEYS_AT_ONCE else None
+        goal = 1 / MOST_GROWTH if "search" not in stage or least["rows"].iloc[0] >= KEYS_AT_ONCE else None
         found.append(row(f"memory of {stage} at {max(TIMES)}× the rows: 1×", "MB", *memory, goal, memory[1] / memory[0]))
     return found

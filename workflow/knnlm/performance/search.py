@@ -124,6 +124,14 @@ def write_filled(folder: Path, retrieval: Retrieval, store: Datastore) -> None:
         save_index(index, folder / f"filled-{number}.faiss")
 
 
+def repeat_filled(folder: Path, retrieval: Retrieval, rows: int, chunks: int) -> None:
+    """Write the filled index of the first chunk again for all others, under their ids: filling takes long, and a search does not mind equal codes."""
+    for number in range(1, chunks):
+        index = load_index(folder / "trained.faiss", retrieval.metric, retrieval.width, 0)
+        index.merge_from(faiss.read_index(str(folder / "filled-0.faiss")), number * rows)
+        save_index(index, folder / f"filled-{number}.faiss")
+
+
 def opened_index(folder: Path, retrieval: Retrieval, store: Datastore) -> Index:
     """Open the index of a store as the workflow does."""
     trained = load_index(folder / "trained.faiss", retrieval.metric, retrieval.width, 0)
