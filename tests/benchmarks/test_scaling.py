@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knnlm.errors import KnnlmError
 from knnlm.performance import scaling
 from knnlm.performance.language_model import random_model, random_tokens
 from knnlm.performance.search import opened_index, opened_store
@@ -92,3 +93,8 @@ def test_a_size_is_measured_in_a_process_of_its_own(sizes):
     assert held.sum() == 2**28
     assert found["rows"] == 100
     assert not found["memory_bytes"] > 2**28 + 3e8  # NaN where there is no /proc
+
+
+def test_a_process_that_ends_without_a_result_is_told_in_one_sentence(sizes):
+    with pytest.raises(KnnlmError, match=r"no stage at 2 times the rows ended with status 1, .*; lower performance\.rows\."):
+        scaling.in_a_fresh_process("no stage", sizes, 2)

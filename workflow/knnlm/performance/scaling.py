@@ -3,11 +3,10 @@
 import multiprocessing
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -98,12 +97,26 @@ def write_stores(sizes: Sizes) -> None:
 
 
 def in_a_fresh_process(stage: str, sizes: Sizes, times: int) -> list[dict]:
-    """Return what `one_size` returns; raises KnnlmError where the process is killed."""
+    """Return what `one_size` returns; raises KnnlmError where the process ends without it. It does not outlive an interruption of this one."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(there, stage, sizes, times))
+    process.start()
+    there.close()
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-            return pool.submit(one_size, stage, sizes, times).result()
-    except BrokenProcessPool:
-        raise KnnlmError(f"{stage} at {times} times the rows was killed, perhaps for want of memory; lower performance.rows.") from None
+        return here.recv()
+    except EOFError:
+        process.join()
+        raise KnnlmError(
+            f"{stage} at {times} times the rows ended with status {process.exitcode}, perhaps for want of memory; lower performance.rows."
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(connection: Connection, stage: str, sizes: Sizes, times: int) -> None:
+    connection.send(one_size(stage, sizes, times))
 
 
 def one_size(stage: str, sizes: Sizes, times: int) -> list[dict]:
@@ -176,8 +189,8 @@ def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
 def judged(table: pd.DataFrame) -> list[dict]:
     """Return the rows of the table of performance: of each stage the speed at 8× against that at 1×, as the fitted line has them, and the memory.
 
-    Of memory less is better, so its ratio is that of 1× to 8×. That of searches has no goal where
-    the smallest store fills no block of exact search: below that it must grow.
+    Of memory less is better, so its ratio is that of 1× to 8×. That of searches has no goal where the smallest
+    store fills no block of exact search: below that it must grow.
     """
     found = []
     for stage in STAGES:
