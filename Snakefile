@@ -46,6 +46,7 @@ include: "workflow/rules/datastore.smk"
 include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/hypotheses.smk"
 include: "workflow/rules/analysis.smk"
+include: "workflow/rules/performance.smk"
 include: "workflow/rules/seeds.smk"
 
 

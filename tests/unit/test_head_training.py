@@ -186,10 +186,3 @@ def test_log_p_of_the_base_lm_on_the_store(run_folder):
     for found, part in zip(parts, rows, strict=True):
         logits = np.asarray(part.ffn, np.float64) @ W.T
         assert np.allclose(found, logits[np.arange(30), part.gold] - logsumexp(logits, axis=1), atol=1e-5)
-
-
-def test_the_benchmark_runs(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
-    from benchmark_heads import measure
-
-    assert measure(types=50, width=8, n=2, batch=64, batches=3, pairs=2) > 0

@@ -64,7 +64,7 @@ def test_more_of_everything_is_asked_for_more_data():
         small, large = (request(WORK[job](size, wildcards), 0, 1, 8, 1) for size in (run, twice))
         assert large.mem_mb >= small.mem_mb
         assert large.runtime >= small.runtime
-        if job not in ("train_lm", "train_index"):  # whose sizes are the config's
+        if job not in ("train_lm", "train_index", "measure_performance"):  # whose sizes are the config's
             assert (large.runtime, large.mem_mb, large.disk_mb) != (small.runtime, small.mem_mb, small.disk_mb), job
 
 
@@ -85,7 +85,7 @@ def test_only_steps_that_use_a_device_ask_for_one():
     asking = {name for name in hypotheses.with_step(PAPER) if asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": name}, 1).gpu}
     assert set(hypotheses.with_step(PAPER)) - asking == {"approximate-search", "neighbours", "padding", "ensembling", "second-seed-and-knn"}
     assert {job for job, wildcards in jobs(PAPER) if job != "hypothesis" and asked(PAPER, NOWHERE, job, wildcards, 1).gpu} == {
-        "train_lm", "evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate",
+        "train_lm", "evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate", "measure_performance",
     }  # fmt: skip
     assert asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": "second-seed"}, 1).gpu == PAPER["resources"]["training_gpus"]
 

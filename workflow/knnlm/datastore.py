@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import load_array, read_manifest
+from knnlm.artifacts import load_array, read_manifest, save_array
 from knnlm.errors import KnnlmError
 
 
@@ -24,6 +24,19 @@ def shuffled_order(rows: int, seed: int, chunk: int) -> np.ndarray:
 def prefix_rows(fraction: float, rows: int) -> int:
     """Return how many rows of a chunk belong to a store of this fraction, rounded down."""
     return math.floor(fraction * rows + 1e-9)
+
+
+def save_chunk(folder: Path, att: np.ndarray, ffn: np.ndarray, tokens: np.ndarray, first: int, order: np.ndarray) -> list[Path]:
+    """Write the arrays of one chunk in a random `order`, int64 (rows,), and return their files.
+
+    att and ffn: float16 (rows, width), the states of the rows of `tokens`, int32 (all,), from position `first` on.
+    """
+    rows = slice(first, first + len(order))
+    arrays = {"att": att, "ffn": ffn, "values": tokens[rows], "positions": np.arange(rows.start, rows.stop)}
+    files = {folder / f"{name}.npy": array for name, array in arrays.items()}
+    for path, array in files.items():
+        save_array(path, array[order])
+    return list(files)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ MEMORY_FACTOR = 1.5  # the plan's memory is meant to be right within a factor of
 SECONDS_WORTH_A_THREAD = 15  # of one core: smaller jobs run side by side instead
 THREADS_OF_A_GPU = 8
 BYTES_PER_TOKEN = 6  # of text; WikiText-103 has 4.8
-GPU_JOBS = ("evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate")
+GPU_JOBS = ("evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate", "measure_performance")
 WIKITEXT103 = {"train": 112735284, "valid": 237669, "test": 268161}  # tokens of 32,000 merges, where the config does not tell and the text is not there
 
 
@@ -213,13 +213,20 @@ def helped_tokens(run: Run, wildcards: dict) -> Work:
     return Work(3 * SINGLE * run.tokens["train"] + 20 * 8 * run.evaluated, disk_bytes=1e6, serial_seconds=20 * run.tokens["train"] / CORE_OPERATIONS)
 
 
+def measure_performance(run: Run, wildcards: dict) -> Work:
+    """Work of measuring every stage: a training of few updates, and searches of synthetic stores whose largest has eight times the rows of the smallest."""
+    wanted, keys = run.config["performance"], run.config["performance"]["rows"] * run.width
+    memory = max(plan.training(run).memory_bytes, 4 * SINGLE * keys)
+    return Work(memory, disk_bytes=3 * 8 * HALF * keys, moved_bytes=20 * 8 * HALF * keys, serial_seconds=900 + 200 * wanted["pairs"] * wanted["seconds"])
+
+
 WORK: dict[str, Callable[[Run, dict], Work]] = {
     **dict.fromkeys(("corpus_text", "tokenise", "bpe", "binarise"), text),
     **{
         function.__name__: function
         for function in (
             train_lm, evaluation_states, datastore_chunk, train_index, fill_index, retrieve_exact, retrieve_approximate, join_neighbours,
-            knn_components, tables, helped_tokens, hypothesis, training_neighbours,
+            knn_components, tables, helped_tokens, hypothesis, training_neighbours, measure_performance,
         )
     },
 }  # fmt: skip

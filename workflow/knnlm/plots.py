@@ -1,4 +1,4 @@
-"""The pictures of a run, each drawn from its tables alone. Only this module, `plot_parts` and `hypothesis_plots` know matplotlib.
+"""The pictures of a run, each drawn from its tables alone. Only this module, `plot_parts`, `hypothesis_plots` and `performance_plots` know matplotlib.
 
 Series differ in colour, line style and marker, and their colours in lightness, so that every picture reads in grey.
 """
@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from knnlm.artifacts import atomic
 from knnlm.errors import KnnlmError
 from knnlm.hypothesis_plots import helped_tokens, hypothesis, parameters, verdicts
+from knnlm.performance_plots import performance, scaling
 from knnlm.plot_parts import (
     COLUMN,
     DARK,
@@ -194,6 +195,8 @@ FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and fo
     "verdicts": verdicts,
     "parameters": parameters,
     "helped_tokens": helped_tokens,
+    "performance": performance,
+    "scaling": scaling,
     "hypothesis": hypothesis,
 }
 

@@ -215,6 +215,12 @@ def measured_rates(wildcards):
     return str(own) if own.exists() else str(others[-1]) if others else []
 
 
+def performance_settings(wildcards):
+    """Settings of the measurement of performance: all that shapes the work of the main result but the text."""
+    shapes = ["lm", "windows.train", "datastore", "index", "retrieval", "main", "fractions", "temperature", "significance"]
+    return settings("seed", "corpus.bpe_merges", *shapes, "performance")
+
+
 def of_hypotheses(*patterns):
     """Return an input function that fills the name of every shown hypothesis into paths."""
     return lambda wildcards: collect(patterns, hypothesis=shown_hypotheses())
@@ -294,3 +300,6 @@ QUERY_BLOCKS = range(config["resources"]["query_blocks"])
 JOINED = {"exact": NEIGHBOUR_ARRAYS, "approximate": [*NEIGHBOUR_ARRAYS, "real"]} if len(QUERY_BLOCKS) > 1 else {}
 HYPOTHESES = hypotheses.with_step(config)
 TRAINED = [name for name in HYPOTHESES if hypotheses.trains_lm(config, name)]
+
+# Figures of the measurement of performance, each drawn from the table of its name.
+PERFORMANCE_FIGURES = ["performance", "scaling"]

@@ -3,10 +3,8 @@
 import argparse
 from pathlib import Path
 
-import numpy as np
-
-from knnlm.artifacts import load_array, save_array, write_manifest
-from knnlm.datastore import shuffled_order
+from knnlm.artifacts import load_array, write_manifest
+from knnlm.datastore import save_chunk, shuffled_order
 from knnlm.devices import device_for, gpu_options
 from knnlm.errors import KnnlmError
 from knnlm.language_model import LanguageModel
@@ -28,14 +26,10 @@ def main(arguments: argparse.Namespace) -> None:
     share = share_of_windows(cut, chunk, chunks)
     first, end = int(share[0, 1]), int(share[-1, 2])
     att, ffn, _ = extract_states(model, tokens, share)
-    order = shuffled_order(end - first, settings["seed"], chunk)
-    save_array(arguments.chunk / "att.npy", att[order])
-    save_array(arguments.chunk / "ffn.npy", ffn[order])
-    save_array(arguments.chunk / "values.npy", tokens[first:end][order])
-    save_array(arguments.chunk / "positions.npy", np.int64(first) + order)
+    files = save_chunk(arguments.chunk, att, ffn, tokens, first, shuffled_order(end - first, settings["seed"], chunk))
     write_manifest(
         arguments.chunk / "manifest.json",
-        files=[arguments.chunk / f"{name}.npy" for name in ("att", "ffn", "values", "positions")],
+        files=files,
         kind="datastore chunk",
         rows=end - first,
         width=model.width,

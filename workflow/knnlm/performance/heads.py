@@ -1,0 +1,72 @@
+"""An epoch of a V×D output embedding on stored states, against its own three matrix products, and against an epoch that runs the LM first.
+
+The three are logits = h Wᵀ, dW = Gᵀ h and dh = G W of a whole batch, into buffers that are there already. Since states are frozen, ours makes no dh.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from knnlm.head_training import Rows, train_head, training_precision
+from knnlm.heads import OutputEmbedding, even_rows, likelihood, random_weights
+from knnlm.language_model import LanguageModel
+from knnlm.performance.bench import Bench, Measured, interleaved, row
+from knnlm.performance.language_model import bare_forward, inputs, random_tokens
+from knnlm.performance.search import random_vectors
+from knnlm.windows import fixed_windows
+
+GOAL = 0.4
+BATCH = 1024  # rows an update, as in config/hypotheses.yaml
+MOST_BATCHES = 256
+
+
+def multiplying(states: torch.Tensor, weights: torch.Tensor, batches: int) -> Callable[[], None]:
+    """Return the work of the three products of `batches` batches, in the precision of training. states (n, width), weights (R, width)."""
+    logits = torch.randn(len(states), len(weights), device=states.device)
+    gradient, back = torch.empty_like(weights), torch.empty_like(states)
+
+    def work() -> None:
+        with training_precision():
+            for _ in range(batches):
+                torch.mm(states, weights.T, out=logits)
+                torch.mm(logits.T, states, out=gradient)
+                torch.mm(logits, weights, out=back)
+
+    return work
+
+
+def epoch(rows: Rows, weights: torch.Tensor, types: int, batch: int, device: str) -> torch.Tensor:
+    """Pass once over all rows: reading, both products, softmax, gradient and Adam. Returns the trained matrix (R, width); `weights` stay as they are."""
+    head = OutputEmbedding(weights.clone(), even_rows(types, len(weights) // types), types)
+    recipe = {"passes": 1, "batch": batch, "learning_rate": 1e-3, "betas": [0.9, 0.999], "warmup": 0.1}
+    one = Rows(rows.states[:1], rows.gold[:1])  # the loss on valid is no part of an epoch
+    train_head(head, [rows], one, likelihood, recipe, seed=1, device=device, label="epoch")
+    return head.parameters[0]
+
+
+def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -> Measured:
+    """Measure one output embedding for every word type, on rows of the LM's width."""
+    window, width = config["windows"]["train"], config["lm"]["architecture"]["width"]
+    batches = bench.fitting(6 * BATCH * width * vocabulary, most=MOST_BATCHES)
+    tokens = random_tokens(BATCH * batches, vocabulary, bench.seed)
+    rows = Rows(random_vectors(len(tokens), width, bench.seed), tokens)
+    weights = random_weights(vocabulary, width, torch.Generator().manual_seed(bench.seed)).to(bench.device)
+    sources = inputs(tokens, fixed_windows(len(tokens), window["context"], window["new"]))
+
+    def ours() -> None:
+        epoch(rows, weights, vocabulary, BATCH, bench.device)
+
+    def with_forward() -> None:
+        bare_forward(model, sources)
+        ours()
+
+    work = {"ours": ours, "products": multiplying(rows.batch(0, BATCH, bench.device).states, weights, batches), "with forward": with_forward}
+    taken = interleaved(work, bench.pairs, bench.device)
+    flops = 6.0 * weights.numel() * len(tokens)
+    speeds = {name: flops / seconds / 1e9 for name, seconds in taken.items()}
+    found = [
+        row("epoch of an output embedding: its three matrix products", "GFLOP/s", speeds["ours"], speeds["products"], GOAL),
+        row("epoch of an output embedding: with the LM's forward pass before it", "rows/s", len(tokens) / taken["ours"], len(tokens) / taken["with forward"]),
+    ]
+    return Measured(found, {"head_flops": float(np.median(speeds["ours"])) * 1e9})

@@ -1,0 +1,125 @@
+"""Running the language model: states and datastore against the bare forward pass, and that against its own matrix products."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from knnlm.datastore import save_chunk, shuffled_order
+from knnlm.language_model import LanguageModel, build_model, save_model
+from knnlm.performance.bench import Bench, Measured, interleaved, row
+from knnlm.plan import TOKENS_AT_ONCE, forward_flops
+from knnlm.states import extract_states, padded_source, window_batches
+from knnlm.windows import fixed_windows
+
+SPECIAL_TYPES = 4  # <s> <pad> </s> <unk>, which fairseq adds to a dictionary
+WIDE = {"layers": 2, "width": 512, "feed_forward_width": 2048, "heads": 8}  # the shape of the paper's layers at half its width
+GOALS = {"datastore": 0.85, "wide forward": 0.5}
+Product = tuple[int, int, int, int, int]
+
+
+def random_model(folder: Path, architecture: dict, tokens_per_sample: int, vocabulary: int, device: str) -> LanguageModel:
+    """Write a model of random weights and its dictionary of `vocabulary` types to `folder`, `model.pt` and `dict.txt`, and open it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dictionary = folder / "dict.txt"
+    dictionary.write_text("".join(f"piece{number} 1\n" for number in range(vocabulary - SPECIAL_TYPES)))
+    network = build_model(architecture, tokens_per_sample, str(dictionary))
+    save_model(folder / "model.pt", architecture, tokens_per_sample, network.state_dict(), dictionary)
+    return LanguageModel(folder / "model.pt", dictionary, device)
+
+
+def random_tokens(count: int, vocabulary: int, seed: int) -> np.ndarray:
+    """Return token ids, int32 (count,), without special ones."""
+    return np.random.default_rng(seed).integers(SPECIAL_TYPES, vocabulary, count, dtype=np.int32)
+
+
+def inputs(tokens: np.ndarray, windows: np.ndarray) -> list[torch.Tensor]:
+    """Return the model's inputs for these windows, batch by batch, as `extract_states` makes them: int64 (windows, length) each."""
+    return [padded_source(tokens, batch) for batch in window_batches(windows, TOKENS_AT_ONCE)]
+
+
+@torch.inference_mode()
+def bare_forward(model: LanguageModel, sources: list[torch.Tensor]) -> None:
+    """Run the network up to its last layer's output, and do nothing with it."""
+    for source in sources:
+        model.decoder.extract_features(source.to(model.device), None)
+
+
+def forward_products(architecture: dict, sequences: int, length: int, vocabulary: int = 0) -> list[Product]:
+    """List the matrix products of one forward pass over (sequences, length): how often, matrices at once, and n, k, m of (n, k) times (k, m).
+
+    In each layer four of the attention's projections, two of its weights, two of the feed-forward network; with `vocabulary` the logits.
+    """
+    layers, d, f, heads = (architecture[key] for key in ("layers", "width", "feed_forward_width", "heads"))
+    n, of_head = sequences * length, d // heads
+    found = [(4 * layers, 1, n, d, d), (layers, 1, n, d, f), (layers, 1, n, f, d)]
+    found += [(layers, sequences * heads, length, of_head, length), (layers, sequences * heads, length, length, of_head)]
+    return [*found, (1, 1, n, d, vocabulary)] if vocabulary else found
+
+
+def product_flops(products: list[Product]) -> float:
+    """Return the operations of these products, two for each multiplication."""
+    return float(sum(2 * times * matrices * n * k * m for times, matrices, n, k, m in products))
+
+
+def multiplying(products: list[Product], device: str) -> Callable[[], None]:
+    """Return the work of doing these float32 products, into buffers that are there already."""
+    operands = [(times, *(torch.randn(matrices, *shape, device=device) for shape in ((n, k), (m, k), (n, m)))) for times, matrices, n, k, m in products]
+
+    def work() -> None:
+        for times, left, right, out in operands:
+            for _ in range(times):
+                if len(left) == 1:
+                    torch.mm(left[0], right[0].T, out=out[0])
+                else:
+                    torch.bmm(left, right.mT, out=out)
+
+    return work
+
+
+def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -> Measured:
+    """Measure the configured model, and the forward pass of one that is 512 wide."""
+    made = datastore(config, vocabulary, model, bench)
+    longest = config["lm"]["training"]["tokens_per_sample"]
+    wide = random_model(bench.folder / "wide", {**config["lm"]["architecture"], **WIDE}, longest, vocabulary, bench.device)
+    rows = [forward(config, vocabulary, model, config["lm"]["architecture"], bench), forward(config, vocabulary, wide, WIDE, bench, GOALS["wide forward"])]
+    return Measured([*made.rows, *rows], made.rates)
+
+
+def datastore(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -> Measured:
+    """Compare making a chunk of the datastore, with all that is written, with the bare forward pass over the same windows."""
+    window = config["windows"]["train"]
+    length = window["context"] + window["new"]
+    flops = length / window["new"] * forward_flops(config["lm"]["architecture"], length)
+    tokens = random_tokens(bench.fitting(flops, least=window["new"]), vocabulary, bench.seed)
+    windows = fixed_windows(len(tokens), window["context"], window["new"])
+    sources, folder, order = inputs(tokens, windows), bench.folder / "states", shuffled_order(len(tokens), bench.seed, 0)
+
+    def ours() -> None:
+        att, ffn, _ = extract_states(model, tokens, windows)
+        save_chunk(folder, att, ffn, tokens, 0, order)
+
+    taken = interleaved({"ours": ours, "forward": lambda: bare_forward(model, sources)}, bench.pairs, bench.device)
+    speeds = {name: len(tokens) / seconds for name, seconds in taken.items()}
+    found = row("states and datastore: bare forward pass", "tokens/s", speeds["ours"], speeds["forward"], GOALS["datastore"])
+    return Measured([found], {"states_flops": float(np.median(speeds["ours"])) * flops})
+
+
+def forward(config: dict, vocabulary: int, model: LanguageModel, architecture: dict, bench: Bench, goal: float | None = None) -> dict:
+    """Compare the bare forward pass of a model with its matrix products alone: same dtype, shapes and order of size."""
+    window = config["windows"]["train"]
+    length = window["context"] + window["new"]
+    tokens = random_tokens(bench.fitting(forward_flops(architecture, length), least=length), vocabulary, bench.seed)
+    sources = inputs(tokens, fixed_windows(len(tokens), 0, length))
+    shapes = [tuple(source.shape) for source in sources]
+    works = {shape: multiplying(forward_products(architecture, *shape), bench.device) for shape in set(shapes)}
+    flops = sum(product_flops(forward_products(architecture, *shape)) for shape in shapes)
+
+    def products() -> None:
+        for shape in shapes:
+            works[shape]()
+
+    taken = interleaved({"ours": lambda: bare_forward(model, sources), "products": products}, bench.pairs, bench.device)
+    name = f"forward pass of width {architecture['width']}: its matrix products"
+    return row(name, "GFLOP/s", flops / taken["ours"] / 1e9, flops / taken["products"] / 1e9, goal)

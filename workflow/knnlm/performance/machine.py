@@ -1,0 +1,84 @@
+"""The machine: what it is, and what it can do at its best."""
+
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from knnlm.artifacts import save_array, software
+from knnlm.head_training import training_precision
+from knnlm.performance.bench import seconds_of
+
+PRODUCT_SIZE = 2048
+COPIED_BYTES = 2**28  # several times the cache of a CPU
+TRIES = 3
+
+
+def description(device: str) -> dict[str, str | int]:
+    """Return what machine and software this is: processor, cores, threads, bytes of memory, versions, GPU."""
+    facts = {
+        "processor": processor(),
+        "cores": os.cpu_count() or 1,
+        "cores that this process may use": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory_of("cpu"),
+        "system": platform.platform(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+    }
+    return facts | software()
+
+
+def processor() -> str:
+    """Return the name of the CPU, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+
+
+def memory_of(device: str) -> int:
+    """Return the bytes of memory that the device has."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def product_speed(device: str, dtype: torch.dtype = torch.float32, size: int = PRODUCT_SIZE) -> float:
+    """Return the FLOP/s of a square matrix product, the best of a few."""
+    left, right, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
+    return 2 * size**3 / min(seconds_of(lambda: torch.mm(left, right, out=out), device) for _ in range(TRIES))
+
+
+def speeds(device: str, folder: Path, disk_bytes: int) -> dict[str, float]:
+    """Return what the machine can do, a second: operations in matrix products, bytes moved when memory is copied, bytes written to disk."""
+    found = {"float32_flops": product_speed(device)}
+    with training_precision():
+        found["float32_flops_at_training_precision"] = product_speed(device)
+    found["bfloat16_flops"] = product_speed(device, torch.bfloat16)
+    found["copied_bytes"] = 2 * COPIED_BYTES / min(seconds_of(copying(COPIED_BYTES, device), device) for _ in range(TRIES))
+    found["disk_bytes"] = disk_speed(folder, disk_bytes)
+    return found
+
+
+def copying(size: int, device: str = "cpu"):
+    """Return the work of copying `size` bytes in memory, which reads as many and writes as many."""
+    source, target = torch.ones(size, dtype=torch.uint8, device=device), torch.zeros(size, dtype=torch.uint8, device=device)
+    return lambda: target.copy_(source)
+
+
+def disk_speed(folder: Path, size: int) -> float:
+    """Return the bytes a second that an array is written with, its seal and all, until it is on the disk; the median of a few."""
+    array, path, taken = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8), folder / "disk.npy", []
+
+    def write() -> None:
+        save_array(path, array)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+    for _ in range(TRIES):
+        taken.append(seconds_of(write, "cpu"))
+        path.unlink()
+    return size / float(np.median(taken))

@@ -1,0 +1,49 @@
+"""Peak memory of this process, in the kernel's own accounting."""
+
+import math
+import threading
+from pathlib import Path
+from types import TracebackType
+
+SECONDS_BETWEEN_LOOKS = 0.005
+STATUS = Path("/proc/self/status")
+
+
+def memory_bytes(field: str) -> float:
+    """Return a field of Linux's account of this process in bytes; NaN on other systems.
+
+    `VmHWM` is the highest resident memory since the process began, `RssAnon` the part of the present one that no file stands behind. `ru_maxrss`
+    would count what the parent process had when it started this one.
+    """
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return math.nan
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), math.nan)
+
+
+class PeakMemory:
+    """While it is open, the highest memory that is this process's own: pages of memory-mapped files, which the kernel may drop at any time, left out.
+
+    The kernel keeps no record of that highest value, so it is looked at every few milliseconds; `resident`, all resident pages, is the kernel's record.
+    """
+
+    def __init__(self):
+        self.own = self.resident = math.nan
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closed.set()
+        self._thread.join()
+        self.resident = memory_bytes("VmHWM")
+
+    def _look(self) -> None:
+        while True:
+            self.own = max(memory_bytes("RssAnon"), self.own)  # in this order NaN gives way
+            if self._closed.wait(SECONDS_BETWEEN_LOOKS):
+                return
