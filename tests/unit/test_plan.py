@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from configs import config_of
 
-from knnlm import index, language_model, search
+from knnlm import certificates, index, language_model, search
 from knnlm.artifacts import save_array, write_manifest
 from knnlm.datastore import Chunk
 from knnlm.hours import OPERATIONS, predicted_seconds, read_rates
@@ -22,11 +22,13 @@ from knnlm.plan import (
     QUERIES_AT_ONCE,
     ROWS_AT_ONCE,
     TOKENS_AT_ONCE,
+    WIDER,
     Run,
     estimated_vocabulary,
     forward_flops,
     parameter_count,
     plan,
+    times_saved_by_states,
     tokens_per_update,
 )
 from knnlm.windows import fixed_windows, share_of_windows
@@ -96,6 +98,14 @@ def test_neighbours_of_the_paper_by_hand():
     assert STAGES["exact retrieval"].flops == pytest.approx(4 * 2 * EVALUATED * TRAIN * 1024)
 
 
+def test_an_epoch_on_stored_states_by_hand():
+    """The paper's layers have 201,539,584 parameters; attention over 3,072 positions; half of them are context, so every row costs two positions."""
+    forward = 2 * (2 * 201_539_584 + 2 * 16 * 1024 * 3072)
+    saved = times_saved_by_states(Run(PAPER, {"train": 1536 * 1000, "valid": VALID, "test": TEST}, 33_344))
+    assert saved == pytest.approx(1 + forward / (6 * 1024 * 33_344))
+    assert saved == pytest.approx(5.918, abs=1e-3)
+
+
 def test_components_of_the_paper_by_hand():
     full = 4 * 3 * 2  # each pair and variant on the full store, tuned and untuned
     fractions = 10 + 10 + 1  # exact and FAISS scores at all fractions below 1, real scores at the smallest
@@ -159,6 +169,7 @@ def test_block_sizes_are_those_of_the_code():
     from knnlm.states import extract_states
 
     assert (QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE) == (search.QUERIES_AT_ONCE, search.KEYS_AT_ONCE, index.ROWS_AT_ONCE)
+    assert WIDER == certificates.WIDER
     assert inspect.signature(extract_states).parameters["tokens_at_once"].default == TOKENS_AT_ONCE == language_model.POSITIONS_AT_ONCE
 
 

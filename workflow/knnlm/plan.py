@@ -18,6 +18,7 @@ KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
 TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
 KEYS_AT_ONCE, ROWS_AT_ONCE = 524288, 131072  # blocks of exact search and index filling
+WIDER = 8  # columns of a factor of exact search beside those of its key
 TYPES_BEYOND_MERGES = 1400  # single characters and the like: the paper's 33,344 types come of 32,000 merges
 COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
 OPERATIONS_PER_NEIGHBOUR = 10  # of one term of the kNN softmax, its exponential included
@@ -184,6 +185,15 @@ def datastore(run: Run) -> Stage:
     return Stage("datastore", run.tokens["train"], run.tokens["train"] * row, memory, flops)
 
 
+def times_saved_by_states(run: Run) -> float:
+    """Return how many times as many operations an epoch of a V×D output embedding would take if the LM ran over the text again before it.
+
+    (6dV + forward of a stored row) / 6dV: logits and both gradients against what making the datastore takes for each row.
+    """
+    head = 6.0 * run.width * run.vocabulary
+    return 1 + datastore(run).flops / run.tokens["train"] / head
+
+
 def index(run: Run) -> Stage:
     """Train and fill one index for each hidden state and metric: the sum of index_training and index_filling over them."""
     parts = index_training(run), index_filling(run)
@@ -306,8 +316,8 @@ def _queries_and_neighbours(run: Run) -> int:
 
 
 def _key_block(run: Run) -> int:
-    """Return bytes of the block of keys that is compared at a time, as stored and in float32."""
-    return min(KEYS_AT_ONCE, run.tokens["train"]) * run.width * (SINGLE + HALF)
+    """Return bytes of the block of keys that is compared at a time, as stored, in float32 and as factors, which may be float32."""
+    return min(KEYS_AT_ONCE, run.tokens["train"]) * (run.width * (SINGLE + HALF) + (run.width + WIDER) * SINGLE)
 
 
 def _approximate_memory(run: Run) -> int:

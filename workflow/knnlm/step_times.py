@@ -12,7 +12,7 @@ from pathlib import Path
 
 from knnlm.errors import KnnlmError
 
-OF_THEMSELVES = ("plan", "performance", "redraw")  # jobs that are targets of their own, no part of a run
+OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "plot/scaling")  # jobs of targets of their own, no part of a run
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,21 @@ def read_times(logs: str | Path) -> list[Times]:
 
 
 def whole_run_share(records: Iterable[Times]) -> float:
-    """Return the share, 0 to 1, of the run's wall time in which at least one step computed; NaN without records.
-
-    The wall time goes from the start of Snakemake to the end of its last step, added over all Snakemakes that took part, so that a night between two of
-    them does not count. What is left are start-ups, imports and scheduling.
+    """Return the share, 0 to 1, of the run's wall time in which at least one step computed; NaN without records. What is left are start-ups,
+    imports and scheduling.
     """
-    computed = wall = 0.0
-    for jobs in by_driver(records):
-        computed += covered_seconds((job.began, job.ended) for job in jobs)
-        wall += _span(jobs)
+    computed, wall = computed_and_wall_seconds(records)
     return computed / wall if wall else float("nan")
+
+
+def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
+    """Return how long at least one step computed, and how long the run took, in seconds.
+
+    A run takes from the start of Snakemake to the end of its last step, added over all Snakemakes that took part, so that a night between two of
+    them does not count.
+    """
+    runs = by_driver(records)
+    return sum(covered_seconds((job.began, job.ended) for job in jobs) for jobs in runs), sum(map(_span, runs))
 
 
 def wall_seconds(records: Iterable[Times]) -> dict[str, float]:

@@ -41,9 +41,10 @@ rule measure_performance:
     params:
         settings=performance_settings,
         folder=f"results/{config['name']}/performance",
+        logs=f"results/{config['name']}/logs",
     shell:
         "logged {log} python -m knnlm.steps.performance --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
-        " --folder {params.folder:q} --performance-table {output.performance} --scaling-table {output.scaling}"
+        " --folder {params.folder:q} --logs {params.logs:q} --performance-table {output.performance} --scaling-table {output.scaling}"
         " --machine-table {output.machine} --rates-table {output.rates}"
 
 

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from knnlm.artifacts import atomic
 from knnlm.devices import device_for, gpu_options
 from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, training
-from knnlm.performance.bench import COLUMNS, Bench, Measured
+from knnlm.performance.bench import COLUMNS, Bench, Measured, row
 from knnlm.plan import estimated_vocabulary
+from knnlm.step_times import computed_and_wall_seconds, read_times
 from knnlm.steps import run
 
 UNITS = {
@@ -28,6 +30,7 @@ UNITS = {
     "disk_bytes": "bytes/s",
     "threads": "threads",
 }
+COMPUTING_GOAL = 0.85
 DISK_BYTES_A_SECOND = 2**29  # of the seconds of one measurement: how much is written to see how fast the disk is
 
 
@@ -42,11 +45,11 @@ def main(arguments: argparse.Namespace) -> None:
         rows, rates = [], {"disk_bytes": known["disk_bytes"], "threads": known["threads"]}
         for measured in stages(settings, vocabulary, retrieval, bench):
             rows, rates = rows + measured.rows, rates | measured.rates
-            for row in measured.rows:
-                print(f"{row['stage']}: {row['ours']:.4g} / {row['reference']:.4g} {row['unit']} = {row['ratio']:.3g}", flush=True)
+            for found in measured.rows:
+                print(f"{found['stage']}: {found['ours']:.4g} / {found['reference']:.4g} {found['unit']} = {found['ratio']:.3g}", flush=True)
         sized = scaling.measure(scaling.sizes_of(settings, retrieval, bench), vocabulary)
     tables = {
-        arguments.performance_table: pd.DataFrame(rows + scaling.judged(sized), columns=COLUMNS),
+        arguments.performance_table: pd.DataFrame(rows + scaling.judged(sized) + whole_run(arguments.logs), columns=COLUMNS),
         arguments.scaling_table: sized[scaling.COLUMNS],
         arguments.machine_table: pd.DataFrame(known.items(), columns=["fact", "value"]),
         arguments.rates_table: pd.DataFrame([(name, rates[name], unit) for name, unit in UNITS.items()], columns=["operation", "rate", "unit"]),
@@ -71,6 +74,12 @@ def stages(config: dict, vocabulary: int, retrieval: search.Retrieval, bench: Be
     yield heads.measure(config, vocabulary, model, bench)
 
 
+def whole_run(logs: Path) -> list[dict]:
+    """Return a row that tells which part of the finished run's time was computing, start-ups, imports and scheduling aside; none without a run."""
+    computed, wall = computed_and_wall_seconds(read_times(logs))
+    return [row("whole run: its steps' own computing", "s", np.array([computed]), np.array([wall]), COMPUTING_GOAL)] if wall else []
+
+
 @contextmanager
 def emptied(folder: Path) -> Iterator[Path]:
     """Yield a folder for what is written on the way, without what a killed attempt has left; in the end it is removed."""
@@ -88,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--settings", required=True, help="JSON with the sections of the config that shape the work, and performance")
     gpu_options(options)
     options.add_argument("--folder", type=Path, required=True, help="folder for what is written on the way; it is emptied and removed")
+    options.add_argument("--logs", type=Path, required=True, help="the run's folder of logs, where its steps leave their times; may be missing")
     for table in ("performance", "scaling", "machine", "rates"):
         options.add_argument(f"--{table}-table", required=True)
     return options

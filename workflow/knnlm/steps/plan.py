@@ -7,7 +7,7 @@ from dataclasses import asdict
 from knnlm.artifacts import atomic, read_manifest
 from knnlm.errors import KnnlmError
 from knnlm.hours import measured_seconds, predicted_seconds, read_rates, whole_plan
-from knnlm.plan import Run, Stage, estimated_vocabulary, tokens_per_update
+from knnlm.plan import Run, Stage, estimated_vocabulary, times_saved_by_states, tokens_per_update
 from knnlm.step_times import read_times
 from knnlm.steps import run
 
@@ -55,7 +55,8 @@ def main(arguments: argparse.Namespace) -> None:
     print(formatted(stages, predicted, measured))
     if config["seeds"]:
         print(f"\nThe table is that of one of {len(config['seeds'])} seeds.")
-    print("\nMemory of training is that of one device. Memory and TFLOP are estimates; `knnlm/plan.py` has the formulas.")
+    print(f"\nAn epoch of an output embedding would take {times_saved_by_states(planned):.1f} times as many operations if the LM ran before it.")
+    print("Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/plan.py` has the formulas.")
     print(f"Hours are those of a machine like the one on which {arguments.rates} was measured." if predicted else NO_RATES)
 
 
