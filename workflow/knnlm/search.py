@@ -97,11 +97,11 @@ def exact_search(queries: np.ndarray, store: Datastore, h: str, metric: str, k: 
         for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
             keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
             keys, tiles = keys.float(), list(_slices(len(queries), TILE_QUERIES))
-            first = 0 if int(running.ids.min()) >= 0 else min(max(k, FIRST_KEYS), len(keys))
+            first = min(max(k, FIRST_KEYS), len(keys)) if (running.ids < 0).any() else 0
             if first:
                 centre = centre or centres(keys, points, metric)
                 every(lambda rows, keys=keys[:first], ids=ids[:first]: _merge_all(running, rows, points[rows], keys, ids, metric), tiles)
-            if first < len(keys):
+            if first < len(keys) and tiles:
                 block = Block.of(keys[first:], ids[first:], centre, dtype)
                 every(lambda rows, block=block: _merge_wanted(running, rows, points[rows], block), tiles)
             if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:

@@ -208,4 +208,4 @@ rule plan:
         logs=f"results/{config['name']}/logs",
     shell:
         "logged {log} python -m knnlm.steps.plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest}"
-        " --rates {params.rates} --logs {params.logs}"
+        " --rates {params.rates:q} --logs {params.logs:q}"
