@@ -30,6 +30,7 @@ from knnlm.performance.search import (
 from knnlm.plan import KEYS_AT_ONCE, forward_flops
 
 TIMES = (1, 2, 4, 8)
+WHOLE = (1.0,)  # of the store
 REPEATS = {"datastore build": 3, "index fill": 0, "exact search": 3, "approximate search": 3}  # after the first; 0: the first is what counts
 MOST_EXPONENTS = {"datastore build": 1.05, "exact search": 1.05, "approximate search": 1.0}
 FEWER_FILLED = 8  # times as many rows are searched as indexes are filled with: filling takes longer
@@ -158,16 +159,16 @@ def fill(sizes: Sizes, times: int) -> Callable[[], None]:
 
 
 def exact(sizes: Sizes, times: int) -> Callable[[], object]:
-    """Search the first `times` chunks exactly, at all fractions."""
+    """Search the whole of the first `times` chunks exactly, without a stop at fractions: blocks of keys are then as large as they get."""
     store, queries = opened_store(sizes.folder, sizes.retrieval, sizes.rows, times), random_queries(sizes.queries, sizes.retrieval.width, sizes.seed)
-    return lambda: sizes.retrieval.exact(store, queries, sizes.device)
+    return lambda: sizes.retrieval.exact(store, queries, sizes.device, WHOLE)
 
 
 def approximate(sizes: Sizes, times: int) -> Callable[[], object]:
-    """Search the first `times` chunks with their indexes, at all fractions."""
+    """Search the whole of the first `times` chunks with their indexes."""
     store, queries = opened_store(sizes.folder, sizes.retrieval, sizes.rows, times), random_queries(sizes.queries, sizes.retrieval.width, sizes.seed)
     index = opened_index(sizes.folder, sizes.retrieval, store)
-    return lambda: sizes.retrieval.approximate(store, index, queries, sizes.device)
+    return lambda: sizes.retrieval.approximate(store, index, queries, sizes.device, WHOLE)
 
 
 STAGES: dict[str, Callable[[Sizes, int], Callable[[], object]]] = {
