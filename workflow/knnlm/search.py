@@ -96,17 +96,26 @@ def exact_search(queries: np.ndarray, store: Datastore, h: str, metric: str, k: 
     with side_by_side(device) as every:
         for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
             keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
-            keys, tiles = keys.float(), list(_slices(len(queries), TILE_QUERIES))
-            first = min(max(k, FIRST_KEYS), len(keys)) if (running.ids < 0).any() else 0
-            if first:
-                centre = centre or centres(keys, points, metric)
-                every(lambda rows, keys=keys[:first], ids=ids[:first]: _merge_all(running, rows, points[rows], keys, ids, metric), tiles)
-            if first < len(keys) and tiles:
-                block = Block.of(keys[first:], ids[first:], centre, dtype)
-                every(lambda rows, block=block: _merge_wanted(running, rows, points[rows], block), tiles)
+            centre = centre or (centres(keys.float(), points, metric) if len(keys) else None)
+            if centre and len(points):
+                _search_block(running, points, keys.float(), ids, centre, dtype, every)
+            del keys, ids  # before the next block is read
             if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
-                every(running.put_in_order, tiles)
+                every(running.put_in_order, list(_slices(len(queries), TILE_QUERIES)))
                 yield fraction, *running.snapshot()
+
+
+def _search_block(
+    running: RunningNeighbours, points: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, centre: Centres, dtype: torch.dtype, every: Callable
+) -> None:
+    """Merge a block of keys, the first ones without a threshold where there are fewer than k neighbours so far."""
+    tiles = list(_slices(len(points), TILE_QUERIES))
+    first = min(max(running.ids.shape[1], FIRST_KEYS), len(keys)) if (running.ids < 0).any() else 0
+    if first:
+        every(lambda rows: _merge_all(running, rows, points[rows], keys[:first], ids[:first], centre.metric), tiles)
+    if first < len(keys):
+        block = Block.of(keys[first:], ids[first:], centre, dtype)
+        every(lambda rows: _merge_wanted(running, rows, points[rows], block), tiles)
 
 
 @contextmanager
