@@ -1,13 +1,11 @@
 """Every measurement at a size of moments: whether it runs and what it measures is right, never how fast it is."""
 
 import pytest
-from configs import config_of
+from configs import VOCABULARY, config_of
 
 from knnlm.performance.bench import Bench
 from knnlm.performance.language_model import random_model
 from knnlm.performance.search import Retrieval, opened_index, random_store, write_filled, write_trained
-
-VOCABULARY = 60
 
 
 @pytest.fixture(scope="session")

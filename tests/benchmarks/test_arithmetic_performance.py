@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY
+from configs import VOCABULARY
 from scipy.optimize import minimize_scalar
 
 from knnlm.head_training import Rows

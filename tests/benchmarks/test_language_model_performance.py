@@ -3,8 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from configs import config_of
-from conftest import VOCABULARY
+from configs import VOCABULARY, config_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

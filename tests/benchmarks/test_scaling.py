@@ -4,13 +4,12 @@ import faiss
 import numpy as np
 import pandas as pd
 import pytest
+from configs import VOCABULARY
 
 from knnlm.errors import KnnlmError
 from knnlm.performance import scaling
 from knnlm.performance.language_model import random_model, random_tokens
 from knnlm.performance.search import opened_index, opened_store
-
-VOCABULARY = 60
 
 
 def table(exponents, rows, memory):

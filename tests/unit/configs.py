@@ -6,6 +6,7 @@ import yaml
 from snakemake.utils import update_config, validate
 
 ROOT = Path(__file__).parent.parent.parent
+VOCABULARY = 60  # types of an LM of random weights
 
 
 def written(*overlays: str) -> dict:
