@@ -168,7 +168,7 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) 
     scaled = np.log(values) if axes.get_xscale() == "log" else values
     if len(values) > 1 and np.diff(scaled).min() > 0.07 * np.ptp(scaled):  # few enough to name each
         axes.xaxis.set_major_locator(FixedLocator(values))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if value.is_integer() else f"{value:.3g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
