@@ -77,7 +77,7 @@ OLD = {
 def commands(finished):
     """The command line of every step of `tiny`, as a list of words, and its number of threads, by each of its outputs."""
     listed, found = finished("hypotheses", "--dry-run", "--printshellcmds", "--forceall").stdout, {}
-    for outputs, facts, command in re.findall(r"^ +output: (.*?)$(.*?)^Shell command: (.*?) 2>&1", listed, flags=re.MULTILINE | re.DOTALL):
+    for outputs, facts, command in re.findall(r"^ +output: (.*?)$(.*?)^Shell command: logged \S+ ([^\n]*)$", listed, flags=re.MULTILINE | re.DOTALL):
         command = re.sub(r"\$\(dirname (\S+?)\)", lambda match: str(Path(match[1]).parent), command)
         threads = re.search(r"^ +threads: (\d+)$", facts, flags=re.MULTILINE)
         found |= dict.fromkeys(outputs.split(", "), (shlex.split(command), int(threads[1]) if threads else 1))
