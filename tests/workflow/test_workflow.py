@@ -96,3 +96,24 @@ def test_every_step_runs_with_a_log_beside_which_it_leaves_its_times():
     commands = [command for path in sorted((ROOT / "workflow/rules").glob("*.smk")) for command in re.findall(r"shell:\n +[\"'](.*)", path.read_text())]
     assert len(commands) > 20
     assert [command for command in commands if not command.startswith("logged {log} python -m knnlm.steps.")] == []
+
+
+@pytest.mark.parametrize(("more", "together"), [([], False), (["--resources", "gpu=2"], True)])
+def test_the_local_profile_lets_one_job_have_the_gpu_at_a_time(more, together, tmp_path):
+    """Each of two jobs waits a while for the other to be there too; which it never is where there is one GPU for both."""
+    (tmp_path / "Snakefile").write_text(
+        """
+rule all:
+    input: "first", "second"
+
+rule on_gpu:
+    output: "{name}"
+    resources: gpu=1
+    shell:
+        "touch here-{wildcards.name}; for i in $(seq 30); do [ $(ls here-* | wc -l) = 2 ] && touch both; sleep 0.1; done; "
+        "rm here-{wildcards.name}; touch {output}"
+"""
+    )
+    profile = ["--workflow-profile", str(ROOT / "workflow/profiles/local"), "--cores", "2"]
+    subprocess.run([sys.executable, "-m", "snakemake", *profile, *more], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "both").exists() == together
