@@ -96,9 +96,10 @@ def exact_search(queries: np.ndarray, store: Datastore, h: str, metric: str, k: 
     with side_by_side(device) as every:
         for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
             keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
-            centre = centre or (centres(keys.float(), points, metric) if len(keys) else None)
+            keys = keys.float()  # the float16 block goes
+            centre = centre or (centres(keys, points, metric) if len(keys) else None)
             if centre and len(points):
-                _search_block(running, points, keys.float(), ids, centre, dtype, every)
+                _search_block(running, points, keys, ids, centre, dtype, every)
             del keys, ids  # before the next block is read
             if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
                 every(running.put_in_order, list(_slices(len(queries), TILE_QUERIES)))
