@@ -138,7 +138,10 @@ def test_the_axis_is_logarithmic_over_more_than_a_decade_and_a_half(components, 
     assert axes.get_xscale() == scale
 
 
-@pytest.mark.parametrize(("values", "names"), [((0.502401, 0.749, 0.851277), ["0.502", "0.749", "0.851"]), ((1, 16, 1024), ["1", "16", "1024"])])
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [((0.502401, 0.749, 0.851277), ["0.502", "0.749", "0.851"]), ((1, 16, 1024), ["1", "16", "1024"]), ((2.9998, 3.0, 3.0003), ["3"]), ((1, 1, 1), ["1"])],
+)
 def test_places_on_the_axis_are_named_shortly(components, values, names):
     some = components[~components["component"].str.contains("wide-.*-(?:8|64)")].copy()
     some["x"] = some["x"].map(dict(zip((1.0, 2.0, 4.0), values, strict=True)))

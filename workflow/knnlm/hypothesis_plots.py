@@ -21,6 +21,7 @@ LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
 VERDICTS = {"supported": (DARK, "o"), "refuted": (MIDDLE, "s"), "inconclusive": ("#707070", "D")}
 SHARES_SHOWN = (-0.6, 1.8)  # shares of the kNN-LM's gain: what lies beyond is an arrow
+ONE_PLACE = 0.02  # places on a curve that differ by no more of themselves are one place on its axis
 LOGARITHMIC_FROM = 1.5  # decades that a curve's values must span
 ROW = 0.175  # inches of a row that has a name
 CHOSEN = {"linestyle": "none", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.0, "zorder": 9}
@@ -165,8 +166,12 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) 
     values = np.unique(rows["x"])
     if values[0] > 0 and np.log10(values[-1] / values[0]) > LOGARITHMIC_FROM:
         axes.set_xscale("log")
+    if np.ptp(values) < ONE_PLACE * np.abs(values).max():
+        middle = values.mean()
+        values = np.array([float(f"{middle:.2g}")])
+        axes.set_xlim(middle - 0.5 * abs(middle), middle + 0.5 * abs(middle))
     scaled = np.log(values) if axes.get_xscale() == "log" else values
-    if len(values) > 1 and np.diff(scaled).min() > 0.07 * np.ptp(scaled):  # few enough to name each
+    if len(values) == 1 or np.diff(scaled).min() > 0.07 * np.ptp(scaled):  # few enough to name each
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if value.is_integer() else f"{value:.3g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
