@@ -91,7 +91,7 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
             {"check_size"} | EXACT | APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES | {"helped_tokens"},
             id="k",
         ),
-        pytest.param("nprobe: 4}", "nprobe: 5}", APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES, id="nprobe"),
+        pytest.param("training_rows: 4000, nprobe: 4}", "training_rows: 4000, nprobe: 5}", APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES, id="nprobe"),
         pytest.param(
             "bpe_merges: 500",
             "bpe_merges: 501",
