@@ -1,6 +1,8 @@
 """FAISS indexes: trained, filled in chunks, joined by fraction, written and read back."""
 
 import functools
+import resource
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -86,7 +88,7 @@ def test_joined_chunks_are_one_index_filled_at_once(factory, block, chunks, tmp_
     trained = trained_index(factory)
     whole = faiss.clone_index(trained)
     whole.add(KEYS.astype(np.float32))
-    joined = join_indexes(trained, filled_indexes(trained, chunks, tmp_path), chunks, 0.0, 1.0)
+    joined = join_indexes(trained, filled_indexes(trained, chunks, tmp_path), chunks, 0.0, 1.0, tmp_path)
     assert joined.ntotal == len(KEYS)
     assert trained.ntotal == 0
     assert lists_of(joined) == lists_of(whole)
@@ -95,9 +97,35 @@ def test_joined_chunks_are_one_index_filled_at_once(factory, block, chunks, tmp_
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.3), (0.3, 0.7), (0.7, 1.0), (0.5, 0.5)])
 def test_joined_band_holds_its_share_of_every_chunk(low, high, chunks, tmp_path):
     trained = trained_index()
-    joined = join_indexes(trained, filled_indexes(trained, chunks, tmp_path), chunks, low, high)
+    joined = join_indexes(trained, filled_indexes(trained, chunks, tmp_path), chunks, low, high, tmp_path)
     expected = [first + row for first, size in zip((0, SIZES[0]), SIZES, strict=True) for row in range(round(low * size), round(high * size))]
     assert sorted(lists_of(joined)) == expected
+
+
+def test_joined_lists_are_in_a_file_without_a_name(chunks, tmp_path):
+    folder = tmp_path / "joined"
+    folder.mkdir()
+    trained = trained_index()
+    joined = join_indexes(trained, filled_indexes(trained, chunks, tmp_path), chunks, 0.0, 1.0, folder)
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+    assert len(mapped) == 1
+    assert mapped[0].endswith("(deleted)")
+    assert list(folder.iterdir()) == []
+    del joined
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+
+
+def test_no_room_for_joined_lists_names_the_folder(chunks, tmp_path):
+    trained = trained_index()
+    filled = filled_indexes(trained, chunks, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            join_indexes(trained, filled, chunks, 0.0, 1.0, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert raised.value.filename == str(tmp_path)
 
 
 def test_lists_of_a_filled_index_stay_on_disk(chunks, tmp_path):

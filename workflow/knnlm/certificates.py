@@ -72,7 +72,8 @@ def wanted_places(products: torch.Tensor) -> torch.Tensor:
     signs = products.view(SIGNED[products.element_size()])
     if products.device.type != "cpu":
         return (signs.view(-1) >= 0).nonzero().squeeze(1)
-    mask = np.zeros((-(-signs.numel() // 8), 8), dtype=bool)
+    mask = np.empty((-(-signs.numel() // 8), 8), dtype=bool)
+    mask[-1] = False
     np.greater_equal(signs.view(-1).numpy(), 0, out=mask.reshape(-1)[: signs.numel()])
     eights = np.flatnonzero(mask.view(np.uint64) != 0)  # few are wanted
     found = np.flatnonzero(mask[eights])

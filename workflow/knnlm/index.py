@@ -1,17 +1,20 @@
-"""FAISS indexes of the datastore: trained once on a sample, filled chunk by chunk, joined in memory for any part of the store."""
+"""FAISS indexes of the datastore: trained once on a sample, filled chunk by chunk, joined for any part of the store."""
 
+import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import faiss
 import numpy as np
 
-from knnlm.artifacts import read_manifest, sealed
+from knnlm.artifacts import naming, read_manifest, sealed
 from knnlm.datastore import Chunk, Datastore, prefix_rows
 from knnlm.errors import KnnlmError
 from knnlm.seals import verified
 
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 ROWS_AT_ONCE = 131072
+ID_BYTES = 8  # of a row, beside its code
 
 
 def train_index(factory: str, metric: str, sample: np.ndarray, seed: int) -> faiss.Index:
@@ -34,13 +37,53 @@ def fill_index(index: faiss.Index, chunk: Chunk, h: str) -> None:
         index.add_with_ids(block, np.arange(first, first + len(block)))
 
 
-def join_indexes(trained: faiss.Index, filled: list[faiss.Index], chunks: tuple[Chunk, ...], low: float, high: float) -> faiss.Index:
-    """Return one index over the rows between fractions `low` and `high` of every chunk; codes are copied, nothing is encoded again."""
+def join_indexes(trained: faiss.IndexIVF, filled: list[faiss.IndexIVF], chunks: tuple[Chunk, ...], low: float, high: float, folder: Path) -> faiss.IndexIVF:
+    """Return one index, to be searched, over the rows between fractions `low` and `high` of every chunk; codes are copied, nothing is encoded again.
+
+    Its lists are in a file without a name in `folder`, memory-mapped: they take no memory that the kernel cannot have back, and the file ends with the
+    index, or with the process. Raises OSError, naming the folder, where there is no room for it.
+    """
     joined = faiss.clone_index(trained)
-    for index, chunk in zip(filled, chunks, strict=True):
-        begin, end = (chunk.first_position + prefix_rows(fraction, chunk.rows) for fraction in (low, high))
-        index.copy_subset_to(joined, faiss.InvertedLists.SUBSET_TYPE_ID_RANGE, begin, end)
+    bands = [[chunk.first_position + prefix_rows(fraction, chunk.rows) for fraction in (low, high)] for chunk in chunks]
+    bounds = np.array([[np.searchsorted(_ids(index, number), band) for number in range(joined.nlist)] for index, band in zip(filled, bands, strict=True)])
+    sizes = (bounds[..., 1] - bounds[..., 0]).sum(0)
+    joined.ntotal = int(sizes.sum())
+    if joined.ntotal:
+        lists, used = _unnamed_lists(sizes, joined.code_size, folder), np.zeros(joined.nlist, int)
+        for index, of_chunk in zip(filled, bounds, strict=True):
+            for number in np.flatnonzero(of_chunk[:, 0] < of_chunk[:, 1]).tolist():
+                begin, end = of_chunk[number].tolist()
+                ids, codes = _ids(index, number)[begin:end], _codes(index, number)[begin:end]
+                lists.update_entries(number, int(used[number]), len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+                used[number] += len(ids)
+        joined.replace_invlists(lists, True)
+        lists.this.disown()  # the index owns them
     return joined
+
+
+def _unnamed_lists(sizes: np.ndarray, code_size: int, folder: Path) -> faiss.OnDiskInvertedLists:
+    """Return inverted lists of given sizes, int (lists,), with nothing in them yet, in a file that is gone when they are."""
+    total = int(sizes.sum()) * (code_size + ID_BYTES)
+    with naming(folder), TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, total)  # now, not when the pages are written: a full disk would end the process without a word
+        lists = faiss.OnDiskInvertedLists(len(sizes), code_size, f"/dev/fd/{file.fileno()}")
+        lists.prefetch_nthread = 0  # reading ahead takes longer than it saves
+        lists.totsize = total
+        lists.do_mmap()
+    lists.set_all_lists_sizes(faiss.swig_ptr(sizes.astype(np.uint64)))
+    return lists
+
+
+def _ids(index: faiss.IndexIVF, number: int) -> np.ndarray:
+    """Return the global ids in one of an index's lists, int64 (rows,), ascending as `fill_index` added them; they share its memory."""
+    rows = index.invlists.list_size(number)
+    return faiss.rev_swig_ptr(index.invlists.get_ids(number), rows) if rows else np.empty(0, np.int64)
+
+
+def _codes(index: faiss.IndexIVF, number: int) -> np.ndarray:
+    """Return the codes in one of an index's lists, uint8 (rows, code_size), which share its memory."""
+    rows = index.invlists.list_size(number)
+    return faiss.rev_swig_ptr(index.invlists.get_codes(number), rows * index.code_size).reshape(rows, index.code_size)
 
 
 def save_index(index: faiss.Index, path: str | Path) -> None:

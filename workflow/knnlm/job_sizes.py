@@ -187,7 +187,8 @@ def retrieve_approximate(run: Run, wildcards: dict) -> Work:
     scanned = plan.scanned(run)
     written = search.disk_bytes + scores.disk_bytes
     read = 2 * HALF * run.tokens["train"] * run.width + run.tokens["train"] * (run.factory.code_bytes + 8)
-    return Work(scores.memory_bytes, written, scores.flops + search.flops - scanned, operations=scanned, moved_bytes=read + written)
+    disk, flops = written + plan.joined_bytes(run), scores.flops + search.flops - scanned
+    return Work(scores.memory_bytes, disk, flops, operations=scanned, moved_bytes=read + written)
 
 
 def join_neighbours(run: Run, wildcards: dict) -> Work:

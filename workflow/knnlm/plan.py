@@ -242,7 +242,7 @@ def approximate_retrieval(run: Run) -> Stage:
 
     Disk: as exact retrieval. Operations, for each hidden state and metric: at each fraction 2 · E · lists · d to choose lists and with PQ
     2 · E · nprobe · 256 · d for look-up tables; and once for all fractions E · T · nprobe / lists rows, one look-up for each PQ code, else 2d.
-    Memory: queries and neighbours, and the rows of the widest band between two fractions, joined; the filled indexes stay on disk.
+    Memory: queries and neighbours, and centroids; the lists, and those of a band between two fractions that are joined, stay on disk.
     """
     factory, nprobe = run.factory, run.config["index"]["nprobe"]
     results = sum(len(searched_fractions(run.config, *pair)) for pair in run.pairs)
@@ -321,8 +321,12 @@ def _key_block(run: Run) -> int:
 
 
 def _approximate_memory(run: Run) -> int:
-    """Return bytes of approximate search: the joined rows of the widest band of fractions beside queries and neighbours; filled indexes stay on disk."""
+    """Return bytes of approximate search: queries and neighbours, and the centroids of every index; the lists stay on disk."""
+    return _queries_and_neighbours(run) + (run.config["datastore"]["chunks"] + 2) * _centroid_bytes(run)
+
+
+def joined_bytes(run: Run) -> int:
+    """Return bytes of the lists of the widest band of fractions, which approximate search joins on disk while it takes."""
     bands = [pairwise([0.0, *searched_fractions(run.config, *pair)]) for pair in run.pairs]
     widest = max(high - low for band in bands for low, high in band)
-    rows = int(widest * run.tokens["train"]) * (run.factory.code_bytes + 8)
-    return _queries_and_neighbours(run) + rows + (run.config["datastore"]["chunks"] + 2) * _centroid_bytes(run)
+    return int(widest * run.tokens["train"]) * (run.factory.code_bytes + 8)

@@ -1,6 +1,7 @@
 """Blocks of queries: how one search of the store is divided among jobs, so that the neighbours are the same as those of one job, to the last bit."""
 
 import math
+from collections.abc import Iterator
 
 QUERIES_AT_ONCE = 8192  # that a search takes together; the rounding of a matrix product depends on what stands in it
 
@@ -12,6 +13,12 @@ def block_edges(queries: int, blocks: int) -> list[int]:
     """
     together = math.ceil(queries / QUERIES_AT_ONCE)
     return [min(together * block // blocks * QUERIES_AT_ONCE, queries) for block in range(blocks + 1)]
+
+
+def slices(length: int, step: int) -> Iterator[slice]:
+    """Yield slices of `step` rows one behind the other, the last of what is left, that make up `length` rows."""
+    for begin in range(0, length, step):
+        yield slice(begin, min(begin + step, length))
 
 
 def rows_of_splits(sizes: dict[str, int], block: int, blocks: int) -> dict[str, slice]:

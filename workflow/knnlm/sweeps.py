@@ -11,7 +11,8 @@ from knnlm.datastore import Datastore
 from knnlm.index import fill_index
 from knnlm.knn_distribution import gold_matches, log_p_knn
 from knnlm.progress import progress
-from knnlm.search import RunningNeighbours
+from knnlm.query_blocks import slices
+from knnlm.running_neighbours import RunningNeighbours
 
 QUERIES_AT_ONCE = 8192
 
@@ -26,7 +27,7 @@ def nprobe_search(index: faiss.IndexIVF, queries: np.ndarray, k: int, nprobes: l
     if nprobes[-1] > index.nlist or any(low >= high for low, high in pairwise([0, *nprobes])):
         raise ValueError(f"nprobes {nprobes} do not ascend from at least 1 to at most {index.nlist}")
     sign = -1 if index.metric_type == faiss.METRIC_L2 else 1
-    blocks = [slice(begin, min(begin + QUERIES_AT_ONCE, len(queries))) for begin in range(0, len(queries), QUERIES_AT_ONCE)]
+    blocks = list(slices(len(queries), QUERIES_AT_ONCE))
     coarse, lists = (np.concatenate(parts) for parts in zip(*(index.quantizer.search(queries[rows], nprobes[-1]) for rows in blocks), strict=True))
     running = RunningNeighbours(len(queries), k)
     for low, high in pairwise([0, *nprobes]):

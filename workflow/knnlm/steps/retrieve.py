@@ -12,9 +12,10 @@ from knnlm.component_list import real_score_fractions, searched_fractions
 from knnlm.datastore import Datastore, open_datastore
 from knnlm.devices import device_for, gpu_options
 from knnlm.errors import KnnlmError
+from knnlm.exact_search import exact_search
 from knnlm.index import open_filled, open_trained
 from knnlm.query_blocks import rows_of_splits
-from knnlm.search import Snapshot, approximate_search, exact_search, real_similarities
+from knnlm.search import Snapshot, approximate_search, real_similarities
 from knnlm.steps import run
 
 SPLITS = ("valid", "test")
@@ -38,7 +39,7 @@ def snapshots(arguments: argparse.Namespace, store: Datastore, queries: np.ndarr
         return exact_search(queries, store, h, metric, k, fractions, device)
     trained = open_trained(arguments.trained, h, metric, store.width, store.checkpoint)
     filled = open_filled(arguments.filled, arguments.trained, store, h, metric)
-    return approximate_search(queries, store, trained, filled, settings["index"]["nprobe"], k, fractions, device)
+    return approximate_search(queries, store, trained, filled, settings["index"]["nprobe"], k, fractions, device, arguments.filled[0].parent)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -126,7 +126,7 @@ class Inputs:
         from knnlm.index import join_indexes, open_filled
 
         filled = open_filled(self.arguments.filled, self.arguments.trained, self.store, **self.main)
-        index = join_indexes(self.trained_index(), filled, self.store.chunks, 0.0, 1.0)
+        index = join_indexes(self.trained_index(), filled, self.store.chunks, 0.0, 1.0, self.arguments.filled[0].parent)
         index.nprobe = self.index["nprobe"]
         return index
 

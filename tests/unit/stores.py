@@ -1,0 +1,62 @@
+"""Stores for the tests of both searches, and what brute force finds in them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts import save_array
+from knnlm.datastore import Chunk, Datastore, prefix_rows
+
+FRACTIONS = [0.05, 0.3, 0.5, 1.0]
+RANDOM = np.random.default_rng(5)
+QUERIES = RANDOM.standard_normal((37, 12)).astype(np.float32)
+KEYS = RANDOM.standard_normal((900, 12)).astype(np.float16)
+
+
+def make_store(folder, keys, chunks):
+    made, first = [], 0
+    for number, part in enumerate(np.array_split(keys, chunks)):
+        path = Path(folder) / f"chunk-{number}"
+        path.mkdir(parents=True)
+        save_array(path / "att.npy", part)
+        made.append(Chunk(path, len(part), keys.shape[1], first))
+        first += len(part)
+    return Datastore(tuple(made), "abc")
+
+
+def true_similarities(queries, keys, metric):
+    queries, keys = queries.astype(np.float64), keys.astype(np.float64)
+    return queries @ keys.T if metric == "ip" else -((queries[:, None] - keys[None]) ** 2).sum(2)
+
+
+def rows_of(store, fraction):
+    return np.concatenate([chunk.first_position + np.arange(prefix_rows(fraction, chunk.rows)) for chunk in store.chunks])
+
+
+def check(found, similarity, rows, k):
+    """Check a result against the similarities, float64 (n, rows of the store), of all rows; only those in `rows` may be found."""
+    ids, similarities = found
+    have = min(k, len(rows))
+    assert ids.dtype == np.int32
+    assert similarities.dtype == np.float32
+    assert ids.shape == similarities.shape == (len(similarity), k)
+    assert (ids[:, have:] == -1).all()
+    assert np.isneginf(similarities[:, have:]).all()
+    assert np.isin(ids[:, :have], rows).all()
+    assert all(len(set(row)) == have for row in ids[:, :have])
+    best = -np.sort(-similarity[:, rows], axis=1)[:, :have]
+    np.testing.assert_allclose(similarities[:, :have], best, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(similarity, ids[:, :have].astype(np.int64), 1), best, rtol=1e-5, atol=1e-4)
+    assert (np.diff(similarities[:, :have], axis=1) <= 0).all()
+
+
+def check_prefixes(snapshots, folder, k):
+    """Check that what `snapshots(store, fractions)` finds in a fraction of a store is what it finds in the whole of one built from these rows alone."""
+    store = make_store(folder / "whole", KEYS, 3)
+    for fraction, ids, similarities in snapshots(store, FRACTIONS):
+        rows = rows_of(store, fraction)
+        part = make_store(folder / str(fraction), KEYS[rows], 1)
+        ((_, alone, alone_similarities),) = snapshots(part, [1.0])
+        assert ids.shape == (len(QUERIES), k)
+        np.testing.assert_allclose(similarities, alone_similarities, rtol=1e-5, atol=1e-5)
+        assert np.mean(ids == np.where(alone >= 0, rows[alone], -1)) > 0.99  # rows whose similarities are equal may change places
