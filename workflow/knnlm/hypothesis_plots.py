@@ -215,7 +215,7 @@ def _reference_gain(axes: Axes, table: pd.DataFrame, main: dict) -> None:
 
 
 def _interval(axes: Axes, place: float, share: float, low: float, high: float, limits: tuple[float, float], colour: str, marker: str) -> None:
-    """Draw a share and its interval; an arrow where it goes on beyond the limits, nothing where it is not known."""
+    """Draw a share and its interval; an arrow where it goes on beyond the limits, and the share's number where it lies there itself."""
     if low <= high:
         axes.plot(np.clip([low, high], *limits), [place, place], color=colour, linewidth=1.2, zorder=3)
         for beyond, limit, arrow in ((low < limits[0], limits[0], "<"), (high > limits[1], limits[1], ">")):
@@ -223,3 +223,6 @@ def _interval(axes: Axes, place: float, share: float, low: float, high: float, l
                 axes.plot(limit, place, marker=arrow, color=colour, markersize=4.5, clip_on=False, zorder=3)
     if limits[0] <= share <= limits[1]:
         axes.plot(share, place, marker=marker, color=colour, markersize=5, linestyle="none", zorder=4)
+    elif not np.isnan(share):
+        side, step = ("right", -8) if share > limits[1] else ("left", 8)
+        axes.annotate(f"{share:.0%}", (np.clip(share, *limits), place), (step, 3), textcoords="offset points", ha=side, fontsize=8, color=colour)
