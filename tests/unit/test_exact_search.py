@@ -15,7 +15,7 @@ from knnlm.exact_search import DEVIATIONS, exact_search, likely_rank
 
 
 def use_small_tiles(monkeypatch, queries=8, keys=32, places=20, block=100, first=25, dtype=torch.bfloat16):
-    sizes = {"TILE_QUERIES": queries, "TILE_KEYS": keys, "PLACES": places, "KEYS_AT_ONCE": block, "FIRST_KEYS": first}
+    sizes = {"TILE_QUERIES": queries, "TILE_KEYS": keys, "PLACES": places, "BLOCK_KEYS": block, "FIRST_KEYS": first}
     for name, value in {**sizes, "product_dtype": lambda device: dtype}.items():
         monkeypatch.setattr(module, name, value)
 

@@ -15,7 +15,7 @@ from knnlm.index import METRICS, fill_index, join_indexes, load_index, save_inde
 
 WIDTH, SIZES = 16, (700, 500)
 KEYS = np.random.default_rng(3).standard_normal((sum(SIZES), WIDTH)).astype(np.float16)
-FACTORIES = ("IVF4,PQ4", "IVF4,Flat")
+FACTORIES = ("IVF4,PQ4", "IVF4,Flat", "IVF256,PQ4")
 
 
 @pytest.fixture

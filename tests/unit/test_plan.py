@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from configs import config_of
 
-from knnlm import certificates, index, language_model, search
+from knnlm import certificates, exact_search, index, language_model, search
 from knnlm.artifacts import save_array, write_manifest
 from knnlm.datastore import Chunk
 from knnlm.hours import OPERATIONS, predicted_seconds, read_rates
 from knnlm.plan import (
+    BLOCK_KEYS,
     KEYS_AT_ONCE,
     QUERIES_AT_ONCE,
     ROWS_AT_ONCE,
@@ -169,6 +170,7 @@ def test_block_sizes_are_those_of_the_code():
     from knnlm.states import extract_states
 
     assert (QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE) == (search.QUERIES_AT_ONCE, search.KEYS_AT_ONCE, index.ROWS_AT_ONCE)
+    assert BLOCK_KEYS == exact_search.BLOCK_KEYS
     assert WIDER == certificates.WIDER
     assert inspect.signature(extract_states).parameters["tokens_at_once"].default == TOKENS_AT_ONCE == language_model.POSITIONS_AT_ONCE
 

@@ -20,8 +20,9 @@ from knnlm.datastore import Datastore, prefix_rows
 from knnlm.progress import progress
 from knnlm.query_blocks import slices
 from knnlm.running_neighbours import RunningNeighbours, packed
-from knnlm.search import KEYS_AT_ONCE, Snapshot
+from knnlm.search import Snapshot
 
+BLOCK_KEYS = 262144  # the most keys that are in memory
 FIRST_KEYS = 4096  # compared with every query, so that there is a threshold
 MOST_GROWTH = 6  # of the rows seen, by one block of keys: until its end the thresholds stay as they are
 DEVIATIONS = 4  # by which a threshold lies below what is expected of the k-th neighbour: one query in 30,000 is searched again
@@ -227,15 +228,14 @@ def _rows_below(store: Datastore, fraction: float) -> int:
 
 
 def _band_blocks(store: Datastore, low: float, high: float) -> Iterator[tuple[float, float, float]]:
-    """Divide the band between two fractions into blocks (from, to, high) of no more rows than FIRST_KEYS, MOST_GROWTH and KEYS_AT_ONCE allow.
+    """Divide the band between two fractions into blocks (from, to, high) of as many rows as FIRST_KEYS, MOST_GROWTH and BLOCK_KEYS allow.
 
     Each is the same share of every chunk, and so a sample of the whole store.
     """
     while low < high:
         seen = _rows_below(store, low)
-        most = min(KEYS_AT_ONCE, max(FIRST_KEYS, (MOST_GROWTH - 1) * seen))
-        blocks = math.ceil((_rows_below(store, high) - seen) / most)
-        end = low + (high - low) / blocks if blocks > 1 else high
+        most = min(BLOCK_KEYS, max(FIRST_KEYS, (MOST_GROWTH - 1) * seen))
+        end = low + most / store.rows if _rows_below(store, high) - seen > most else high
         yield low, end, high
         low = end
 

@@ -70,7 +70,8 @@ def _unnamed_lists(sizes: np.ndarray, code_size: int, folder: Path) -> faiss.OnD
         lists.prefetch_nthread = 0  # reading ahead takes longer than it saves
         lists.totsize = total
         lists.do_mmap()
-    lists.set_all_lists_sizes(faiss.swig_ptr(sizes.astype(np.uint64)))
+    sizes = sizes.astype(np.uint64)  # its name keeps it while FAISS reads it
+    lists.set_all_lists_sizes(faiss.swig_ptr(sizes))
     return lists
 
 

@@ -176,7 +176,7 @@ def retrieve_exact(run: Run, wildcards: dict) -> Work:
     """Work of one block of queries with one hidden state and metric; all keys of the store are read."""
     run = of_block(run, wildcards)
     stage = plan.exact_retrieval(run)
-    merging = run.evaluated * run.k * plan.OPERATIONS_PER_NEIGHBOUR * run.tokens["train"] / plan.KEYS_AT_ONCE
+    merging = run.evaluated * run.k * plan.OPERATIONS_PER_NEIGHBOUR * run.tokens["train"] / plan.BLOCK_KEYS
     return Work(stage.memory_bytes, stage.disk_bytes, stage.flops, operations=merging, moved_bytes=HALF * run.tokens["train"] * run.width + stage.disk_bytes)
 
 

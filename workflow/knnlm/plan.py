@@ -17,7 +17,7 @@ from knnlm.query_blocks import QUERIES_AT_ONCE
 KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
 TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
-KEYS_AT_ONCE, ROWS_AT_ONCE = 524288, 131072  # blocks of exact search and index filling
+BLOCK_KEYS, KEYS_AT_ONCE, ROWS_AT_ONCE = 262144, 524288, 131072  # blocks of exact search, real scores and index filling
 WIDER = 8  # columns of a factor of exact search beside those of its key
 TYPES_BEYOND_MERGES = 1400  # single characters and the like: the paper's 33,344 types come of 32,000 merges
 COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
@@ -264,7 +264,7 @@ def real_scores(run: Run) -> Stage:
     """
     results = sum(len(real_score_fractions(run.config, *pair)) for pair in run.pairs)
     scores = run.evaluated * run.k * SINGLE
-    memory = _approximate_memory(run) + scores + _key_block(run)
+    memory = _approximate_memory(run) + scores + min(KEYS_AT_ONCE, run.tokens["train"]) * run.width * (SINGLE + HALF)
     return Stage("real scores", run.evaluated, results * scores, memory, 2.0 * results * run.evaluated * run.k * run.width)
 
 
@@ -316,8 +316,8 @@ def _queries_and_neighbours(run: Run) -> int:
 
 
 def _key_block(run: Run) -> int:
-    """Return bytes of the block of keys that is compared at a time, as stored, in float32 and as factors, which may be float32."""
-    return min(KEYS_AT_ONCE, run.tokens["train"]) * (run.width * (SINGLE + HALF) + (run.width + WIDER) * SINGLE)
+    """Return bytes of the block of keys that exact search compares at a time, as stored, in float32 and as factors, which may be float32."""
+    return min(BLOCK_KEYS, run.tokens["train"]) * (run.width * (SINGLE + HALF) + (run.width + WIDER) * SINGLE)
 
 
 def _approximate_memory(run: Run) -> int:

@@ -27,7 +27,7 @@ from knnlm.performance.search import (
     write_filled,
     write_trained,
 )
-from knnlm.plan import KEYS_AT_ONCE, forward_flops
+from knnlm.plan import BLOCK_KEYS, forward_flops
 
 TIMES = (1, 2, 4, 8)
 WHOLE = (1.0,)  # of the store
@@ -202,6 +202,6 @@ def judged(table: pd.DataFrame) -> list[dict]:
         goal = None if goal is None else max(TIMES) ** (1 - goal)
         found.append(row(f"{stage} at {max(TIMES)}× the rows: 1×", "rows/s", *speeds, goal, max(TIMES) ** (1 - slopes)))
         memory = [part["memory_bytes"].to_numpy()[:1] / 1e6 for part in (most, least)]
-        goal = 1 / MOST_GROWTH if "search" not in stage or least["rows"].iloc[0] >= KEYS_AT_ONCE else None
+        goal = 1 / MOST_GROWTH if "search" not in stage or least["rows"].iloc[0] >= 2 * BLOCK_KEYS else None
         found.append(row(f"memory of {stage} at {max(TIMES)}× the rows: 1×", "MB", *memory, goal, memory[1] / memory[0]))
     return found
