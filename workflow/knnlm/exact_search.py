@@ -26,7 +26,7 @@ BLOCK_KEYS = 262144  # the most keys that are in memory
 FIRST_KEYS = 4096  # compared with every query, so that there is a threshold
 MOST_GROWTH = 6  # of the rows seen, by one block of keys: until its end the thresholds stay as they are
 DEVIATIONS = 4  # by which a threshold lies below what is expected of the k-th neighbour: one query in 30,000 is searched again
-TILE_QUERIES, TILE_KEYS = 1024, 4096  # one matrix product; its 8 or 16 MiB stay in the cache of a CPU
+TILE_QUERIES, TILE_KEYS = 1024, 4096  # of one matrix product, whose 8 or 16 MiB stay in the cache of a CPU
 PLACES = 2048  # candidates of each query that wait to be merged
 PAIRS_GATHERED = 1048576  # of a query and a key, at once on a GPU
 
@@ -103,7 +103,7 @@ def _search_block(
             _merge_all(running, rows, points[rows], keys, ids, after, centre.metric)
             thresholds[rows] = running.similarities[rows, after - 1]
 
-    every(merge, list(slices(len(points), TILE_QUERIES)))
+    every(merge, list(slices(len(points), min(TILE_QUERIES, math.ceil(len(points) / torch.get_num_threads())))))
 
 
 @contextmanager

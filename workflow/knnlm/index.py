@@ -94,13 +94,13 @@ def save_index(index: faiss.Index, path: str | Path) -> None:
 
 
 def load_index(path: str | Path, metric: str, width: int, rows: int) -> faiss.Index:
-    """Read an index file; the lists of one that holds rows stay on disk, memory-mapped and read-only.
+    """Read an index file; the lists of one that holds rows stay on disk, memory-mapped and read-only, and it is not searched, so it gets no tables for that.
 
     Raises KnnlmError, naming the file, if it is damaged or of another metric, dimension or number of rows.
     """
     verified(path)
     try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if rows else 0)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE if rows else 0)
     except RuntimeError:
         raise KnnlmError(f"{path}: not a readable FAISS index; delete it and rerun the step that makes it.") from None
     for name, have, want in (("metric", index.metric_type, METRICS[metric]), ("dimension", index.d, width), ("rows", index.ntotal, rows)):

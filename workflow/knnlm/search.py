@@ -44,8 +44,11 @@ def approximate_search(
         index = _searchable(join_indexes(trained, filled, store.chunks, low, high, folder), nprobe, device)
         for rows in progress(list(slices(len(queries), QUERIES_AT_ONCE)), f"approximate search {metric}, up to {high:.0%} of the store"):
             scores, ids = (torch.from_numpy(array) for array in index.search(queries[rows], k))
-            similarities = -scores if metric == "l2" else scores
-            running.merge(rows, similarities.masked_fill_(ids < 0, -torch.inf), ids.int())
+            similarities = (-scores if metric == "l2" else scores).masked_fill_(ids < 0, -torch.inf)
+            if low:
+                running.merge(rows, similarities, ids.int())
+            else:  # FAISS gives them best first
+                running.similarities[rows], running.ids[rows] = similarities, ids.int()
         yield high, *running.snapshot()
 
 

@@ -22,7 +22,7 @@ from knnlm.search import Snapshot, approximate_search, real_similarities
 GOALS = {"product": 0.5, "faiss": 1.5, "approximate": 0.95, "real": 0.3}
 SAMPLE_ROWS_PER_CENTROID = 40  # FAISS asks for 39 to train an index
 QUERIES_OF_ROWS = 1024  # by which the rows of the store are chosen
-MOST_QUERIES = 65536
+LEAST_QUERIES, MOST_QUERIES = 4096, 65536  # so many that what is done once for every key counts as little as in a run
 MOST_PRODUCTS = 2**27  # q·k in memory at a time: 512 MiB
 UNEVEN = 16  # keys fewer at a time than a power of two
 OPERATIONS_IN_THE_TIME_OF_A_BYTE = 8  # roughly, on a CPU
@@ -155,8 +155,8 @@ def store_rows(retrieval: Retrieval, bench: Bench) -> int:
 
 
 def query_count(retrieval: Retrieval, rows: int, bench: Bench) -> int:
-    """Return the queries with which exact search of so many rows takes its time."""
-    return bench.fitting(2 * retrieval.width * rows, least=16, most=MOST_QUERIES)
+    """Return the queries with which exact search of so many rows takes its time, or more."""
+    return bench.fitting(2 * retrieval.width * rows, least=LEAST_QUERIES, most=MOST_QUERIES)
 
 
 def exact(retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
