@@ -118,9 +118,15 @@ def side_by_side(device: str) -> Iterator[Callable]:
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
 
+    def every(function: Callable, items: list) -> list:
+        held = [function]  # a worker keeps what it was given a little longer than its result is waited for: not the arrays behind the function
+        found = list(pool.map(lambda item: held[0](item), items))
+        held.clear()
+        return found
+
     with ThreadPoolExecutor(threads if device == "cpu" else 1, initializer=one_thread_each) as pool:
         try:
-            yield lambda function, items: list(pool.map(function, items))
+            yield every
         finally:
             torch.set_num_threads(threads)  # one thread's setting is the default of others
 
