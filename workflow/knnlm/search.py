@@ -64,14 +64,15 @@ def real_similarities(queries: np.ndarray, ids: np.ndarray, store: Datastore, h:
         keys = chunk.keys_of(h)[begin : begin + KEYS_AT_ONCE].astype(np.float32)
         first = chunk.first_position + begin
         for rows in slices(len(queries), QUERIES_AT_ONCE):
-            local = ids[rows].astype(np.int64) - first
-            elsewhere = (local < 0) | (local >= len(keys))
-            local[elsewhere] = -1  # FAISS skips these
+            local = np.subtract(ids[rows], first, dtype=np.int64)
+            elsewhere = local.view(np.uint64) >= len(keys)  # as such, what is below 0 is large
+            np.copyto(local, -1, where=elsewhere)  # FAISS skips these
             scores = np.empty(local.shape, dtype=np.float32)
             some = np.ascontiguousarray(queries[rows])
             score(*(faiss.swig_ptr(array) for array in (scores, some, keys, local)), keys.shape[1], *local.shape)
-            similarities = -scores if metric == "l2" else scores
-            np.copyto(found[rows], similarities, where=~elsewhere)
+            if metric == "l2":
+                np.negative(scores, out=scores)
+            np.copyto(found[rows], scores, where=~elsewhere)
     return found
 
 

@@ -36,6 +36,7 @@ MOST_EXPONENTS = {"datastore build": 1.05, "exact search": 1.05, "approximate se
 FEWER_FILLED = 8  # times as many rows are searched as indexes are filled with: filling takes longer
 MOST_GROWTH = 1.1  # of memory, from 1× to 8×
 SHARE = 0.25  # of a measurement's time: what the smallest size takes at the machine's best
+LEAST_QUERIES = 512  # fewer and the time is that of reading the keys
 COLUMNS = ["stage", "times", "rows", "seconds", "memory_bytes", "resident_bytes", "exponent"]
 
 
@@ -63,7 +64,7 @@ def sizes_of(config: dict, retrieval: Retrieval, bench: Bench) -> Sizes:
     length = window["context"] + window["new"]
     flops = length / window["new"] * forward_flops(config["lm"]["architecture"], length)
     tokens = max(window["new"], bench.fitting(flops / SHARE) // window["new"] * window["new"])
-    queries = bench.fitting(2 * retrieval.width * rows / SHARE, least=16)
+    queries = bench.fitting(2 * retrieval.width * rows / SHARE, least=LEAST_QUERIES)
     searched = (rows, max(1, rows // FEWER_FILLED), queries)
     return Sizes(bench.folder / "scaling", bench.device, retrieval, *searched, window["context"], window["new"], tokens, bench.seed)
 
