@@ -1,7 +1,10 @@
 """Predicted hours against sums worked out by hand, and measured ones against jobs whose times are known."""
 
 import copy
+import csv
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from configs import config_of
@@ -17,6 +20,7 @@ DEMO = Run(config_of(), {"train": 404231, "valid": 16743, "test": 31756}, 8160)
 PAPER = Run(config_of("wikitext103"), config_of("wikitext103")["corpus"]["token_counts"], 33344)
 TINY = Run(config_of("tiny"), {"train": 30_000, "valid": 5000, "test": 5001}, 640)
 RATES = dict.fromkeys(OPERATIONS, 1e10) | {"threads": 2.0}
+RECORD = Path(__file__).parent / "demo"
 
 
 def job(run: Run, name: str):
@@ -146,3 +150,19 @@ def test_a_table_of_other_things_is_refused_by_name(rates, wrong, tmp_path):
         read_rates(write_rates(tmp_path / "rates.csv", rates))
     with pytest.raises(KnnlmError, match=r"none\.csv: not a readable table of rates"):
         read_rates(tmp_path / "none.csv")
+
+
+def test_the_prediction_for_the_demo_is_within_a_half_of_what_it_took():
+    """As recorded on two quiet cores, whatever this machine does meanwhile.
+
+    Who changes the demo or the estimates by much, records again: `make demo`, `snakemake performance`, `snakemake plan`, then to `tests/unit/demo/`
+    tables/rates.csv, tables/plan.csv and corpus/tokens/manifest.json of results/demo.
+    """
+    facts = json.loads((RECORD / "manifest.json").read_text())
+    run = Run(config_of(), facts["tokens"], facts["vocabulary_size"])
+    with open(RECORD / "plan.csv", newline="") as file:
+        measured = {row["stage"]: float(row["measured_seconds"]) for row in csv.DictReader(file) if row["measured_seconds"]}
+    assert measured["total"] > 600
+    found = ratios(predicted_seconds(run, read_rates(RECORD / "rates.csv")), measured)
+    assert 1 / 1.5 < found["total"] < 1.5
+    assert all(1 / 2.5 < found[stage] < 2.5 for stage, seconds in measured.items() if seconds > 60)

@@ -31,11 +31,11 @@ from knnlm.plan import BLOCK_KEYS, forward_flops
 
 TIMES = (1, 2, 4, 8)
 WHOLE = (1.0,)  # of the store
-REPEATS = {"datastore build": 3, "index fill": 0, "exact search": 3, "approximate search": 3}  # after the first; 0: the first is what counts
+REPEATS = {"datastore build": 5, "index fill": 0, "exact search": 5, "approximate search": 5}  # after the first; 0: the first is what counts
 MOST_EXPONENTS = {"datastore build": 1.05, "exact search": 1.05, "approximate search": 1.0}
 FEWER_FILLED = 8  # times as many rows are searched as indexes are filled with: filling takes longer
 MOST_GROWTH = 1.1  # of memory, from 1× to 8×
-SHARE = 0.25  # of a measurement's time: what the smallest size takes at the machine's best
+SHARE = 0.5  # of a measurement's time: what the smallest size takes at the machine's best
 LEAST_QUERIES = 512  # fewer and the time is that of reading the keys
 COLUMNS = ["stage", "times", "rows", "seconds", "memory_bytes", "resident_bytes", "exponent"]
 
