@@ -25,10 +25,11 @@ from knnlm.search import Snapshot
 BLOCK_KEYS = 262144  # the most keys that are in memory
 FIRST_KEYS = 4096  # compared with every query, so that there is a threshold
 MOST_GROWTH = 6  # of the rows seen, by one block of keys: until its end the thresholds stay as they are
-DEVIATIONS = 4  # by which a threshold lies below what is expected of the k-th neighbour: one query in 30,000 is searched again
+DEVIATIONS = 4  # by which a threshold lies below what is expected of the k-th neighbour: one query in some ten thousand is searched again
 TILE_QUERIES, TILE_KEYS = 1024, 4096  # of one matrix product, whose 8 or 16 MiB stay in the cache of a CPU
 PLACES = 2048  # candidates of each query that wait to be merged
 PAIRS_GATHERED = 1048576  # of a query and a key, at once on a GPU
+NONE = int(packed(torch.tensor(-torch.inf), torch.tensor(-1, dtype=torch.int32)))  # no candidate
 
 
 def exact_search(
@@ -158,8 +159,7 @@ class Waiting:
         """Begin with none; `rows` are the queries' rows of the running result."""
         self.running, self.rows, device = running, rows, running.ids.device
         self.count = torch.zeros(rows.stop - rows.start, dtype=torch.int64, device=device)
-        self.none = packed(torch.tensor(-torch.inf), torch.tensor(-1, dtype=torch.int32))
-        self.candidates = torch.full((len(self.count), PLACES), self.none, device=device)
+        self.candidates = torch.full((len(self.count), PLACES), NONE, device=device)
 
     def add(self, row: torch.Tensor, count: torch.Tensor, similarities: torch.Tensor, ids: torch.Tensor) -> None:
         """Append candidates, sorted by their query `row`; `count` says how many each query gets, no more than there is room for."""
@@ -172,7 +172,7 @@ class Waiting:
         """Merge what waits."""
         used = int(self.count.max())
         self.running.merge_packed(self.rows, self.candidates[:, :used])
-        self.candidates[:, :used] = self.none
+        self.candidates[:, :used] = NONE
         self.count.zero_()
 
 

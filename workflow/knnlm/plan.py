@@ -321,8 +321,12 @@ def _key_block(run: Run) -> int:
 
 
 def _approximate_memory(run: Run) -> int:
-    """Return bytes of approximate search: queries and neighbours, and the centroids of every index; the lists stay on disk."""
-    return _queries_and_neighbours(run) + (run.config["datastore"]["chunks"] + 2) * _centroid_bytes(run)
+    """Return bytes of approximate search: queries and neighbours, the centroids of every index, and look-up tables; the lists stay on disk.
+
+    FAISS makes such tables for `l2` with PQ, for the trained index and again for the one that is searched.
+    """
+    tables = run.factory.lists * (run.factory.sub_quantisers or 0) * PQ_CENTROIDS * SINGLE if any(metric == "l2" for _, metric in run.pairs) else 0
+    return _queries_and_neighbours(run) + (run.config["datastore"]["chunks"] + 2) * _centroid_bytes(run) + 2 * tables
 
 
 def joined_bytes(run: Run) -> int:
