@@ -34,6 +34,7 @@ pathvars:
 wildcard_constraints:
     chunk="|".join(map(str, CHUNKS)),
     block="|".join(map(str, QUERY_BLOCKS)),
+    stage="|".join(text_limits.CHECKS),
     h="att|ffn",
     metric="l2|ip",
     search="approximate|exact",
@@ -51,6 +52,7 @@ include: "workflow/rules/seeds.smk"
 
 
 onstart:
+    check_submission()
     lock_runs()
 
 

@@ -32,7 +32,7 @@ def test_exponents_are_slopes():
     [
         ([1, 1, 1, 0.9], 2**19, 1.05, ["true", "true", "", "true", "true", "true", "true", "true"]),
         ([1.1, 3, 1.1, 1.01], 2**19, 1.2, ["false", "false", "", "false", "false", "false", "false", "false"]),
-        ([1, 1, 1, 0.9], 2**18, 1.2, ["true", "false", "", "false", "true", "", "true", ""]),  # a smaller store than one block
+        ([1, 1, 1, 0.9], 2**18, 1.2, ["true", "false", "", "false", "true", "", "true", ""]),  # a store that may fill no block
     ],
 )
 def test_goals_of_scaling(exponents, rows, growth, reached):

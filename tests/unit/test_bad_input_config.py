@@ -12,7 +12,7 @@ import yaml
 from configs import ROOT, config_of, written
 from snakemake.utils import update_config
 
-from knnlm.config_files import check_file, check_folder
+from knnlm.config_files import check_file, check_folder, check_submitted
 from knnlm.configuration import check, check_combinations, flattened, read_schema
 from knnlm.errors import KnnlmError
 
@@ -128,6 +128,15 @@ def test_a_folder_that_no_workflow_can_run_in_is_named(name, said, tmp_path):
 @pytest.mark.parametrize("name", ['it\'s "odd"', "$(touch pwned); & | * ? # ~ % <run> \\", "é 語 😀", "-rf"])
 def test_a_folder_with_an_odd_name_is_let_pass(name, tmp_path):
     check_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["$(touch pwned)", "`touch pwned`", "it's", 'so "called"', "back\\slash"])
+def test_a_name_that_a_cluster_s_shells_would_read_as_code_is_named(name):
+    assert "jobs on a cluster cannot be given" in sentence(check_submitted, f"folder/{name}/config.yaml")
+
+
+def test_a_name_with_spaces_and_odd_letters_goes_to_a_cluster():
+    check_submitted("two words/é 語 😀; touch pwned & | * ? # ~ %/config.yaml")
 
 
 ENTRY = {"question": "Does it?", "paper": "silent", "candidates": ["{main}"]}

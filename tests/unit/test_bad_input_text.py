@@ -26,20 +26,21 @@ def make_text(folder: Path, separator: str = "file", **texts: bytes) -> list[Pat
         path.write_bytes(texts.get(split, split.encode() + b" " + PLAIN))
     text = {"folder": None, "document_separator": separator} | {split: str(path) for split, path in paths.items()}
     made = [folder / "made" / "text" / f"{split}.txt" for split in corpus.SPLITS]
-    corpus_text.main(
-        Namespace(settings={"seed": 1, "corpus": {"source": "text", "text": text}}, texts=made, documents=[path.with_suffix(".documents.npy") for path in made])
-    )
+    files = {"documents": [path.with_suffix(".documents.npy") for path in made], "manifest": folder / "made" / "text" / "manifest.json"}
+    corpus_text.main(Namespace(settings={"seed": 1, "corpus": {"source": "text", "text": text}}, texts=made, **files))
     return made
 
 
 def make_pieces(folder: Path, tokeniser: str, merges: int, separator: str = "file", **texts: bytes) -> list[Path]:
     """Run the first three steps and return the files of pieces, train first."""
     made = make_text(folder, separator, **texts)
-    tokenised = [folder / "made" / "tokenised" / path.name for path in made]
-    tokenise.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, texts=made, tokenised=tokenised, threads=1))
-    pieces = [folder / "made" / "pieces" / path.name for path in made]
-    files = {"codes": folder / "made" / "bpe.json", "dictionary": folder / "made" / "dictionary.txt"}
-    bpe.main(Namespace(settings={"corpus": {"bpe_merges": merges}}, tokenised=tokenised, pieces=pieces, **files))
+    tokenised, pieces = ([folder / "made" / name / path.name for path in made] for name in ("tokenised", "pieces"))
+    of_texts, of_tokenised, of_pieces = (paths[0].parent / "manifest.json" for paths in (made, tokenised, pieces))
+    files = {"texts": made, "of_texts": of_texts, "tokenised": tokenised, "manifest": of_tokenised}
+    tokenise.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, threads=1, **files))
+    files = {"tokenised": tokenised, "of_tokenised": of_tokenised, "pieces": pieces, "manifest": of_pieces}
+    files |= {"codes": folder / "made" / "bpe.json", "dictionary": folder / "made" / "dictionary.txt"}
+    bpe.main(Namespace(settings={"corpus": {"bpe_merges": merges}}, **files))
     return pieces
 
 

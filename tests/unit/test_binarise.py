@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import knnlm
-from knnlm.artifacts import save_array
+from knnlm.artifacts import save_array, write_manifest
 from knnlm.steps import binarise
 
 DICTIONARY = "the 5\nlow@@ 3\ner 2\né 1\n@-@ 0\nmadeupword0000 0\nmadeupword0001 0\nmadeupword0002 0\nmadeupword0003 0\n"
@@ -31,6 +31,9 @@ def run(folder: Path, settings: dict) -> subprocess.CompletedProcess:
         (folder / f"{split}.txt").write_text(pieces)
         save_array(folder / f"{split}.npy", np.array(LINE_DOCUMENTS[split]))
     out = folder / "out"
+    write_manifest(folder / "pieces.json", [folder / "dictionary.txt", *(folder / f"{split}.txt" for split in PIECES)], kind="pieces")
+    write_manifest(folder / "text.json", [folder / f"{split}.npy" for split in PIECES], kind="text")
+    command += ["--of-pieces", str(folder / "pieces.json"), "--of-texts", str(folder / "text.json")]
     command += ["--pieces", *(str(folder / f"{split}.txt") for split in PIECES)]
     command += ["--line-documents", *(str(folder / f"{split}.npy") for split in PIECES)]
     command += ["--binary", *(str(out / "binary" / f"{split}.{end}") for split in PIECES for end in ("bin", "idx")), str(out / "binary/dict.txt")]
@@ -91,15 +94,23 @@ def test_text_too_small_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("k", "status"), [(7, 0), (8, 1)])
-def test_more_neighbours_than_the_smallest_store_has_rows_are_refused(made, k, status):
-    command = [sys.executable, "-m", "knnlm.steps.check_size", "--settings", json.dumps({"retrieval": {"k": k}, "fractions": [0.5, 1.0]})]
-    command += ["--manifest", str(made / "tokens/manifest.json")]
+@pytest.mark.parametrize(
+    ("stage", "fits", "too_much", "sentence"),
+    [
+        ("retrieval", {"retrieval": {"k": 7}}, {"retrieval": {"k": 8}}, "retrieval.k: 8 is more than the 7 rows of the smallest store"),
+        ("index", {"index": {"factory": "IVF14,Flat"}}, {"index": {"factory": "IVF15,Flat"}}, "index.factory: IVF15,Flat needs 15 rows to train"),
+        ("datastore", {"datastore": {"chunks": 3}}, {"datastore": {"chunks": 4}}, "datastore.chunks: 4 is more than the 3 windows of the training text"),
+    ],
+)
+def test_what_the_counted_tokens_are_too_few_for_is_refused(made, stage, fits, too_much, sentence):
     environment = os.environ | {"PYTHONPATH": str(Path(knnlm.__file__).parent.parent)}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == status
-    sentence = "Error: config key retrieval.k: 8, but the smallest fraction (0.5) of the datastore has 7 rows of 14 training tokens; "
-    assert done.stderr.startswith(sentence if status else "")
+    common = {"fractions": [0.5, 1.0], "lm": {"architecture": {"width": 4}}, "windows": {"train": {"new": 5}}}
+    for settings, status in ((fits, 0), (too_much, 1)):
+        command = [sys.executable, "-m", "knnlm.steps.check_size", "--stage", stage, "--settings", json.dumps(common | settings)]
+        done = subprocess.run([*command, "--manifest", made / "tokens/manifest.json"], check=False, capture_output=True, text=True, env=environment)
+        assert done.returncode == status
+    assert done.stderr.startswith(f"Error: config key {sentence}")
+    assert "the training text has 14 BPE tokens" in done.stderr
 
 
 def test_what_a_killed_attempt_has_left_is_removed(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from knnlm import bpe, corpus, moses
+from knnlm.artifacts import read_manifest, write_manifest
 from knnlm.errors import KnnlmError
 from knnlm.steps import bpe as step
 
@@ -153,14 +154,22 @@ def test_dictionary(tmp_path):
     assert {name: number for name, number in zip(names, numbers, strict=True) if number} == dict(encoded)
 
 
+def manifest_of(tokenised, folder):
+    """Return the manifest of tokenised texts that the step before writes."""
+    write_manifest(folder / "manifest.json", tokenised, kind="tokenised text")
+    return folder / "manifest.json"
+
+
 def test_step(tmp_path, capsys):
     tokenised = [str(tmp_path / f"{split}.txt") for split in corpus.SPLITS]
     pieces = [str(tmp_path / "pieces" / f"{split}.txt") for split in corpus.SPLITS]
     for path, text in zip(tokenised, (TEXT, "lowest\n\nzoo <unk> low\n", "newer\n"), strict=True):
         Path(path).write_text(text)
     names = {"codes": str(tmp_path / "bpe.json"), "dictionary": str(tmp_path / "dictionary.txt")}
+    names |= {"of_tokenised": manifest_of(tokenised, tmp_path), "manifest": tmp_path / "pieces" / "manifest.json"}
     step.main(Namespace(settings={"corpus": {"bpe_merges": 500}}, tokenised=tokenised, pieces=pieces, **names))
     assert "corpus.bpe_merges is 500, but" in capsys.readouterr().err
+    assert len(read_manifest(names["manifest"], kind="pieces")["files"]) == 5
     assert Path(pieces[1]).read_text().replace("@@ ", "") == "lowest\n\n<unk> <unk> low\n"
     stored = Tokenizer.from_file(names["codes"])
     assert " ".join(bpe.marked(piece) for piece in stored.encode("lowest newer").tokens) == bpe.Encoder(stored)("lowest newer")
@@ -171,6 +180,7 @@ def test_text_without_words_leaves_nothing_behind(tmp_path):
     for path in tokenised:
         Path(path).write_text("<unk> @-@\n")
     names = {"codes": str(tmp_path / "out/bpe.json"), "dictionary": str(tmp_path / "out/dictionary.txt"), "pieces": [str(tmp_path / "out/p")] * 3}
+    names["of_tokenised"] = manifest_of(tokenised, tmp_path)
     with pytest.raises(KnnlmError, match=r"train\.txt: the training text has no word"):
         step.main(Namespace(settings={"corpus": {"bpe_merges": 5}}, tokenised=tokenised, **names))
     assert not (tmp_path / "out").exists()

@@ -43,6 +43,16 @@ def test_what_is_nearer_than_the_threshold_is_kept(n, m, width, metric, scale, a
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_nearer_is_kept_of_keys_so_wide_that_float32_loses_more(metric, dtype):
+    generator = torch.Generator().manual_seed(2)
+    keys, queries = ((torch.randn(rows, 16384, generator=generator) + 10).half().float() for rows in (300, 20))
+    true = similarities(queries, keys, metric)
+    thresholds = true.median(1).values.float()
+    assert wanted(queries, keys, thresholds, metric, dtype)[true > thresholds[:, None].double()].all()
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2.0), (torch.float32, 1.1)])
 def test_few_more_are_kept_than_are_nearer(metric, dtype, most):
     """The bounds are tight enough to be of use: for normal keys, of which a hundredth is wanted, they keep at most twice as many."""

@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 from snakemake.utils import validate
 
 from knnlm.config_readme import documentation
-from knnlm.configuration import (
-    IndexFactory,
-    check,
-    check_combinations,
-    flattened,
-    parse_factory,
-    read_schema,
-)
+from knnlm.configuration import check, check_combinations, flattened, read_schema
 from knnlm.corpus_settings import most_training_tokens, text_files
 from knnlm.errors import KnnlmError
 from knnlm.moses import UNITS, tokenise
@@ -184,8 +177,9 @@ COMBINATIONS = [
     (DEFAULTS, {"index.factory": "IVF512,PQ32x4"}, "index.factory", "IVF<lists>"),
     (DEFAULTS, {"index.factory": "IVF512,PQ48"}, "index.factory", "48 PQ codes do not divide"),
     (DEFAULTS, {"index.factory": "IVF512,PQ256"}, "index.factory", "256 PQ codes do not divide"),
-    (DEFAULTS, {"index.training_rows": 511}, "index.training_rows", "512"),
-    (DEFAULTS, {"index.factory": "IVF16,PQ32", "index.nprobe": 8, "index.training_rows": 255}, "index.training_rows", "256"),
+    (DEFAULTS, {"index.training_rows": 511, "datastore.chunks": 1}, "index.training_rows", "which needs 512"),
+    (DEFAULTS, {"index.training_rows": 514, "datastore.chunks": 4}, "index.training_rows", "which needs 515"),
+    (DEFAULTS, {"index.factory": "IVF16,PQ32", "index.nprobe": 8, "index.training_rows": 255, "datastore.chunks": 1}, "index.training_rows", "256"),
     (DEFAULTS, {"index.nprobe": 513}, "index.nprobe", "512"),
     (DEFAULTS, {"main.h": "ffn", "retrieval.h": ["att"]}, "main.h", "retrieval.h"),
     (DEFAULTS, {"retrieval.metrics": ["ip"]}, "main.metric", "retrieval.metrics"),
@@ -201,9 +195,9 @@ COMBINATIONS = [
     (DEFAULTS, {"temperature.high": 50.0}, "temperature.grid", "60.0"),
     (DEFAULTS, {"temperature.grid": [0.5, 2.0]}, "temperature.grid", "1.0"),
     (TINY, {"retrieval.k": 100_000}, "retrieval.k", "rows of the smallest store"),
-    (TINY, {"index.factory": "IVF200000,PQ8", "index.training_rows": 200_000}, "index.factory", "fewer lists"),
+    (TINY, {"index.factory": "IVF200000,PQ8", "index.training_rows": 200_001}, "index.factory", "fewer lists"),
     (TINY, {"lm.training.tokens_per_sample": 1_000_000}, "lm.training.tokens_per_sample", "too long"),
-    (TINY, {"datastore.chunks": 9_999}, "datastore.chunks", "windows"),
+    (TINY, {"datastore.chunks": 9_999, "index.training_rows": 20_000}, "datastore.chunks", "windows"),
     (TINY, {"corpus.token_counts": {"train": 1279, "valid": 9, "test": 9}}, "retrieval.k", "63 rows"),
     (PAPER, {"corpus.token_counts.train": 20_000}, "retrieval.k", "1000 rows"),
 ]
@@ -291,19 +285,6 @@ def test_a_line_never_has_more_pieces_than_bytes(line):
     """What the bound rests on: characters as pieces, `@-@` and the like whole, and `</s>`, against the bytes and the line's end."""
     pieces = sum(1 if word in UNITS else len(word) for word in tokenise(" ".join(line.split())).split()) + 1
     assert pieces <= len(line.encode()) + 1
-
-
-def test_factories():
-    assert parse_factory("IVF4096,PQ64", 1024) == parse_factory("IVF4096,PQ64x8", 1024) == IndexFactory(4096, 64, 64)
-    assert parse_factory("IVF16,SQfp16", 32) == IndexFactory(16, 64, 0)
-    assert parse_factory("IVF16,Flat", 32) == IndexFactory(16, 128, 0)
-
-
-@pytest.mark.parametrize("factory", ["IVF16,PQ8", "IVF16,SQfp16", "IVF16,Flat"])
-def test_code_bytes_are_those_of_faiss(factory):
-    import faiss
-
-    assert parse_factory(factory, 32).code_bytes == faiss.index_factory(32, factory).code_size
 
 
 def test_reading_a_workflow_imports_nothing_heavy():

@@ -32,7 +32,8 @@ def run_step(output: Path, section: dict) -> None:
     """Run the step on a config section; its files go to `output`/text."""
     texts = [str(output / "text" / f"{split}.txt") for split in corpus.SPLITS]
     documents = [str(output / "text" / f"{split}.documents.npy") for split in corpus.SPLITS]
-    corpus_text.main(Namespace(settings={"seed": 1, "corpus": section}, texts=texts, documents=documents))
+    manifest = output / "text" / "manifest.json"
+    corpus_text.main(Namespace(settings={"seed": 1, "corpus": section}, texts=texts, documents=documents, manifest=manifest))
 
 
 def test_lines_are_normalised_and_blank_lines_kept():

@@ -83,6 +83,20 @@ def test_blocks_of_queries_share_the_work():
         assert asked(small, NOWHERE, search, PAIRS[0], 1).threads == asked(DEMO, NOWHERE, search, PAIRS[0], 1).threads  # on which rounding depends
 
 
+@pytest.mark.parametrize(("job", "name"), [("training_neighbours", "soft-labels"), ("hypothesis", "loss-weighting"), ("hypothesis", "approximate-search")])
+def test_joined_lists_are_asked_for_as_disk_and_not_as_memory(job, name):
+    config = copy.deepcopy(PAPER)
+    config["hypotheses"]["approximate-search"]["settings"]["codes"] = []  # each of which is an index in memory
+    tokens, vocabulary = tokens_of(config, NOWHERE)
+    config_of_twice = config | {"datastore": config["datastore"] | {"chunks": 2 * config["datastore"]["chunks"]}}
+    once, twice = run_of(config, tokens, vocabulary), run_of(config_of_twice, tokens | {"train": 2 * tokens["train"]}, vocabulary)
+    small, large = (WORK[job](run, {"hypothesis": name}) for run in (once, twice))
+    assert small.passing_bytes == tokens["train"] * (64 + 8)
+    assert asked(config, NOWHERE, job, {"hypothesis": name}, 1).disk_mb >= (small.disk_bytes + small.passing_bytes) / 1e6
+    values, centroids = 2 * 4 * tokens["train"], config["datastore"]["chunks"] * 4 * 1024 * (4096 + 256)
+    assert large.memory_bytes - small.memory_bytes <= values + centroids
+
+
 def test_only_steps_that_use_a_device_ask_for_one():
     asking = {name for name in hypotheses.with_step(PAPER) if asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": name}, 1).gpu}
     assert set(hypotheses.with_step(PAPER)) - asking == {"approximate-search", "neighbours", "padding", "ensembling", "second-seed-and-knn"}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sacremoses import MosesTokenizer
 
 from knnlm import corpus, moses
+from knnlm.artifacts import read_manifest, write_manifest
 from knnlm.steps import tokenise
 
 
@@ -75,8 +76,12 @@ def test_step_with_processes_keeps_lines_and_order(tmp_path):
         with open(text, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
     texts, tokenised = zip(*paths.values(), strict=True)
+    of_texts, manifest = tmp_path / "texts.json", tmp_path / "tokenised.json"
+    write_manifest(of_texts, texts, kind="text")
     for tokeniser, expected in {"moses": list(map(moses.tokenise, lines)), "none": lines}.items():
-        tokenise.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, texts=texts, tokenised=tokenised, threads=2))
+        files = {"texts": texts, "of_texts": of_texts, "tokenised": tokenised, "manifest": manifest}
+        tokenise.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, threads=2, **files))
+        assert len(read_manifest(manifest, kind="tokenised text")["files"]) == 3
         for path in tokenised:
             with open(path, encoding="utf-8") as file:
                 assert file.read().split("\n") == [*expected, ""]

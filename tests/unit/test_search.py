@@ -1,6 +1,7 @@
 """Approximate search and true similarities against brute force in NumPy, for every fraction of stores that are written for real."""
 
 import functools
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -54,6 +55,13 @@ def test_bands_give_what_one_index_gives(metric, tmp_path):
     *_, (_, found, similarities) = approximate_search(QUERIES, store, trained, filled_indexes(trained, store), 3, 25, FRACTIONS, "cpu", tmp_path)
     np.testing.assert_allclose(similarities, -scores if metric == "l2" else scores, rtol=1e-5, atol=1e-5)
     assert np.mean(found == ids) > 0.99
+
+
+def test_the_lists_of_a_band_are_gone_before_the_next_are_joined(tmp_path):
+    store, trained = make_store(tmp_path, KEYS, 3), trained_index("IVF8,PQ4", "l2")
+    for _ in approximate_search(QUERIES, store, trained, filled_indexes(trained, store), 3, 25, FRACTIONS, "cpu", tmp_path):
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+        assert not [line for line in mapped if str(tmp_path) in line and line.endswith("(deleted)")]
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])

@@ -121,6 +121,7 @@ def start(binary, folder, **training):
         "checkpoints": folder / "checkpoints",
         "model": folder / "model.pt",
         "loss": folder / "loss.csv",
+        "manifest": folder / "manifest.json",
     }
     command = [sys.executable, "-m", "knnlm.steps.train_lm", "--settings", json.dumps(settings)]
     command += [str(part) for name, value in options.items() for part in (f"--{name}", value)]

@@ -57,6 +57,10 @@ STORED = {
 }
 # Files of the corpus; making them again takes fairseq's tool seconds.
 CORPUS = {
+    "corpus/text/train.txt": "corpus/tokenised/manifest.json",
+    "corpus/text/valid.documents.npy": "corpus/tokens/manifest.json",
+    "corpus/tokenised/valid.txt": "corpus/pieces/manifest.json",
+    "corpus/pieces/test.txt": "corpus/tokens/manifest.json",
     "corpus/tokens/valid.npy": "states/manifest.json",
     "corpus/binary/train.bin": "lm/model.pt",
     "corpus/binary/train.idx": "hypotheses/second-seed.json",

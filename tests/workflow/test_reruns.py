@@ -22,7 +22,7 @@ CHUNKS = ["0", "1"]
 FIGURES = ["components", "datastore_size", "temperature", "lambda", "loss", "verdicts", "parameters", "helped_tokens"]
 PLOTS = {f"plot_{figure}" for figure in FIGURES} | {f"plot_hypothesis {name}" for name in WITH_STEP}
 TABLES = {"tables"} | PLOTS
-CORPUS = {"bpe", "binarise", "check_size"}
+CORPUS = {"bpe", "binarise", "check_size retrieval", "check_size index", "check_size datastore"}
 LM = {"train_lm", "evaluation_states"}
 STORE = {f"datastore_chunk {chunk}" for chunk in CHUNKS}
 INDEX = {f"train_index {retrieval}" for retrieval in RETRIEVALS} | {f"fill_index {of} {chunk}" for of in RETRIEVALS for chunk in CHUNKS}
@@ -88,7 +88,7 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
         pytest.param(
             "retrieval: {k: 64}",
             "retrieval: {k: 63}",
-            {"check_size"} | EXACT | APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES | {"helped_tokens"},
+            {"check_size retrieval"} | EXACT | APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES | {"helped_tokens"},
             id="k",
         ),
         pytest.param("training_rows: 4000, nprobe: 4}", "training_rows: 4000, nprobe: 5}", APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES, id="nprobe"),

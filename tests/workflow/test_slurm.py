@@ -156,6 +156,18 @@ def asked(folder: Path, rule: str, wildcards: dict, attempt: int = 1) -> job_siz
     return job_sizes.asked(config, folder / "results/tiny/corpus/tokens/manifest.json", rule, wildcards, attempt)
 
 
+def test_a_folder_whose_name_a_shell_would_read_as_code_is_refused(cluster, new_project):
+    folder = small_project(new_project("odd"))
+    odd = folder.rename(folder.with_name("$(touch pwned)"))
+    driver = start(odd, "results/tiny/corpus/text/train.txt")
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 1
+    assert "jobs on a cluster cannot be given a path or value with the character $ in it" in output
+    assert "Traceback" not in output
+    assert not list(odd.rglob("pwned"))
+    assert not cluster.jobs(odd)
+
+
 def test_the_whole_workflow_runs_on_slurm_from_text_to_report(whole):
     assert {job["JobState"] for job in whole.jobs} == {"COMPLETED"}
     components = pd.read_csv(whole.folder / "results/tiny/tables/components.csv")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 WIDER = 8
-SLACK = 2.0**-14  # of float32 arithmetic, relative: sums of up to a thousand terms lose less, and so do all small steps together
+LEAST_SLACK, SLACK_OF_A_TERM = 2.0**-14, 2.0**-22  # of float32 arithmetic, relative: what a sum loses, and with it all small steps together
 SIGNED = {2: torch.int16, 4: torch.int32}  # the integer whose sign is that of a float of so many bytes
 
 
@@ -35,6 +35,11 @@ class Centres:
         return queries @ self.keys if self.metric == "ip" else (queries - self.queries).square().sum(1) / -2
 
 
+def slack(width: int) -> float:
+    """Return a relative bound on what float32 loses in sums of products of factors of keys of this width, whatever the order of the terms."""
+    return max(LEAST_SLACK, SLACK_OF_A_TERM * (width + WIDER))
+
+
 def centres(keys: torch.Tensor, queries: torch.Tensor, metric: str) -> Centres:
     """Return the means of some keys, float32 (m, width), and queries, float32 (n, width): any centres give the same answers, these give the best bounds."""
     mean = keys.mean(0)
@@ -49,8 +54,9 @@ def key_factors(keys: torch.Tensor, centre: Centres, dtype: torch.dtype) -> torc
     rounded = centred.to(dtype)
     lost = torch.linalg.vector_norm(rounded.float() - centred, dim=1)
     ones = torch.ones(len(keys), 3, dtype=dtype, device=keys.device)
-    bias = bias + SLACK * (bias.abs() + norms * torch.linalg.vector_norm(centre.queries))
-    return torch.cat([rounded, _in_three(bias, dtype), ones, _rounded_up(torch.stack([lost + SLACK * norms, norms + lost], 1), dtype)], 1)
+    loss = slack(keys.shape[1])
+    bias = bias + loss * (bias.abs() + norms * torch.linalg.vector_norm(centre.queries))
+    return torch.cat([rounded, _in_three(bias, dtype), ones, _rounded_up(torch.stack([lost + loss * norms, norms + lost], 1), dtype)], 1)
 
 
 def query_factors(queries: torch.Tensor, centre: Centres, thresholds: torch.Tensor, longest_key: float, dtype: torch.dtype) -> torch.Tensor:
@@ -64,7 +70,7 @@ def query_factors(queries: torch.Tensor, centre: Centres, thresholds: torch.Tens
     rounded, norms = centred.to(dtype), torch.linalg.vector_norm(centred, dim=1)
     lost = torch.linalg.vector_norm(rounded.float() - centred, dim=1)
     ones = torch.ones(len(queries), 3, dtype=dtype, device=queries.device)
-    return torch.cat([rounded, ones, _in_three(SLACK * scale - wanted, dtype), _rounded_up(torch.stack([norms, lost], 1), dtype)], 1)
+    return torch.cat([rounded, ones, _in_three(slack(queries.shape[1]) * scale - wanted, dtype), _rounded_up(torch.stack([norms, lost], 1), dtype)], 1)
 
 
 def wanted_places(products: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,8 @@ from knnlm.errors import KnnlmError
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MERGE = "tag:yaml.org,2002:merge"
 FOLDER_MARKS = ":{}"
+SUBSTITUTION_MARKS = "$`"
+SHELL_MARKS = SUBSTITUTION_MARKS + "'\"\\"
 
 
 def check_file(path: str | Path) -> None:
@@ -39,6 +41,12 @@ def check_folder(folder: Path) -> None:
     """Check that a folder can be that of a workflow: PYTHONPATH cannot name some, Snakemake others. Raises KnnlmError, naming it."""
     if unfit := unfit_character(str(folder)) or next((f"the character {mark}" for mark in FOLDER_MARKS if mark in str(folder)), None):
         raise KnnlmError(f"{str(folder)!r}: the workflow cannot run in a folder with {unfit} in its name; rename the folder.")
+
+
+def check_submitted(given: str, marks: str = SHELL_MARKS) -> None:
+    """Check that a path or value can stand in the command of a cluster's job, which more than one shell reads. Raises KnnlmError, naming it."""
+    if mark := next((mark for mark in marks if mark in given), None):
+        raise KnnlmError(f"{given!r}: jobs on a cluster cannot be given a path or value with the character {mark} in it; use another name.")
 
 
 def _repeated(node: yaml.Node, place: tuple[str | int, ...], seen: set[int]) -> Iterator[tuple[str, int, int]]:

@@ -7,21 +7,19 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema
 import yaml
 
-from knnlm import corpus_settings, hypotheses
+from knnlm import corpus_settings, hypotheses, text_limits
 from knnlm.config_files import LOADER
 from knnlm.config_values import dotted, shown, unfit_values
 from knnlm.corpus_settings import most_training_tokens
 from knnlm.errors import KnnlmError
+from knnlm.index_factory import parse_factory
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
-FACTORY = re.compile(r"IVF([1-9]\d*),(?:PQ([1-9]\d*)(?:x8)?|(Flat)|(SQfp16))")
-PQ_CENTROIDS = 256  # of one 8-bit code
 GPU_LARGEST_K = 2048  # FAISS's limit for k and nprobe on a GPU
 KINDS_OF_VALUE = {"object": "a section of keys", "array": "a list", "string": "text", "number": "a finite number", "integer": "a whole number"}
 KINDS_OF_VALUE |= {"boolean": "true or false", "null": "null"}
@@ -51,23 +49,6 @@ def check_combinations(config: dict) -> None:
     for problems in CHECKS:
         for key, problem in problems(config):
             _refuse(key, problem)
-
-
-@dataclass(frozen=True)
-class IndexFactory:
-    """What a FAISS factory string says: inverted lists, bytes stored for each row, and sub-quantisers (0 without PQ)."""
-
-    lists: int
-    code_bytes: int
-    sub_quantisers: int
-
-
-def parse_factory(factory: str, width: int) -> IndexFactory:
-    """Parse `IVF<lists>,PQ<codes>`, `IVF<lists>,SQfp16` or `IVF<lists>,Flat` for keys of `width` dimensions; raises KnnlmError for any other."""
-    if not (match := FACTORY.fullmatch(factory)):
-        _refuse("index.factory", f"{factory!r} is not an index that is known here; write IVF<lists>,PQ<codes>, IVF<lists>,SQfp16 or IVF<lists>,Flat.")
-    lists, codes, flat, _ = match.groups()
-    return IndexFactory(int(lists), int(codes) if codes else width * (4 if flat else 2), int(codes or 0))
 
 
 def _refuse(key: str, problem: str) -> None:
@@ -171,17 +152,12 @@ def _index_problems(config: dict) -> Problems:
     if factory.sub_quantisers and width % factory.sub_quantisers:
         codes = f"{factory.sub_quantisers} PQ codes do not divide lm.architecture.width ({width})"
         yield "index.factory", f"{codes}; choose a divisor of {width}."
-    if index["training_rows"] < (needed := _training_rows_needed(config)):
-        problem = f"{index['training_rows']} rows are too few for {index['factory']}, which needs {needed}"
+    needed, lost = factory.least_training_rows, config["datastore"]["chunks"] - 1  # every chunk gives the same share, rounded down
+    if index["training_rows"] - lost < needed:
+        problem = f"{index['training_rows']} rows are too few for {index['factory']}, which needs {needed + lost}"
         yield "index.training_rows", f"{problem} and for a good index {39 * needed}; raise it."
     if index["nprobe"] > factory.lists:
         yield "index.nprobe", f"{index['nprobe']} is more than the {factory.lists} lists of index.factory; lower it."
-
-
-def _training_rows_needed(config: dict) -> int:
-    """Return the fewest rows on which FAISS can train the index: one for each centroid of its k-means."""
-    factory = parse_factory(config["index"]["factory"], config["lm"]["architecture"]["width"])
-    return max(factory.lists, PQ_CENTROIDS if factory.sub_quantisers else 1)
 
 
 def _retrieval_problems(config: dict) -> Problems:
@@ -213,17 +189,12 @@ def _size_problems(config: dict) -> Problems:
     """Find what needs more training tokens than there can be."""
     if (most := most_training_tokens(config)) is None:
         return
-    text = f"the training text has {most} BPE tokens" if config["corpus"]["token_counts"] else f"the training text has at most {most} BPE tokens"
-    smallest = math.floor(config["fractions"][0] * most + 1e-9)
-    if config["retrieval"]["k"] > smallest:
-        store = f"the {smallest} rows of the smallest store (fraction {config['fractions'][0]}; {text})"
-        yield "retrieval.k", f"{config['retrieval']['k']} is more than {store}; lower it or raise the first of fractions."
+    counted = config["corpus"]["token_counts"] is not None
     if (needed := config["lm"]["training"]["tokens_per_sample"]) > most:
+        text = f"the training text has {'' if counted else 'at most '}{most} BPE tokens"
         yield "lm.training.tokens_per_sample", f"a sample of {needed} tokens is too long, {text}; lower it or give more text."
-    if (needed := _training_rows_needed(config)) > most:
-        yield "index.factory", f"{config['index']['factory']} needs {needed} rows to train, {text}; choose fewer lists."
-    if config["datastore"]["chunks"] > (windows := math.ceil(most / config["windows"]["train"]["new"])):
-        yield "datastore.chunks", f"{config['datastore']['chunks']} is more than the {windows} windows of the training text; lower it."
+    for stage in text_limits.CHECKS:
+        yield from text_limits.problems(stage, config, most, counted=counted)
 
 
 CHECKS = (

@@ -40,9 +40,10 @@ def exact_search(
     queries: float32 (n, width). Similarities are −‖q−k‖² for `l2` and q·k for `ip` (spec §4.1). Most rows are turned away by products of low precision
     (`knnlm.certificates`), all others are compared in float32. Where `certain`, a row is turned away only if it is no nearer than k others.
     The snapshots share memory with the running result: use one before asking for the next. Memory: the queries, the result, one block of keys in float32
-    and as factors, and one tile, whatever the size of the store.
+    and as factors, and one tile for each thread, whatever the size of the store.
     """
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # which the bound does not allow for
     points, centre = torch.from_numpy(queries).to(device), None
     running, thresholds = RunningNeighbours(len(points), k, device), torch.full((len(points),), -torch.inf, device=device)
     blocks = [block for low, high in pairwise([0.0, *fractions]) for block in _band_blocks(store, low, high)]

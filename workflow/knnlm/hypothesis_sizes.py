@@ -17,7 +17,7 @@ COUNTS = ("n", "K")  # settings that list how many output embeddings a head has
 @dataclass(frozen=True)
 class Work:
     """What a job takes: bytes in memory and written; operations of matrix products, those of them that a GPU makes in float16, and all others; bytes
-    read and written; seconds of one core alone.
+    read and written; seconds of one core alone; bytes of files that are gone when it ends.
     """
 
     memory_bytes: float
@@ -27,6 +27,7 @@ class Work:
     operations: float = 0.0
     moved_bytes: float = 0.0
     serial_seconds: float = 0.0
+    passing_bytes: float = 0.0
 
 
 def training(run: Run) -> Work:
@@ -55,6 +56,7 @@ def hypothesis(run: Run, wildcards: dict) -> Work:
         sum(part.half_flops for part in work),
         sum(part.operations for part in work),
         read * _passes(settings) + sum(part.moved_bytes for part in work),
+        passing_bytes=max(part.passing_bytes for part in work),
     )
 
 
@@ -76,7 +78,7 @@ LOADED = {
     "datastore": lambda run: 2 * SINGLE * run.tokens["train"],  # values
     "model": lambda run: 2 * SINGLE * run.vocabulary * run.width,
     "neighbours": lambda run: 2 * run.evaluated * run.k * (2 * SINGLE + 1),
-    "index": lambda run: _index_bytes(run, run.factory.code_bytes),
+    "index": lambda run: plan.index_memory(run, run.config["main"]["metric"]),
     "training": lambda run: training(run).memory_bytes,
 }
 
@@ -88,12 +90,10 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
     chunk = replace(run, tokens=run.tokens | {"valid": run.chunk_rows, "test": 0}, config={**run.config, "index": index})
     choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + settings["nprobe"] * plan.PQ_CENTROIDS)
     found = 2 * SINGLE * run.chunk_rows * (settings["k"] + 1)
-    memory = _index_bytes(run, run.factory.code_bytes) + SINGLE * run.tokens["train"] + 3 * found
-    return Work(memory, found, choosing, operations=plan.scanned(chunk), moved_bytes=found + plan.HALF * run.width * run.chunk_rows + memory)
-
-
-def _index_bytes(run: Run, code_bytes: int) -> int:
-    return run.tokens["train"] * (code_bytes + 8)
+    values, lists = SINGLE * run.tokens["train"], plan.list_bytes(run, run.factory.code_bytes)
+    memory = plan.index_memory(run, run.config["main"]["metric"]) + values + 3 * found
+    moved = found + plan.HALF * run.width * run.chunk_rows + values + 2 * lists
+    return Work(memory, found, choosing, operations=plan.scanned(chunk), moved_bytes=moved, passing_bytes=lists)
 
 
 def _rows(run: Run, settings: dict) -> int:
@@ -154,13 +154,19 @@ def _trainings(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
 
 
 def _searches(run: Run, settings: dict) -> Work:
-    """Search the main index with training rows or with the evaluation's queries, with the most lists that are asked for; fill others with other codes."""
+    """Search the main index with training rows or with the evaluation's queries, with the most lists that are asked for; fill others with other codes.
+
+    The main index's lists are joined on disk, those of the others are in memory, and so is the sample that they are trained on.
+    """
     width, nprobe = run.width, run.config["index"]["nprobe"]
     codes = [code for code in settings.get("codes", ()) if width % code == 0 and code != run.factory.code_bytes]
     looked_up = max([nprobe, *settings.get("nprobe", ())]) * (run.factory.sub_quantisers or 2 * width) + nprobe * sum(codes)
     scanned = settings.get("sample_rows", run.evaluated) * run.tokens["train"] / run.factory.lists * looked_up
     filling = len(codes) * plan.index_filling(run).flops
-    return Work(_index_bytes(run, max(codes, default=0)) if codes else 0, flops=filling, operations=scanned)
+    sample = SINGLE * min(run.config["index"]["training_rows"], run.tokens["train"]) * width
+    memory = plan.list_bytes(run, max(codes)) + sample if codes else 0
+    lists = plan.list_bytes(run, run.factory.code_bytes)
+    return Work(memory, flops=filling, operations=scanned, moved_bytes=2 * lists, passing_bytes=lists)
 
 
 def _clusters(run: Run, settings: dict) -> Work:

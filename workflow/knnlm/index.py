@@ -65,7 +65,10 @@ def _unnamed_lists(sizes: np.ndarray, code_size: int, folder: Path) -> faiss.OnD
     """Return inverted lists of given sizes, int (lists,), with nothing in them yet, in a file that is gone when they are."""
     total = int(sizes.sum()) * (code_size + ID_BYTES)
     with naming(folder), TemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, total)  # now, not when the pages are written: a full disk would end the process without a word
+        if hasattr(os, "posix_fallocate"):  # room now, not when the pages are written: a full disk would end the process without a word
+            os.posix_fallocate(file.fileno(), 0, total)
+        else:
+            file.truncate(total)
         lists = faiss.OnDiskInvertedLists(len(sizes), code_size, f"/dev/fd/{file.fileno()}")
         lists.prefetch_nthread = 0  # reading ahead takes longer than it saves
         lists.totsize = total

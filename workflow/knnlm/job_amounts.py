@@ -7,7 +7,7 @@ here; those of time are to be set by the times that the demo's jobs have left (`
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from knnlm import hypotheses, plan
+from knnlm import hypotheses, plan, text_limits
 from knnlm.component_list import real_score_fractions
 from knnlm.figure_list import FIGURES
 from knnlm.hypothesis_sizes import Work, hypothesis_parts, training, training_neighbours
@@ -55,8 +55,9 @@ class Job:
 
 def jobs(run: Run) -> Iterator[Job]:
     """Yield every job of a run; those of the hypotheses that train an LM too."""
-    for rule in ("corpus_text", "tokenise", "bpe", "binarise", "check_size", "train_lm", "evaluation_states", "tables", "helped_tokens"):
+    for rule in ("corpus_text", "tokenise", "bpe", "binarise", "train_lm", "evaluation_states", "tables", "helped_tokens"):
         yield Job(rule, {}, rule)
+    yield from (Job("check_size", {"stage": stage}, f"check_size/{stage}") for stage in text_limits.CHECKS)
     yield from (Job("plot", {}, f"plot/{figure}") for figure in FIGURES)
     chunks = [{"chunk": str(chunk)} for chunk in range(run.config["datastore"]["chunks"])]
     yield from (Job("datastore_chunk", chunk, f"datastore_chunk/{chunk['chunk']}") for chunk in chunks)

@@ -100,7 +100,8 @@ def request(work: Work, gpus: int, nodes: int, threads: int, attempt: int) -> Re
     memory = LIBRARY_BYTES + GPU_PROCESS_BYTES * gpus // nodes + MEMORY_FACTOR * work.memory_bytes
     minutes, more = math.ceil((STARTING_SECONDS + seconds) / 60), 2 ** (attempt - 1)
     gpu, gres = (gpus, "") if nodes == 1 else (0, f"gpu:{gpus // nodes}")
-    return Request(gpu, gres, nodes, math.ceil(memory / 1e6) * more, math.ceil(work.disk_bytes / 1e6), minutes * more, threads)
+    disk = math.ceil((work.disk_bytes + work.passing_bytes) / 1e6)
+    return Request(gpu, gres, nodes, math.ceil(memory / 1e6) * more, disk, minutes * more, threads)
 
 
 def devices_of(config: dict, job: str, wildcards: dict) -> tuple[int, int]:
@@ -186,9 +187,9 @@ def retrieve_approximate(run: Run, wildcards: dict) -> Work:
     search, scores = plan.approximate_retrieval(run), plan.real_scores(run)
     scanned = plan.scanned(run)
     written = search.disk_bytes + scores.disk_bytes
-    read = 2 * HALF * run.tokens["train"] * run.width + run.tokens["train"] * (run.factory.code_bytes + 8)
-    disk, flops = written + plan.joined_bytes(run), scores.flops + search.flops - scanned
-    return Work(scores.memory_bytes, disk, flops, operations=scanned, moved_bytes=read + written)
+    read = 2 * HALF * run.tokens["train"] * run.width + plan.list_bytes(run, run.factory.code_bytes)
+    flops, joined = scores.flops + search.flops - scanned, plan.joined_bytes(run)
+    return Work(scores.memory_bytes, written, flops, operations=scanned, moved_bytes=read + written, passing_bytes=joined)
 
 
 def join_neighbours(run: Run, wildcards: dict) -> Work:

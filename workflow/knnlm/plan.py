@@ -11,11 +11,12 @@ from itertools import pairwise
 
 from knnlm.component_list import Component, knn_components, real_score_fractions, retrievals, searched_fractions
 from knnlm.components import GRID_STEP
-from knnlm.configuration import PQ_CENTROIDS, IndexFactory, parse_factory
+from knnlm.index_factory import PQ_CENTROIDS, IndexFactory, parse_factory
 from knnlm.query_blocks import QUERIES_AT_ONCE
 
 KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
+ID_BYTES = 8  # of a row in an index
 TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
 BLOCK_KEYS, KEYS_AT_ONCE, ROWS_AT_ONCE = 262144, 524288, 131072  # blocks of exact search, real scores and index filling
 WIDER = 8  # columns of a factor of exact search beside those of its key
@@ -321,16 +322,26 @@ def _key_block(run: Run) -> int:
 
 
 def _approximate_memory(run: Run) -> int:
-    """Return bytes of approximate search: queries and neighbours, the centroids of every index, and look-up tables; the lists stay on disk.
+    """Return bytes of approximate search: queries and neighbours, and the index."""
+    return _queries_and_neighbours(run) + max(index_memory(run, metric) for _, metric in run.pairs)
+
+
+def index_memory(run: Run, metric: str) -> int:
+    """Return bytes of an index to be searched: the centroids of every chunk's, the trained and the joined one, and look-up tables; lists are on disk.
 
     FAISS makes such tables for `l2` with PQ, for the trained index and again for the one that is searched.
     """
-    tables = run.factory.lists * (run.factory.sub_quantisers or 0) * PQ_CENTROIDS * SINGLE if any(metric == "l2" for _, metric in run.pairs) else 0
-    return _queries_and_neighbours(run) + (run.config["datastore"]["chunks"] + 2) * _centroid_bytes(run) + 2 * tables
+    tables = run.factory.lists * (run.factory.sub_quantisers or 0) * PQ_CENTROIDS * SINGLE if metric == "l2" else 0
+    return (run.config["datastore"]["chunks"] + 2) * _centroid_bytes(run) + 2 * tables
+
+
+def list_bytes(run: Run, code_bytes: int) -> int:
+    """Return bytes of the lists of an index that holds the whole store: a code and an id for each row."""
+    return run.tokens["train"] * (code_bytes + ID_BYTES)
 
 
 def joined_bytes(run: Run) -> int:
     """Return bytes of the lists of the widest band of fractions, which approximate search joins on disk while it takes."""
     bands = [pairwise([0.0, *searched_fractions(run.config, *pair)]) for pair in run.pairs]
     widest = max(high - low for band in bands for low, high in band)
-    return int(widest * run.tokens["train"]) * (run.factory.code_bytes + 8)
+    return math.ceil(widest * list_bytes(run, run.factory.code_bytes))

@@ -4,6 +4,7 @@ Rows are shuffled within chunks, so the store of fraction f is a prefix of every
 from one fraction to the next, keep a running top k, and hand out a snapshot at each fraction: no row is compared twice.
 """
 
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -49,31 +50,45 @@ def approximate_search(
                 running.merge(rows, similarities, ids.int())
             else:  # FAISS gives them best first
                 running.similarities[rows], running.ids[rows] = similarities, ids.int()
+        del index  # and its lists, before the next are joined
         yield high, *running.snapshot()
 
 
 def real_similarities(queries: np.ndarray, ids: np.ndarray, store: Datastore, h: str, metric: str) -> np.ndarray:
     """Return the true similarities of given rows (*real score*), float32 (n, k): −‖q−k‖² or q·k with the stored keys; −inf where id is −1.
 
-    queries: float32 (n, width); ids: int32 (n, k), global. Memory: one block of keys in float32 and one block of queries.
+    queries: float32 (n, width); ids: int32 (n, k), global. Memory: one block of keys in float32, one block of queries and their pairs.
     """
     found = np.full(ids.shape, -np.inf, dtype=np.float32)
-    score = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
     blocks = [(chunk, begin) for chunk in store.chunks for begin in range(0, chunk.rows, KEYS_AT_ONCE)]
+    converted = np.empty((min(KEYS_AT_ONCE, max(chunk.rows for chunk in store.chunks)), queries.shape[1]), dtype=np.float32)
     for chunk, begin in progress(blocks, f"real scores {h} {metric}"):
-        keys = chunk.keys_of(h)[begin : begin + KEYS_AT_ONCE].astype(np.float32)
-        first = chunk.first_position + begin
+        stored = chunk.keys_of(h)[begin : begin + KEYS_AT_ONCE]
+        keys = converted[: len(stored)]  # the same memory every time: fresh pages take longer than the conversion
+        with warnings.catch_warnings(action="ignore"):  # torch's, that what is memory-mapped for reading cannot be written to
+            torch.from_numpy(keys).copy_(torch.from_numpy(stored))
         for rows in slices(len(queries), QUERIES_AT_ONCE):
-            local = np.subtract(ids[rows], first, dtype=np.int64)
-            elsewhere = local.view(np.uint64) >= len(keys)  # as such, what is below 0 is large
-            np.copyto(local, -1, where=elsewhere)  # FAISS skips these
-            scores = np.empty(local.shape, dtype=np.float32)
-            some = np.ascontiguousarray(queries[rows])
-            score(*(faiss.swig_ptr(array) for array in (scores, some, keys, local)), keys.shape[1], *local.shape)
-            if metric == "l2":
-                np.negative(scores, out=scores)
-            np.copyto(found[rows], scores, where=~elsewhere)
+            _score_pairs(found[rows], np.ascontiguousarray(queries[rows]), ids[rows], keys, chunk.first_position + begin, metric)
     return found
+
+
+def _score_pairs(found: np.ndarray, queries: np.ndarray, ids: np.ndarray, keys: np.ndarray, first: int, metric: str) -> None:
+    """Write into `found`, float32 (n, k), the similarities of those of the ids, int32 (n, k), that are in a block of keys, float32 (m, width).
+
+    queries: float32 (n, width); `first`: the id of the block's first key. Pairs are taken in the order of their keys, which so are read from memory one
+    behind the other; a block of queries stays in the cache.
+    """
+    local = ids.ravel() - np.int32(first)
+    places = np.flatnonzero(local.view(np.uint32) < len(keys))  # as such, what is below 0 is large
+    ordered = np.left_shift(local[places], 32, dtype=np.int64)
+    ordered |= places
+    ordered.sort()
+    places = ordered & 0xFFFFFFFF
+    ordered >>= 32
+    of_queries, scores = places // ids.shape[1], np.empty(len(places), dtype=np.float32)
+    score = faiss.pairwise_indexed_L2sqr if metric == "l2" else faiss.pairwise_indexed_inner_product
+    score(keys.shape[1], len(places), *(faiss.swig_ptr(array) for array in (queries, of_queries, keys, ordered, scores)))
+    found.reshape(-1)[places] = -scores if metric == "l2" else scores
 
 
 def _searchable(index: faiss.Index, nprobe: int, device: str) -> faiss.Index:

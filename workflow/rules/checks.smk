@@ -30,6 +30,18 @@ def check_files(*own):
         stop_at_mistake(config_files.check_file, path)
 
 
+def check_submission():
+    """Stop with one sentence if jobs go to a cluster and its shells would read a folder, a config file or a value from the command line as code."""
+    if workflow.non_local_exec:
+        settings = workflow.config_settings
+        try:
+            for path in (LIBRARY.parent, Path.cwd(), *settings.configfiles):
+                config_files.check_submitted(str(path))
+            config_files.check_submitted(str(settings.config), config_files.SUBSTITUTION_MARKS)
+        except KnnlmError as error:
+            raise WorkflowError(str(error))
+
+
 def check(given):
     """Stop with one sentence if a key is unknown or of the wrong kind."""
     stop_at_mistake(configuration.check, given, configuration.read_schema())

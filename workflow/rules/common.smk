@@ -6,7 +6,7 @@ import os
 import time
 from functools import cache
 
-from knnlm import corpus_settings, hypotheses, locks
+from knnlm import corpus_settings, hypotheses, locks, text_limits
 from knnlm.figure_list import FIGURES
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.

@@ -6,6 +6,7 @@ rule corpus_text:
     output:
         texts=collect("results/<run>/corpus/text/{split}.txt", split=SPLITS),
         documents=collect("results/<run>/corpus/text/{split}.documents.npy", split=SPLITS),
+        manifest="results/<run>/corpus/text/manifest.json",
     log:
         "<logs>/corpus_text.log",
     group:
@@ -22,16 +23,18 @@ rule corpus_text:
         settings=corpus_text_settings,
     shell:
         "logged {log} python -m knnlm.steps.corpus_text --settings {params.settings:q}"
-        " --texts {output.texts} --documents {output.documents}"
+        " --texts {output.texts} --documents {output.documents} --manifest {output.manifest}"
 
 
 rule tokenise:
     """Separate words and punctuation as WikiText does."""
     input:
-        texts=rules.corpus_text.output.texts,
+        texts=behind_manifest(rules.corpus_text.output.texts),
+        of_texts=rules.corpus_text.output.manifest,
         code=sources("tokenise"),
     output:
         tokenised=collect("results/<run>/corpus/tokenised/{split}.txt", split=SPLITS),
+        manifest="results/<run>/corpus/tokenised/manifest.json",
     log:
         "<logs>/tokenise.log",
     group:
@@ -48,18 +51,20 @@ rule tokenise:
         settings=settings("corpus.tokeniser"),
     shell:
         "logged {log} python -m knnlm.steps.tokenise --settings {params.settings:q} --threads {threads}"
-        " --texts {input.texts} --tokenised {output.tokenised}"
+        " --texts {input.texts} --of-texts {input.of_texts} --tokenised {output.tokenised} --manifest {output.manifest}"
 
 
 rule bpe:
     """Learn byte-pair encoding on the training text and split every word into pieces."""
     input:
-        tokenised=rules.tokenise.output.tokenised,
+        tokenised=behind_manifest(rules.tokenise.output.tokenised),
+        of_tokenised=rules.tokenise.output.manifest,
         code=sources("bpe"),
     output:
         codes="results/<run>/corpus/bpe.json",
         pieces=collect("results/<run>/corpus/pieces/{split}.txt", split=SPLITS),
         dictionary="results/<run>/corpus/dictionary.txt",
+        manifest="results/<run>/corpus/pieces/manifest.json",
     log:
         "<logs>/bpe.log",
     group:
@@ -75,16 +80,18 @@ rule bpe:
     params:
         settings=settings("corpus.bpe_merges"),
     shell:
-        "logged {log} python -m knnlm.steps.bpe --settings {params.settings:q} --tokenised {input.tokenised}"
-        " --codes {output.codes} --pieces {output.pieces} --dictionary {output.dictionary}"
+        "logged {log} python -m knnlm.steps.bpe --settings {params.settings:q} --tokenised {input.tokenised} --of-tokenised {input.of_tokenised}"
+        " --codes {output.codes} --pieces {output.pieces} --dictionary {output.dictionary} --manifest {output.manifest}"
 
 
 rule binarise:
     """Write token ids: fairseq's binary corpus and NumPy arrays with line and document borders."""
     input:
-        pieces=rules.bpe.output.pieces,
+        pieces=behind_manifest(rules.bpe.output.pieces),
+        of_pieces=rules.bpe.output.manifest,
         dictionary=rules.bpe.output.dictionary,
-        line_documents=rules.corpus_text.output.documents,
+        line_documents=behind_manifest(rules.corpus_text.output.documents),
+        of_texts=rules.corpus_text.output.manifest,
         code=sources("binarise"),
     output:
         binary=BINARY,
@@ -109,6 +116,26 @@ rule binarise:
         settings=settings("lm.training.tokens_per_sample"),
     shell:
         "logged {log} python -m knnlm.steps.binarise --settings {params.settings:q} --threads {threads} --pieces {input.pieces}"
+        " --of-pieces {input.of_pieces} --of-texts {input.of_texts}"
         " --dictionary {input.dictionary} --line-documents {input.line_documents} --binary {output.binary}"
         " --tokens {output.tokens} --lines {output.lines} --documents {output.documents}"
         " --continuation {output.continuation} --manifest {output.manifest}"
+
+
+rule check_size:
+    """Refuse what the training text is too short for: early, apart from the corpus, which another k leaves as it is, and apart for each stage."""
+    input:
+        manifest=rules.binarise.output.manifest,
+        code=sources("check_size"),
+    output:
+        touch("results/<run>/corpus/large_enough_for_{stage}"),
+    log:
+        "<logs>/check_size/{stage}.log",
+    priority: 100
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=lambda wildcards: settings(*text_limits.KEYS[wildcards.stage]),
+    shell:
+        "logged {log} python -m knnlm.steps.check_size --stage {wildcards.stage} --settings {params.settings:q} --manifest {input.manifest}"

@@ -1,10 +1,12 @@
 rule datastore_chunk:
     """Run the LM over one share of the training text: keys, values and positions in random order."""
     input:
-        model=rules.train_lm.output.model,
+        model=behind_manifest(rules.train_lm.output.model),
+        of_model=rules.train_lm.output.manifest,
         dictionary=rules.bpe.output.dictionary,
         corpus=rules.binarise.output.manifest,
         tokens=behind_manifest("results/<run>/corpus/tokens/train.npy"),
+        checked="results/<run>/corpus/large_enough_for_datastore",
         code=sources("datastore_chunk"),
     output:
         manifest="results/<run>/datastore/chunk-{chunk}/manifest.json",
@@ -37,6 +39,7 @@ rule train_index:
     input:
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
+        checked="results/<run>/corpus/large_enough_for_index",
         code=sources("train_index"),
     output:
         trained="results/<run>/index/{h}-{metric}/trained.faiss",

@@ -7,6 +7,7 @@ rule train_lm:
     output:
         model="results/<run>/lm/model.pt",
         loss="results/<run>/lm/loss.csv",
+        manifest="results/<run>/lm/manifest.json",
     log:
         "<logs>/train_lm.log",
     cache: SHARED
@@ -28,13 +29,14 @@ rule train_lm:
     shell:
         "logged {log} python -m knnlm.steps.train_lm --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
         ' --nodes {resources.nodes} --threads {threads} --corpus {input.corpus} --binary "$(dirname {input.binary[0]})"'
-        ' --checkpoints "$(dirname {output.model})/checkpoints" --model {output.model} --loss {output.loss}'
+        ' --checkpoints "$(dirname {output.model})/checkpoints" --model {output.model} --loss {output.loss} --manifest {output.manifest}'
 
 
 rule evaluation_states:
     """Run the LM once over valid and test: hidden states, and the base LM's log-probabilities."""
     input:
-        model=rules.train_lm.output.model,
+        model=behind_manifest(rules.train_lm.output.model),
+        of_model=rules.train_lm.output.manifest,
         dictionary=rules.bpe.output.dictionary,
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
         lines=collect("results/<run>/corpus/tokens/{split}.lines.npy", split=EVALUATION_SPLITS),

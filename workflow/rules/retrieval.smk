@@ -1,22 +1,3 @@
-rule check_size:
-    """Refuse a k that the training text is too short for: early, and apart from the corpus, which another k leaves as it is."""
-    input:
-        manifest=rules.binarise.output.manifest,
-        code=sources("check_size"),
-    output:
-        touch("results/<run>/corpus/large_enough"),
-    log:
-        "<logs>/check_size.log",
-    priority: 100
-    localrule: True
-    conda:
-        "../../envs/cpu.yaml"
-    params:
-        settings=settings("retrieval.k", "fractions"),
-    shell:
-        "logged {log} python -m knnlm.steps.check_size --settings {params.settings:q} --manifest {input.manifest}"
-
-
 rule retrieve_exact:
     """Find every evaluation token's true k nearest rows of the store."""
     input:
@@ -24,7 +5,7 @@ rule retrieve_exact:
         queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS)),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
-        checked=rules.check_size.output,
+        checked="results/<run>/corpus/large_enough_for_retrieval",
         code=sources("retrieve"),
     output:
         manifest=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>manifest.json"),
@@ -63,7 +44,7 @@ rule retrieve_approximate:
         trained_manifest=rules.train_index.output.manifest,
         filled=behind_manifest(collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.faiss", chunk=CHUNKS)),
         manifests=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.json", chunk=CHUNKS),
-        checked=rules.check_size.output,
+        checked="results/<run>/corpus/large_enough_for_retrieval",
         code=sources("retrieve"),
     output:
         manifest=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>manifest.json"),

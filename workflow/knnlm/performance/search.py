@@ -11,10 +11,10 @@ import torch
 
 from knnlm.artifacts import save_array
 from knnlm.component_list import searched_fractions
-from knnlm.configuration import PQ_CENTROIDS, parse_factory
 from knnlm.datastore import Chunk, Datastore
 from knnlm.exact_search import exact_search
 from knnlm.index import METRICS, fill_index, join_indexes, load_index, save_index, train_index
+from knnlm.index_factory import PQ_CENTROIDS, parse_factory
 from knnlm.performance.bench import Bench, Measured, interleaved, row
 from knnlm.performance.machine import COPIED_BYTES, copying
 from knnlm.search import Snapshot, approximate_search, real_similarities

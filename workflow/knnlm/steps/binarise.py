@@ -86,6 +86,8 @@ def unfinished_folder(beside: Path) -> Iterator[Path]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Write fairseq's files, the arrays and the manifest; nothing is written before all of it has been checked."""
+    artifacts.read_manifest(arguments.of_pieces, kind="pieces")
+    artifacts.read_manifest(arguments.of_texts, kind="text")
     continuation = continuation_of(arguments.dictionary)
     facts: dict[str, dict[str, int]] = {name: {} for name in ("tokens", "words", "documents", "unknown")}
     arrays = {arguments.continuation: continuation}
@@ -119,6 +121,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help='JSON: {"lm": {"training": {"tokens_per_sample"}}}')
     parser.add_argument("--pieces", nargs=3, required=True, metavar="TXT", help="train, valid, test")
+    parser.add_argument("--of-pieces", required=True, metavar="JSON", help="manifest of pieces and dictionary")
+    parser.add_argument("--of-texts", required=True, metavar="JSON", help="manifest of the texts and their documents")
     parser.add_argument("--dictionary", required=True, help="fairseq's dict.txt")
     parser.add_argument("--line-documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first line of each document")
     parser.add_argument("--binary", nargs=7, required=True, help="train.bin train.idx valid.bin valid.idx test.bin test.idx dict.txt (written)")

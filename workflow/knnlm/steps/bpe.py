@@ -13,6 +13,7 @@ from knnlm.steps import run
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the learned codes, the pieces of each split and the dictionary."""
+    artifacts.read_manifest(arguments.of_tokenised, kind="tokenised text")
     train = Path(arguments.tokenised[0])
     words: Counter[str] = Counter()
     with open(train, encoding="utf-8", newline="\n") as lines:
@@ -39,13 +40,16 @@ def main(arguments: argparse.Namespace) -> None:
         unfinished.write_text("".join(f"{line}\n" for line in bpe.dictionary_lines(tokenizer, counts)), encoding="utf-8")
     with artifacts.atomic(arguments.codes) as unfinished:
         tokenizer.save(str(unfinished))
+    artifacts.write_manifest(arguments.manifest, [*arguments.pieces, arguments.dictionary, arguments.codes], kind="pieces")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help='JSON: {"corpus"}')
     parser.add_argument("--tokenised", nargs=3, required=True, metavar="TXT", help="train, valid, test")
+    parser.add_argument("--of-tokenised", required=True, metavar="JSON", help="manifest of the tokenised texts")
     parser.add_argument("--codes", required=True, help="the learned BPE, a file of the library tokenizers (written)")
     parser.add_argument("--pieces", nargs=3, required=True, metavar="TXT", help="train, valid, test (written)")
     parser.add_argument("--dictionary", required=True, help="fairseq's dict.txt (written)")
+    parser.add_argument("--manifest", required=True, metavar="JSON", help="of pieces, dictionary and codes (written)")
     run(main, parser)

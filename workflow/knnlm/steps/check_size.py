@@ -1,26 +1,23 @@
-"""Refuse a number of neighbours that the training text is too short for, as soon as its tokens are counted: before the LM is trained."""
+"""Refuse what the training text is too short for as soon as its tokens are counted, not when a stage that needs them comes hours later."""
 
 import argparse
-from math import floor
 
+from knnlm import text_limits
 from knnlm.artifacts import read_manifest
 from knnlm.errors import KnnlmError
 from knnlm.steps import run
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Compare k with the rows of the smallest store."""
-    rows = read_manifest(arguments.manifest)["tokens"]["train"]
-    fraction, k = min(arguments.settings["fractions"]), arguments.settings["retrieval"]["k"]
-    if k > (smallest := floor(fraction * rows)):
-        raise KnnlmError(
-            f"config key retrieval.k: {k}, but the smallest fraction ({fraction}) of the datastore has {smallest} rows of {rows} training tokens; "
-            "lower it, raise the smallest of fractions or give more text."
-        )
+    """Compare the config's part for one stage with the tokens."""
+    tokens = read_manifest(arguments.manifest)["tokens"]["train"]
+    for key, problem in text_limits.problems(arguments.stage, arguments.settings, tokens, counted=True):
+        raise KnnlmError(f"config key {key}: {problem}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help='JSON: {"retrieval": {"k"}, "fractions"}')
+    parser.add_argument("--stage", required=True, choices=text_limits.CHECKS)
+    parser.add_argument("--settings", required=True, help="JSON with the keys of the config that `knnlm.text_limits.KEYS` lists for the stage")
     parser.add_argument("--manifest", required=True, metavar="JSON", help="manifest of the tokens")
     run(main, parser)

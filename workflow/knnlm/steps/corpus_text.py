@@ -19,6 +19,7 @@ def main(arguments: argparse.Namespace) -> None:
         with artifacts.atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(corpus.lines_of(splits[split]))
         artifacts.save_array(documents, corpus.document_offsets(splits[split]))
+    artifacts.write_manifest(arguments.manifest, [*arguments.texts, *arguments.documents], kind="text")
 
 
 if __name__ == "__main__":
@@ -26,4 +27,5 @@ if __name__ == "__main__":
     parser.add_argument("--settings", required=True, help='JSON: {"seed", "corpus"}')
     parser.add_argument("--texts", nargs=3, required=True, metavar="TXT", help="train, valid, test (written)")
     parser.add_argument("--documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first line of each document (written)")
+    parser.add_argument("--manifest", required=True, metavar="JSON", help="of texts and documents (written)")
     run(main, parser)

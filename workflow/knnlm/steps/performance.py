@@ -38,6 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure one stage after the other and write all tables at the end."""
     settings, wanted, device = arguments.settings, arguments.settings["performance"], device_for(arguments.gpus)
     vocabulary, retrieval = estimated_vocabulary(settings["corpus"]["bpe_merges"]), search.Retrieval.of(settings)
+    finished = whole_run(arguments.logs)  # first, since a damaged log would end this
     with emptied(arguments.folder) as folder:
         sizes = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
         bench = Bench(*sizes, device, folder, machine.product_speed(device))
@@ -49,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
                 print(f"{found['stage']}: {found['ours']:.4g} / {found['reference']:.4g} {found['unit']} = {found['ratio']:.3g}", flush=True)
         sized = scaling.measure(scaling.sizes_of(settings, retrieval, bench), vocabulary)
     tables = {
-        arguments.performance_table: pd.DataFrame(rows + scaling.judged(sized) + whole_run(arguments.logs), columns=COLUMNS),
+        arguments.performance_table: pd.DataFrame(rows + scaling.judged(sized) + finished, columns=COLUMNS),
         arguments.scaling_table: sized[scaling.COLUMNS],
         arguments.machine_table: pd.DataFrame(known.items(), columns=["fact", "value"]),
         arguments.rates_table: pd.DataFrame([(name, rates[name], unit) for name, unit in UNITS.items()], columns=["operation", "rate", "unit"]),

@@ -10,6 +10,7 @@ from knnlm.steps import run
 
 def main(arguments: argparse.Namespace) -> None:
     """Write one tokenised line for each line of text."""
+    artifacts.read_manifest(arguments.of_texts, kind="text")
     for text, tokenised in zip(arguments.texts, arguments.tokenised, strict=True):
         with artifacts.atomic(tokenised) as unfinished:
             if arguments.settings["corpus"]["tokeniser"] == "none":
@@ -20,12 +21,15 @@ def main(arguments: argparse.Namespace) -> None:
             with open(text, encoding="utf-8", newline="\n") as lines, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
                 done = progress(moses.tokenise_stream(lines, arguments.threads), f"tokenise {text} (lines)", total)
                 file.writelines(f"{line}\n" for line in done)
+    artifacts.write_manifest(arguments.manifest, arguments.tokenised, kind="tokenised text")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help='JSON: {"corpus"}')
     parser.add_argument("--texts", nargs=3, required=True, metavar="TXT", help="train, valid, test")
+    parser.add_argument("--of-texts", required=True, metavar="JSON", help="manifest of the texts")
     parser.add_argument("--tokenised", nargs=3, required=True, metavar="TXT", help="train, valid, test (written)")
+    parser.add_argument("--manifest", required=True, metavar="JSON", help="of the tokenised texts (written)")
     parser.add_argument("--threads", type=int, default=1, help="processes")
     run(main, parser)

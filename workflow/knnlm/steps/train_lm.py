@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import atomic, read_manifest
+from knnlm.artifacts import atomic, read_manifest, write_manifest
 from knnlm.devices import training_options
 from knnlm.fairseq_runs import checkpoint_folder, history, train_until
 from knnlm.steps import run
@@ -22,6 +22,7 @@ def main(arguments: argparse.Namespace) -> None:
     export_model(checkpoints / "checkpoint_best.pt", arguments.model, lm["architecture"], lm["training"]["tokens_per_sample"], arguments.binary / "dict.txt")
     with atomic(arguments.loss) as unfinished:
         loss_table(history(checkpoints)).to_csv(unfinished, index=False)
+    write_manifest(arguments.manifest, [arguments.model], kind="language model", settings=arguments.settings)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--checkpoints", type=Path, required=True, help="folder that survives a crash")
     options.add_argument("--model", type=Path, required=True)
     options.add_argument("--loss", type=Path, required=True)
+    options.add_argument("--manifest", type=Path, required=True, help="of the model (written); the loss curve, which holds speeds, is not in it")
     return options
 
 

@@ -13,7 +13,10 @@ from knnlm.training_neighbours import training_neighbours
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Store values, int32, and similarities, float32, (rows, k), by position. Memory: the index, the values of the store and the chunk's neighbours."""
+    """Store values, int32, and similarities, float32, (rows, k), by position.
+
+    Memory: the index without its lists, the values of the store and the chunk's neighbours.
+    """
     inputs = Inputs(arguments)
     store, (h, metric), k = inputs.store, (inputs.main["h"], inputs.main["metric"]), inputs.settings["k"]
     number = arguments.settings["chunk"]
