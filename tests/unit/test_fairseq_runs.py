@@ -55,5 +55,28 @@ def test_why_fairseq_ended_is_told(tmp_path):
     assert isinstance(killed, KnnlmError)
     assert "killed by SIGKILL" in str(killed)
     assert "last words" not in str(killed)
-    assert "status 2" in str(failure(2, "last words", tmp_path))
-    assert "last words" in str(failure(2, "last words", tmp_path))
+    used_up = failure(1, "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\n", tmp_path)
+    assert isinstance(used_up, KnnlmError)
+    assert "ran out of memory" in str(used_up)
+    assert "lm.training.batch_samples" in str(used_up)
+
+
+TRACEBACK = "Traceback (most recent call last):\n  File \"train.py\", line 1\nValueError: no such\x1b optimiser.\n\n"
+
+
+def test_the_exception_is_in_the_sentence_and_the_rest_beside_the_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KNNLM_LOG", str(tmp_path / "train_lm.log"))
+    said = str(failure(2, TRACEBACK, tmp_path))
+    assert said == f"fairseq-train ended with status 2: ValueError: no such  optimiser; see {tmp_path}/train_lm.output.txt for what else it said."
+    assert (tmp_path / "train_lm.output.txt").read_text() == TRACEBACK
+    assert capsys.readouterr() == ("", "")
+    assert "status 2: it said nothing; see " in str(failure(2, "\n", tmp_path))
+    monkeypatch.setenv("KNNLM_LOG", str(tmp_path / "no-folder" / "train_lm.log"))
+    assert str(failure(2, TRACEBACK, tmp_path)).endswith("ValueError: no such  optimiser; see above for what else it said.")
+    assert TRACEBACK in capsys.readouterr().err
+
+
+def test_the_rest_is_shown_where_a_step_has_no_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("KNNLM_LOG", raising=False)
+    assert str(failure(2, TRACEBACK, tmp_path)).endswith("ValueError: no such  optimiser; see above for what else it said.")
+    assert TRACEBACK in capsys.readouterr().err

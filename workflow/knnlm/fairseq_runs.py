@@ -6,16 +6,18 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import deque
 from pathlib import Path
 
 from knnlm.artifacts import atomic, identity_name, naming, sha256
-from knnlm.errors import KnnlmError
+from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.locks import locked
-from knnlm.processes import die_with_parent
+from knnlm.processes import die_with_parent, reason_in
 from knnlm.training import parse_log
 
 LIBRARY = Path(__file__).parent.parent  # fairseq runs modules of ours
 HISTORY = "history.jsonl"
+LAST_LINES = 200  # of fairseq's output, kept in case it fails: several tracebacks, where it trains on several GPUs
 
 
 def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Path]) -> Path:
@@ -80,11 +82,11 @@ def drop_unfinished_checkpoints(checkpoints: Path) -> None:
 
 def train(command: list[str], history: Path) -> None:
     """Run fairseq, keep its records in `history` and show them; raise KnnlmError where it fails."""
-    tail: list[str] = []
+    tail: deque[str] = deque(maxlen=LAST_LINES)
 
     def echoed(stream):
         for line in stream:
-            tail[:] = [*tail[-40:], line]
+            tail.append(line)
             yield line
 
     drop_unfinished_line(history)
@@ -118,9 +120,9 @@ def failure(status: int, text: str, checkpoints: Path) -> Exception:
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in text:
             return OSError(number, os.strerror(number), str(checkpoints))
+    again = "run the same command again with more memory, and the training goes on from its last checkpoint, or lower lm.training.batch_samples."
     if status < 0:
-        return KnnlmError(
-            f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; run the same command again, with more memory "
-            "or a smaller lm.training.batch_samples: the training goes on from its last checkpoint."
-        )
-    return KnnlmError(f"fairseq-train ended with status {status}; its last lines were:\n{text}")
+        return KnnlmError(f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; {again}")
+    if OUT_OF_MEMORY.search(text):
+        return KnnlmError(f"fairseq-train ran out of memory; {again}")
+    return KnnlmError(f"fairseq-train ended with status {status}: {reason_in(text)}")
