@@ -3,12 +3,15 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from knnlm.artifacts import sha256
 from knnlm.errors import KnnlmError
-from knnlm.fairseq_runs import HISTORY, checkpoint_folder, drop_unfinished_line, failure, history
+from knnlm.fairseq_runs import HISTORY, checkpoint_folder, drop_unfinished_line, environment, failure, history
 
 
 @pytest.fixture
@@ -46,6 +49,16 @@ def test_a_record_that_was_cut_short_is_taken_away(tmp_path):
     (tmp_path / HISTORY).write_text('{"upda')
     drop_unfinished_line(tmp_path / HISTORY)
     assert history(tmp_path) == []
+
+
+def test_fairseq_unpickles_no_code_whatever_the_environment_says(tmp_path, monkeypatch):
+    """PyTorch reads a file of objects with its own environment, and refuses it with fairseq's, even where the call allows it."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"path": tmp_path}, tmp_path / "objects.pt")
+    for call, ours, fairseqs in (("torch.load(sys.argv[1])", 0, 1), ("torch.load(sys.argv[1], weights_only=False)", 0, 1)):
+        command = [sys.executable, "-c", f"import sys, torch; {call}", str(tmp_path / "objects.pt")]
+        assert subprocess.run(command, env=os.environ, check=False, capture_output=True).returncode == ours
+        assert subprocess.run(command, env=environment(), check=False, capture_output=True).returncode == fairseqs
 
 
 def test_why_fairseq_ended_is_told(tmp_path):

@@ -90,8 +90,7 @@ def train(command: list[str], history: Path) -> None:
             yield line
 
     drop_unfinished_line(history)
-    path = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ | {"PYTHONPATH": path}}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
     with naming(history), open(history, "a") as records, subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process:
         try:
             for row in parse_log(echoed(process.stdout)):
@@ -104,6 +103,13 @@ def train(command: list[str], history: Path) -> None:
             raise
     if process.returncode:
         raise failure(process.returncode, "".join(tail), history.parent)
+
+
+def environment() -> dict[str, str]:
+    """Return fairseq's environment: it finds our modules, and PyTorch reads its checkpoints without unpickling code, whatever ours says of that."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
+    path = os.pathsep.join(filter(None, [str(LIBRARY), inherited.get("PYTHONPATH")]))
+    return inherited | {"PYTHONPATH": path, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
 
 
 def drop_unfinished_line(path: Path) -> None:
