@@ -12,6 +12,7 @@ import torch
 from knnlm.artifacts import sha256
 from knnlm.errors import KnnlmError
 from knnlm.fairseq_runs import HISTORY, checkpoint_folder, drop_unfinished_line, environment, failure, history
+from knnlm.training import COLUMNS
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_whatever_shapes_a_training_changes_its_folder(files):
 
 
 def test_a_record_that_was_cut_short_is_taken_away(tmp_path):
-    whole = [{"update": 1}, {"update": 2}]
+    whole = [dict.fromkeys(COLUMNS, 1), dict.fromkeys(COLUMNS, 2)]
     (tmp_path / HISTORY).write_text("".join(json.dumps(record) + "\n" for record in whole) + '{"upda')
     drop_unfinished_line(tmp_path / HISTORY)
     assert history(tmp_path) == whole
@@ -49,6 +50,18 @@ def test_a_record_that_was_cut_short_is_taken_away(tmp_path):
     (tmp_path / HISTORY).write_text('{"upda')
     drop_unfinished_line(tmp_path / HISTORY)
     assert history(tmp_path) == []
+
+
+RECORD = json.dumps(dict.fromkeys(COLUMNS, 1)) + "\n"
+
+
+@pytest.mark.parametrize("content", [None, b"{\n", b"5\n", b'{"update": 1}\n', RECORD.encode() + b"\xff" + RECORD.encode(), RECORD.encode()[:-5] + b"\n"])
+def test_records_that_are_missing_or_damaged_name_the_folder_to_delete(content, tmp_path):
+    if content is not None:
+        (tmp_path / HISTORY).write_bytes(content)
+    sentence = rf"^{tmp_path}/{HISTORY}: missing or damaged; delete the folder {tmp_path} and rerun: the training starts anew\.$"
+    with pytest.raises(KnnlmError, match=sentence):
+        history(tmp_path)
 
 
 def test_fairseq_unpickles_no_code_whatever_the_environment_says(tmp_path, monkeypatch):

@@ -246,6 +246,17 @@ def test_a_finished_training_is_not_continued_and_another_starts_afresh(binary, 
     (tmp_path / "first.pt").write_bytes(first)
     assert all(torch.equal(again[name], weight) for name, weight in torch.load(tmp_path / "first.pt", weights_only=True)["weights"].items())
 
+    # A record of the training that is damaged, or none at all.
+    history = folder / "history.jsonl"
+    records = history.read_bytes()
+    for damaged in (records.replace(b"}", b"]", 1), None):
+        history.unlink()
+        if damaged:
+            history.write_bytes(damaged)
+        said = finish(start(binary, tmp_path, updates=20), status=1)
+        assert said == f"Error: {history}: missing or damaged; delete the folder {folder} and rerun: the training starts anew.\n"
+    history.write_bytes(records)
+
     # A crash while fairseq copied the last checkpoint: the training goes on from the file that was being copied.
     last = folder / "checkpoint_last.pt"
     last.write_bytes(last.read_bytes()[:5000])

@@ -13,7 +13,7 @@ from knnlm.artifacts import atomic, identity_name, naming, sha256
 from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.locks import locked
 from knnlm.processes import die_with_parent, reason_in
-from knnlm.training import parse_log
+from knnlm.training import COLUMNS, parse_log
 
 LIBRARY = Path(__file__).parent.parent  # fairseq runs modules of ours
 HISTORY = "history.jsonl"
@@ -32,20 +32,34 @@ def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Pat
 def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
     """Train to this number of updates, from where the checkpoints in the folder end; do nothing where they are there already.
 
-    Where another job is at it, as on a cluster one whose Snakemake has died may be, it is waited for.
+    Where another job is at it, as on a cluster one whose Snakemake has died may be, it is waited for. Raises KnnlmError where fairseq fails, and
+    where the records of what the checkpoints have behind them are missing or damaged.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     with locked(checkpoints / ".lock", waiting=f"training: another job writes {checkpoints}; waiting until it has ended"):
         try:
-            if saved_updates(checkpoints) < updates:  # fairseq would make one update more than it was asked for
+            drop_unfinished_line(checkpoints / HISTORY)
+            if saved := saved_updates(checkpoints):
+                history(checkpoints)  # damage is told now, not when the training is done
+            if saved < updates:  # fairseq would make one update more than it was asked for
                 train(command, checkpoints / HISTORY)
         finally:
             drop_unfinished_checkpoints(checkpoints)
 
 
 def history(checkpoints: Path) -> list[dict]:
-    """Return the records of a training (`knnlm.training.COLUMNS`) in the order in which they came."""
-    return [json.loads(line) for line in (checkpoints / HISTORY).read_text().splitlines()]
+    """Return the records of a training (`knnlm.training.COLUMNS`) in the order in which they came.
+
+    Raises KnnlmError, naming the folder, where they are missing or damaged: fairseq's checkpoints do not hold them.
+    """
+    path = checkpoints / HISTORY
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        records = [None]
+    if not all(isinstance(record, dict) and record.keys() >= set(COLUMNS) for record in records):
+        raise KnnlmError(f"{path}: missing or damaged; delete the folder {checkpoints} and rerun: the training starts anew.")
+    return records
 
 
 def saved_updates(checkpoints: Path) -> int:
@@ -89,7 +103,6 @@ def train(command: list[str], history: Path) -> None:
             tail.append(line)
             yield line
 
-    drop_unfinished_line(history)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
     with naming(history), open(history, "a") as records, subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process:
         try:
