@@ -14,7 +14,7 @@ import pytest
 from knnlm import corpus, moses
 from knnlm.bpe import CONTINUATION
 from knnlm.errors import KnnlmError
-from knnlm.steps import bpe, corpus_text, tokenise
+from knnlm.steps import binarise, bpe, corpus_text, tokenise
 
 PLAIN = b"a plain text\nof two lines\n"
 
@@ -32,15 +32,20 @@ def make_text(folder: Path, separator: str = "file", **texts: bytes) -> list[Pat
     return made
 
 
+def learn_pieces(folder: Path, tokenised: list[Path], merges: int) -> list[Path]:
+    """Run the third step and return the files of pieces, train first."""
+    pieces = [folder / "made" / "pieces" / path.name for path in tokenised]
+    files = {"codes": folder / "made" / "bpe.json", "dictionary": folder / "made" / "dictionary.txt"}
+    bpe.main(Namespace(settings={"corpus": {"bpe_merges": merges}}, tokenised=tokenised, pieces=pieces, **files))
+    return pieces
+
+
 def make_pieces(folder: Path, tokeniser: str, merges: int, separator: str = "file", **texts: bytes) -> list[Path]:
     """Run the first three steps and return the files of pieces, train first."""
     made = make_text(folder, separator, **texts)
     tokenised = [folder / "made" / "tokenised" / path.name for path in made]
     tokenise.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, texts=made, tokenised=tokenised, threads=1))
-    pieces = [folder / "made" / "pieces" / path.name for path in made]
-    files = {"codes": folder / "made" / "bpe.json", "dictionary": folder / "made" / "dictionary.txt"}
-    bpe.main(Namespace(settings={"corpus": {"bpe_merges": merges}}, tokenised=tokenised, pieces=pieces, **files))
-    return pieces
+    return learn_pieces(folder, tokenised, merges)
 
 
 def words_of(pieces: Path) -> list[list[str]]:
@@ -129,6 +134,29 @@ def test_documents_in_several_splits_are_counted_in_a_warning(texts, count, tmp_
         assert "remove them" in error
     else:
         assert error == ""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("damaged", ["text", "tokenised", "pieces", "dictionary"])
+def test_a_text_between_two_steps_that_is_no_text_any_more_is_named(damaged, number, threads, tmp_path):
+    """One bit of a letter is flipped: the step that reads the file names it, and leaves what is there as it is."""
+    pieces = make_pieces(tmp_path, "moses", 10)
+    tokenised, text = ([tmp_path / "made" / kind / path.name for path in pieces] for kind in ("tokenised", "text"))
+    dictionary = tmp_path / "made" / "dictionary.txt"
+    readers = {
+        "text": lambda: tokenise.main(Namespace(settings={"corpus": {"tokeniser": "moses"}}, texts=text, tokenised=tokenised, threads=threads)),
+        "tokenised": lambda: learn_pieces(tmp_path, tokenised, 10),
+        "pieces": lambda: binarise.line_sizes(pieces[number]),
+        "dictionary": lambda: binarise.continuation_of(dictionary),
+    }
+    path = {"text": text, "tokenised": tokenised, "pieces": pieces, "dictionary": [dictionary] * 3}[damaged][number]
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] + bytes([content[-3] ^ 128]) + content[-2:])
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.txt")}
+    with pytest.raises(KnnlmError, match=rf"^{path}: damaged \(it is not UTF-8\); delete it and rerun the step that makes it\.$"):
+        readers[damaged]()
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.txt")} == before
 
 
 WORDS = {

@@ -114,6 +114,18 @@ def load_array(path: str | Path, dtype: str | None = None, shape: tuple[int | No
     return array
 
 
+def stored_lines(path: str | Path) -> Iterator[str]:
+    """Yield the lines of a text that an earlier step has written, one by one, each with its line end, which is LF alone.
+
+    Raises KnnlmError, naming the file, where it is not UTF-8 any more.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="\n") as lines:
+            yield from lines
+    except UnicodeDecodeError:
+        raise KnnlmError(f"{path}: damaged (it is not UTF-8); delete it and rerun the step that makes it.") from None
+
+
 def sha256(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
+from knnlm.artifacts import stored_lines
 from knnlm.bpe import SPECIAL
 from knnlm.errors import KnnlmError
 
@@ -101,9 +102,8 @@ def type_table(scored: Scored, train: np.ndarray, pieces: Sequence[str]) -> pd.D
 def read_pieces(dictionary: str) -> list[str]:
     """Return the texts of all token ids from fairseq's dictionary file, its special symbols first. Raises KnnlmError, naming the file."""
     try:
-        with open(dictionary, encoding="utf-8", newline="\n") as lines:
-            return [*SPECIAL, *(line.rsplit(" ", 1)[0] for line in lines)]
-    except (OSError, UnicodeDecodeError) as error:
+        return [*SPECIAL, *(line.rsplit(" ", 1)[0] for line in stored_lines(dictionary))]
+    except OSError as error:
         raise KnnlmError(f"{dictionary}: not a readable dictionary ({error}); rerun the step that makes it.") from None
 
 

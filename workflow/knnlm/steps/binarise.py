@@ -53,14 +53,12 @@ def read_binary(prefix: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def line_sizes(path: str | Path) -> np.ndarray:
     """Return the number of tokens of each line of a piece file, `</s>` included: int64 (lines,)."""
-    with open(path, encoding="utf-8", newline="\n") as lines:
-        return np.fromiter((len(line.split()) + 1 for line in lines), dtype=np.int64)
+    return np.fromiter((len(line.split()) + 1 for line in artifacts.stored_lines(path)), dtype=np.int64)
 
 
 def continuation_of(dictionary: str | Path) -> np.ndarray:
     """Return for each token id whether its piece ends in `@@`: bool (V,)."""
-    with open(dictionary, encoding="utf-8", newline="\n") as lines:
-        pieces = [line.rsplit(" ", 1)[0] for line in lines]
+    pieces = [line.rsplit(" ", 1)[0] for line in artifacts.stored_lines(dictionary)]
     return np.array([piece.endswith(CONTINUATION) for piece in (*SPECIAL, *pieces)])
 
 

@@ -15,9 +15,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Write the learned codes, the pieces of each split and the dictionary."""
     train = Path(arguments.tokenised[0])
     words: Counter[str] = Counter()
-    with open(train, encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            words.update(line.split())
+    for line in artifacts.stored_lines(train):
+        words.update(line.split())
     merges = arguments.settings["corpus"]["bpe_merges"]
     tokenizer = bpe.learn(train, words, merges)
     if (learned := len(bpe.merges_of(tokenizer))) < merges:
@@ -29,12 +28,9 @@ def main(arguments: argparse.Namespace) -> None:
     for tokenised, pieces in zip(arguments.tokenised, arguments.pieces, strict=True):
         with open(tokenised, "rb") as lines:
             total = sum(1 for _ in lines)
-        with (
-            artifacts.atomic(pieces) as unfinished,
-            open(tokenised, encoding="utf-8", newline="\n") as lines,
-            open(unfinished, "w", encoding="utf-8", newline="\n") as file,
-        ):
-            file.writelines(f"{encoder(line)}\n" for line in progress(lines, f"encode {tokenised} (lines)", total))
+        lines = progress(artifacts.stored_lines(tokenised), f"encode {tokenised} (lines)", total)
+        with artifacts.atomic(pieces) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{encoder(line)}\n" for line in lines)
     with artifacts.atomic(arguments.dictionary) as unfinished:
         unfinished.write_text("".join(f"{line}\n" for line in bpe.dictionary_lines(tokenizer, counts)), encoding="utf-8")
     with artifacts.atomic(arguments.codes) as unfinished:

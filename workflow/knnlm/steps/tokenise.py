@@ -17,8 +17,9 @@ def main(arguments: argparse.Namespace) -> None:
                 continue
             with open(text, "rb") as lines:
                 total = sum(1 for _ in lines)
-            with open(text, encoding="utf-8", newline="\n") as lines, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-                done = progress(moses.tokenise_stream(lines, arguments.threads), f"tokenise {text} (lines)", total)
+            with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+                tokenised_lines = moses.tokenise_stream(artifacts.stored_lines(text), arguments.threads)
+                done = progress(tokenised_lines, f"tokenise {text} (lines)", total)
                 file.writelines(f"{line}\n" for line in done)
 
 
