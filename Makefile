@@ -14,7 +14,7 @@ demo: .venv/demo  ## from raw text to results/demo/report.html
 
 figures: .venv/demo  ## every figure again from results/<name>/tables, whatever else is there; CONFIG=config/sotu.yaml names another run
 	@test -f "$(CONFIG)" || { echo "Error: CONFIG=$(CONFIG): there is no such file; name a config, such as config/sotu.yaml."; exit 1; }
-	$(RUN) redraw --configfile $(CONFIG)
+	$(RUN) redraw --configfile "$(CONFIG)"
 
 test: .venv/test lint  ## every test, the slow ones too
 	pytest

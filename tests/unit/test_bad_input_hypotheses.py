@@ -2,11 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 from configs import config_of
 
 from knnlm import hypotheses, setting_kinds
 from knnlm.component_list import knn_components, retrievals
+from knnlm.configuration import check_combinations
+from knnlm.errors import KnnlmError
 
 DEMO = config_of()
 RECIPE = DEMO["hypotheses"]["additional-linear"]["settings"]["recipe"]
@@ -144,6 +147,45 @@ def test_hypotheses_that_wait_for_each_other_are_told():
     assert key in ("hypotheses.ensembling.after", "hypotheses.second-seed-and-knn.after")
     assert "waits for itself" in message
     assert "no enabled hypothesis" in problem(with_changes("second-seed-and-knn", after=["third-seed"]))[1]
+
+
+@pytest.mark.parametrize(("seed", "seeds"), [(1, []), (2**31 - 1, []), (7, [3, 2**31 - 1, 5])])
+def test_a_second_seed_is_one_that_numpy_has(seed, seeds):
+    largest = max(seeds or [seed])
+    config = with_changes("second-seed", **{"settings.seed_offset": 2**32 - 1 - largest}) | {"seed": seed, "seeds": seeds}
+    check_combinations(config)
+    np.random.RandomState(2**32 - 1)
+    for offset in (2**32 - largest, 10**79):
+        with pytest.raises(ValueError, match=r"between 0 and 2\*\*32"):
+            np.random.RandomState(largest + offset)
+        config["hypotheses"]["second-seed"]["settings"]["seed_offset"] = offset
+        said = rf"^config key hypotheses\.second-seed\.settings\.seed_offset: .* of the seed {largest}, and .*; lower it\.$"
+        with pytest.raises(KnnlmError, match=said):
+            check_combinations(config)
+    config["hypotheses"]["second-seed"]["enabled"] = config["hypotheses"]["second-seed-and-knn"]["enabled"] = False
+    check_combinations(config)
+
+
+def test_codes_that_the_training_rows_cannot_train_are_told():
+    config = copy.deepcopy(DEMO)
+    config["index"] = {"factory": "IVF16,Flat", "training_rows": 256, "nprobe": 4}
+    check_combinations(config)
+    config["index"]["training_rows"] = 255
+    said = r"^config key hypotheses\.approximate-search\.settings\.codes: a code of 8 bytes needs 256 rows .* is 255; raise that"
+    with pytest.raises(KnnlmError, match=said):
+        check_combinations(config)
+    for codes in ([], [48]):  # of which none is trained, as 48 does not divide the width
+        config["hypotheses"]["approximate-search"]["settings"]["codes"] = codes
+        check_combinations(config)
+
+
+def test_values_are_found_by_their_kind_wherever_they_stand():
+    kinds = {"k": "count", "none": "count or null", "many": "list of count or null", "name": "component", "inner": {"*": {"deep": "one or more count"}}}
+    given = {"k": 1, "none": None, "many": [2, None, 3], "name": "base", "inner": {"a": {"deep": [4]}, "b": {"deep": [5, 6]}}}
+    assert list(setting_kinds.values_of("count", given, kinds)) == [
+        ("k", 1), ("many", 2), ("many", 3), ("inner.a.deep", 4), ("inner.b.deep", 5), ("inner.b.deep", 6)
+    ]  # fmt: skip
+    assert list(setting_kinds.values_of("component", given, kinds)) == [("name", "base")]
 
 
 @pytest.mark.parametrize("family", ["__init__", "nothing", "x" * 3000])

@@ -129,7 +129,56 @@ def test_documents_in_several_splits_are_counted_in_a_warning(texts, count, tmp_
         assert f"Warning: documents that stand in more than one split: {count}; " in error
         assert "remove them" in error
     else:
-        assert error == ""
+        assert "more than one split" not in error
+
+
+NO_INTERVALS = "documents in the {} split: 1; its numbers will have no intervals"
+DIVIDED = b"one\n\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("separator", "texts", "warned"),
+    [
+        ("file", {}, ["valid", "test"]),
+        ("file", dict.fromkeys(("valid", "test"), DIVIDED), ["valid", "test"]),
+        ("blank_line", {"valid": DIVIDED}, ["test"]),
+        ("blank_line", {"test": DIVIDED + b"\n"}, ["valid"]),
+        ("blank_line", {"valid": DIVIDED, "test": b"three\n\n\n\nfour"}, []),
+        ("heading", {"valid": b" = One = \n x \n = Two = \n y \n"}, ["test"]),
+    ],
+)
+def test_a_split_of_one_document_is_told_in_a_warning_that_names_the_key(separator, texts, warned, tmp_path, capsys):
+    make_text(tmp_path, separator, **texts)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "intervals" in line]
+    assert len(warnings) == len(warned)
+    for line, split in zip(warnings, warned, strict=True):
+        assert line.startswith(f"Warning: {NO_INTERVALS.format(split)}")
+        assert ("verdict" in line) == (split == "test")
+        assert "; set corpus.text.document_separator to " in line
+        assert line.endswith(".")
+
+
+SOTU = {"first_year": 1990, "last_year": 1997, "kinds": ["spoken"], "period": 6, "valid": 0, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"source": "text", "text": {"folder": "texts", "valid_fraction": 0.1, "test_fraction": 0.4}}, "raise corpus.text.valid_fraction"),
+        ({"source": "sotu", "sotu": SOTU}, "lower corpus.sotu.period"),
+    ],
+)
+def test_the_key_is_that_of_the_source(settings, key, tmp_path, monkeypatch, capsys):
+    """Ten files of which one is for valid; of the years 1990 to 1997 it is 1992."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for number in range(10):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number}\n")
+    files = {"texts": [Path("made/text", f"{split}.txt") for split in corpus.SPLITS], "documents": [Path(f"{split}.npy") for split in corpus.SPLITS]}
+    files["manifest"] = Path("made/text/manifest.json")
+    corpus_text.main(Namespace(settings={"seed": 1, "corpus": settings}, **files))
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if NO_INTERVALS.format("valid") in line]
+    assert warning.endswith(f"; {key}.")
 
 
 WORDS = {

@@ -12,6 +12,7 @@ import pytest
 
 import knnlm
 from knnlm.artifacts import save_array, write_manifest
+from knnlm.errors import KnnlmError
 from knnlm.steps import binarise
 
 DICTIONARY = "the 5\nlow@@ 3\ner 2\né 1\n@-@ 0\nmadeupword0000 0\nmadeupword0001 0\nmadeupword0002 0\nmadeupword0003 0\n"
@@ -92,6 +93,24 @@ def test_text_too_small_leaves_nothing_behind(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: lm.training.tokens_per_sample is 15, but the training text has 14 tokens")
     assert not (tmp_path / "out").exists()
+
+
+def test_why_fairseqs_tool_has_failed_is_told_and_its_traceback_kept_beside_the_log(tmp_path, monkeypatch, capsys):
+    """A dictionary that has a piece twice, which fairseq refuses."""
+    monkeypatch.setenv("KNNLM_LOG", str(tmp_path / "binarise.log"))
+    (tmp_path / "binary").mkdir()
+    dictionary, kept = tmp_path / "dictionary.txt", tmp_path / "binarise.output.txt"
+    dictionary.write_text("the 5\nthe 4\n")
+    for split, pieces in PIECES.items():
+        (tmp_path / split).write_text(pieces)
+    with pytest.raises(KnnlmError) as caught:
+        binarise.preprocess([str(tmp_path / split) for split in PIECES], str(dictionary), tmp_path / "binary", 1)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{dictionary}: fairseq-preprocess ended with status 1: RuntimeError: Duplicate word found when loading Dictionary: 'the'")
+    assert sentence.endswith(f"; see {kept} for what else it said.")
+    assert sentence.isprintable()
+    assert "Traceback" in kept.read_text()
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

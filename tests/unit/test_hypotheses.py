@@ -3,6 +3,7 @@
 import ast
 import copy
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,18 @@ def test_a_disabled_entry_is_not_looked_at():
 def test_the_example_of_contributing_is_short():
     (code,) = re.findall(r"```python\n(# workflow/.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
     assert len(code.splitlines()) < 30
+
+
+def test_counts_of_neighbours_that_a_run_has_not_stored_are_left_out_and_told(capsys):
+    from knnlm.steps.hypotheses import Inputs
+    from knnlm.steps.hypotheses.neighbour_counts import counts
+
+    def of(k: int) -> list[int]:
+        known = {"hypothesis": "few", "seed": 1, "settings": {"counts": [64, None, 1, 256, 16]}, "retrieval": {"k": k}}
+        return counts(Inputs(Namespace(settings=known)))
+
+    assert of(1024) == [1, 16, 64, 256, 1024]
+    assert of(256) == [1, 16, 64, 256]
+    assert capsys.readouterr().out == ""
+    assert of(63) == [1, 16, 63]
+    assert capsys.readouterr().out == "hypotheses.few.settings.counts: 64, 256 left out, as retrieval.k is 63\n"

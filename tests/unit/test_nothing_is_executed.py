@@ -3,6 +3,8 @@
 import ast
 import os
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,5 +97,13 @@ def test_what_the_user_writes_reaches_a_shell_quoted():
     unquoted = {word for word in words if word.startswith("params.") and not word.endswith(":q")}
     assert unquoted <= {"params.family", "params.figure", "params.table"}
     assert not {word for word in words if word.startswith("config")}
+    assert "input.code:q" in words  # the library may be in another folder than the results, of whatever name
+    assert "input.code" not in words
     (corpus_text,) = re.findall(r"rule corpus_text:.*?\n\n\n", (ROOT / "workflow/rules/corpus.smk").read_text(), flags=re.DOTALL)
     assert "{input" not in corpus_text.partition("shell:")[2]  # the only rule whose inputs are files of the user's own
+
+
+def test_a_config_of_any_name_is_one_word_of_the_command_that_make_runs():
+    done = subprocess.run(["make", "--dry-run", "figures", "CONFIG=config/my run; &.yaml"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (command,) = [line for line in done.stdout.splitlines() if "redraw" in line]
+    assert shlex.split(command)[-2:] == ["--configfile", "config/my run; &.yaml"]

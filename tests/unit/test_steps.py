@@ -70,6 +70,50 @@ def test_what_the_system_refuses_ends_in_a_sentence(error, sentence, monkeypatch
     assert end.value.code == f"Error: {sentence}, then run the same command again."
 
 
+ALLOCATIONS = {  # far more than any machine has, or than a process may have
+    "Python": "bytes(10**16)",
+    "Python with a limit": "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); [bytes(2**24) for _ in range(100)]",
+    "NumPy": "import numpy; numpy.empty((10**8, 10**8), numpy.float32)",
+    "PyTorch": "import torch; torch.empty(10**16)",
+    "FAISS": "import faiss; faiss.UInt8Vector().resize(10**16)",
+    "the system": "import mmap; mmap.mmap(-1, 2**60)",
+}
+
+
+def end_of_step(code):
+    """Run a step of this code in a process of its own and return its status and what it says."""
+    step = f"import argparse, resource\nfrom knnlm.steps import run\ndef main(arguments):\n    {code}\nrun(main, argparse.ArgumentParser())"
+    done = subprocess.run([sys.executable, "-c", step], env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems may promise memory that they do not have")
+@pytest.mark.parametrize("library", ALLOCATIONS)
+def test_memory_that_is_used_up_ends_in_a_sentence(library):
+    status, output = end_of_step(ALLOCATIONS[library])
+    assert status == 1
+    assert output.startswith("Error: this step ran out of memory (")
+    assert output.endswith("then run the same command again.\n")
+    assert "give its job more" in output
+    assert output.count("\n") == 1
+
+
+def test_the_memory_of_a_gpu_is_another_than_that_of_the_job():
+    message = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.94 GiB is free."
+    status, output = end_of_step(f"import torch; raise torch.OutOfMemoryError({message!r})")
+    assert status == 1
+    assert output.startswith("Error: this step ran out of the memory of its GPU (CUDA out of memory. Tried to allocate 20.00 GiB. ")
+    assert "give it a GPU with more" in output
+    assert "Slurm" not in output
+    assert output.count("\n") == 1
+
+
+def test_a_runtime_error_of_another_kind_keeps_its_traceback():
+    status, output = end_of_step("raise RuntimeError('shapes do not fit')")
+    assert status == 1
+    assert "Traceback" in output
+
+
 @pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_in_a_sentence_after_tidying_up(interruption, monkeypatch, tmp_path):
     def main(arguments):
@@ -202,6 +246,17 @@ def test_a_finished_training_is_not_continued_and_another_starts_afresh(binary, 
     again = torch.load(tmp_path / "model.pt", weights_only=True)["weights"]
     (tmp_path / "first.pt").write_bytes(first)
     assert all(torch.equal(again[name], weight) for name, weight in torch.load(tmp_path / "first.pt", weights_only=True)["weights"].items())
+
+    # A record of the training that is damaged, or none at all.
+    history = folder / "history.jsonl"
+    records = history.read_bytes()
+    for damaged in (records.replace(b"}", b"]", 1), None):
+        history.unlink()
+        if damaged:
+            history.write_bytes(damaged)
+        said = finish(start(binary, tmp_path, updates=20), status=1)
+        assert said == f"Error: {history}: missing or damaged; delete the folder {folder} and rerun: the training starts anew.\n"
+    history.write_bytes(records)
 
     # A crash while fairseq copied the last checkpoint: the training goes on from the file that was being copied.
     last = folder / "checkpoint_last.pt"

@@ -17,9 +17,10 @@ from knnlm.config_files import LOADER
 from knnlm.config_values import dotted, shown, unfit_values
 from knnlm.corpus_settings import most_training_tokens
 from knnlm.errors import KnnlmError
-from knnlm.index_factory import parse_factory
+from knnlm.index_factory import PQ_CENTROIDS, parse_factory
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
+LARGEST_SEED = 2**32 - 1  # of NumPy, which fairseq seeds
 GPU_LARGEST_K = 2048  # FAISS's limit for k and nprobe on a GPU
 KINDS_OF_VALUE = {"object": "a section of keys", "array": "a list", "string": "text", "number": "a finite number", "integer": "a whole number"}
 KINDS_OF_VALUE |= {"boolean": "true or false", "null": "null"}
@@ -197,6 +198,34 @@ def _size_problems(config: dict) -> Problems:
         yield from text_limits.problems(stage, config, most, counted=counted)
 
 
+def _untrainable_code(config: dict, codes: int) -> str | None:
+    rows, width = config["index"]["training_rows"], config["lm"]["architecture"]["width"]
+    if rows >= PQ_CENTROIDS or width % codes:  # the step leaves out a code that does not divide the width
+        return None
+    return f"a code of {codes} bytes needs {PQ_CENTROIDS} rows to train, but index.training_rows is {rows}; raise that, or empty the list here."
+
+
+def _too_large_seed(config: dict, offset: int) -> str | None:
+    seed = max(config["seeds"] or [config["seed"]])
+    if seed + offset <= LARGEST_SEED:
+        return None
+    return f"{shown(offset)} makes {shown(seed + offset)} of the seed {seed}, and a training's can be {LARGEST_SEED} at most; lower it."
+
+
+LIMITS = {  # by the kind of a setting (`setting_kinds.KINDS`): what is wrong with a value beside the rest of the config
+    "bytes of a PQ code": _untrainable_code,
+    "seed offset": _too_large_seed,
+}
+
+
+def _limit_problems(config: dict) -> Problems:
+    """Find settings of hypotheses, each of its kind, that do not fit the rest of the config."""
+    for kind, problem_of in LIMITS.items():
+        for key, value in hypotheses.values_of(config, kind):
+            if problem := problem_of(config, value):
+                yield key, problem
+
+
 CHECKS = (
     _lm_problems,
     _resource_problems,
@@ -207,6 +236,7 @@ CHECKS = (
     _temperature_problems,
     _size_problems,
     hypotheses.problems,
+    _limit_problems,
 )
 
 

@@ -6,16 +6,18 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import deque
 from pathlib import Path
 
 from knnlm.artifacts import atomic, identity_name, naming, sha256
-from knnlm.errors import KnnlmError
+from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.locks import locked
-from knnlm.processes import die_with_parent
-from knnlm.training import parse_log
+from knnlm.processes import die_with_parent, reason_in
+from knnlm.training import COLUMNS, parse_log
 
 LIBRARY = Path(__file__).parent.parent  # fairseq runs modules of ours
 HISTORY = "history.jsonl"
+LAST_LINES = 200  # of fairseq's output, kept in case it fails: several tracebacks, where it trains on several GPUs
 
 
 def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Path]) -> Path:
@@ -30,20 +32,34 @@ def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Pat
 def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
     """Train to this number of updates, from where the checkpoints in the folder end; do nothing where they are there already.
 
-    Where another job is at it, as on a cluster one whose Snakemake has died may be, it is waited for.
+    Where another job is at it, as on a cluster one whose Snakemake has died may be, it is waited for. Raises KnnlmError where fairseq fails, and
+    where the records of what the checkpoints have behind them are missing or damaged.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     with locked(checkpoints / ".lock", waiting=f"training: another job writes {checkpoints}; waiting until it has ended"):
         try:
-            if saved_updates(checkpoints) < updates:  # fairseq would make one update more than it was asked for
+            drop_unfinished_line(checkpoints / HISTORY)
+            if saved := saved_updates(checkpoints):
+                history(checkpoints)  # damage is told now, not when the training is done
+            if saved < updates:  # fairseq would make one update more than it was asked for
                 train(command, checkpoints / HISTORY)
         finally:
             drop_unfinished_checkpoints(checkpoints)
 
 
 def history(checkpoints: Path) -> list[dict]:
-    """Return the records of a training (`knnlm.training.COLUMNS`) in the order in which they came."""
-    return [json.loads(line) for line in (checkpoints / HISTORY).read_text().splitlines()]
+    """Return the records of a training (`knnlm.training.COLUMNS`) in the order in which they came.
+
+    Raises KnnlmError, naming the folder, where they are missing or damaged: fairseq's checkpoints do not hold them.
+    """
+    path = checkpoints / HISTORY
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        records = [None]
+    if not all(isinstance(record, dict) and record.keys() >= set(COLUMNS) for record in records):
+        raise KnnlmError(f"{path}: missing or damaged; delete the folder {checkpoints} and rerun: the training starts anew.")
+    return records
 
 
 def saved_updates(checkpoints: Path) -> int:
@@ -80,16 +96,14 @@ def drop_unfinished_checkpoints(checkpoints: Path) -> None:
 
 def train(command: list[str], history: Path) -> None:
     """Run fairseq, keep its records in `history` and show them; raise KnnlmError where it fails."""
-    tail: list[str] = []
+    tail: deque[str] = deque(maxlen=LAST_LINES)
 
     def echoed(stream):
         for line in stream:
-            tail[:] = [*tail[-40:], line]
+            tail.append(line)
             yield line
 
-    drop_unfinished_line(history)
-    path = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ | {"PYTHONPATH": path}}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
     with naming(history), open(history, "a") as records, subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process:
         try:
             for row in parse_log(echoed(process.stdout)):
@@ -102,6 +116,13 @@ def train(command: list[str], history: Path) -> None:
             raise
     if process.returncode:
         raise failure(process.returncode, "".join(tail), history.parent)
+
+
+def environment() -> dict[str, str]:
+    """Return fairseq's environment: it finds our modules, and PyTorch reads its checkpoints without unpickling code, whatever ours says of that."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
+    path = os.pathsep.join(filter(None, [str(LIBRARY), inherited.get("PYTHONPATH")]))
+    return inherited | {"PYTHONPATH": path, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
 
 
 def drop_unfinished_line(path: Path) -> None:
@@ -118,9 +139,9 @@ def failure(status: int, text: str, checkpoints: Path) -> Exception:
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in text:
             return OSError(number, os.strerror(number), str(checkpoints))
+    again = "run the same command again with more memory, and the training goes on from its last checkpoint, or lower lm.training.batch_samples."
     if status < 0:
-        return KnnlmError(
-            f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; run the same command again, with more memory "
-            "or a smaller lm.training.batch_samples: the training goes on from its last checkpoint."
-        )
-    return KnnlmError(f"fairseq-train ended with status {status}; its last lines were:\n{text}")
+        return KnnlmError(f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; {again}")
+    if OUT_OF_MEMORY.search(text):
+        return KnnlmError(f"fairseq-train ran out of memory; {again}")
+    return KnnlmError(f"fairseq-train ended with status {status}: {reason_in(text)}")

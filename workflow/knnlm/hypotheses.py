@@ -51,6 +51,14 @@ def with_step(config: dict) -> list[str]:
     return [name for name, entry in active(config).items() if entry["family"]]
 
 
+def values_of(config: dict, kind: str) -> Iterator[tuple[str, object]]:
+    """Yield (key, value) of every setting of an enabled hypothesis that is of a kind, and of every entry of one that is a list of it."""
+    for name in with_step(config):
+        entry = config["hypotheses"][name]
+        for key, value in setting_kinds.values_of(kind, entry["settings"], read_step(entry["family"])[1]):
+            yield f"hypotheses.{name}.settings.{key}", value
+
+
 def needs(config: dict, name: str) -> tuple[str, ...]:
     """Return what the step of a hypothesis reads."""
     return read_step(config["hypotheses"][name]["family"])[0]
@@ -94,7 +102,7 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     yield from (wrong := list(setting_kinds.problems(f"{key}.settings", entry["settings"], settings)))
     if wrong:
         return
-    yield from _component_problems(config, f"{key}.settings", setting_kinds.values_of("component", entry["settings"], settings))
+    yield from _component_problems(config, f"{key}.settings", (name for _, name in setting_kinds.values_of("component", entry["settings"], settings)))
     for other in entry["after"]:
         if other not in with_step(config):
             yield f"{key}.after", f"{other} is no enabled hypothesis with a family; enable it or disable {name}."

@@ -50,18 +50,21 @@ def draw(figure: str, table: pd.DataFrame, components: pd.DataFrame | None = Non
     kind = figure.partition("-")[0]
     if kind not in FIGURES or (kind != figure and kind != "hypothesis"):
         raise KnnlmError(f"figure {figure}: unknown; choose one of {', '.join(FIGURES)}.")
-    if kind in ("temperature", "lambda", "parameters") and components is None:
+    if kind in WITH_COMPONENTS and components is None:
         raise KnnlmError(f"figure {figure}: needs the table components.csv too; add --components.")
     if kind in ("temperature", "hypothesis", "parameters") and main is None:
         raise KnnlmError(f"figure {figure}: needs to know the main component; add main to the settings.")
     if kind == "hypothesis" and about is None:
         raise KnnlmError(f"figure {figure}: needs to know what it is about; add hypothesis to the settings.")
+    if table.empty and kind not in EMPTY_WITHOUT_HYPOTHESES:
+        raise KnnlmError(f"figure {figure}: its table has no rows; remake the tables.")
     extra = (about,) if kind == "hypothesis" else ()
     try:
         with rc_context(STYLE):
             return FIGURES[kind](table, components, main, *extra)
     except KeyError as error:
-        raise KnnlmError(f"figure {figure}: its table has no column {error}; remake the tables.") from None
+        source = "its table or components.csv" if kind in WITH_COMPONENTS else "its table"
+        raise KnnlmError(f"figure {figure}: there is no column {error} in {source}; remake the tables.") from None
 
 
 def save(picture: Figure, path: str | Path, dpi: int) -> None:
@@ -177,7 +180,8 @@ def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
         style = VARIANTS[variant][1] | {"linestyle": "none"}
         whiskers = spread(chosen["gain"], chosen["gain_low"], chosen["gain_high"])
         axes.errorbar(chosen["gain"], chosen.index, xerr=whiskers, **style, markersize=4.5, elinewidth=1)
-    names = [f"{row.h}, {METRICS.get(row.metric, row.metric)}, {VARIANTS[row.mask, row.score][0]}" for row in rows.itertuples()]
+    named = zip(*(rows[column] for column in ("h", "metric", "mask", "score")), strict=True)
+    names = [f"{h}, {METRICS.get(metric, metric)}, {VARIANTS[mask, score][0]}" for h, metric, mask, score in named]
     axes.set_yticks(rows.index, names)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -186,6 +190,8 @@ def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     return picture
 
 
+WITH_COMPONENTS = ("temperature", "lambda", "parameters")
+EMPTY_WITHOUT_HYPOTHESES = ("verdicts", "parameters")
 FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and for a hypothesis what it is about
     "temperature": _temperature,
     "datastore_size": _datastore_size,

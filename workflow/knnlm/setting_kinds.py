@@ -1,7 +1,8 @@
 """The kinds that the settings of a hypothesis may have: how a step's SETTINGS name them, and what is wrong with a value that is of another.
 
 A kind is one of KINDS, or choices such as `att|ffn`; before it may stand `list of` or `one or more`, behind it `or null`. Instead of a kind, a
-section of settings stands for itself. Where its only name is `*` or choices, it is for names of the user's own.
+section of settings stands for itself. Where its only name is `*` or choices, it is for names of the user's own. What a value of a kind may be beside
+the rest of the config is in `knnlm.configuration.LIMITS`.
 """
 
 import math
@@ -21,6 +22,10 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_count(value: object) -> bool:
+    return _is_integer(value) and value >= 1
+
+
 def _is_number(value: object) -> bool:
     return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
@@ -36,7 +41,9 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "boolean": ("true or false", lambda value: isinstance(value, bool)),
     "integer": ("a whole number", _is_integer),
     "natural": ("a whole number of at least 0", lambda value: _is_integer(value) and value >= 0),
-    "count": ("a whole number of at least 1", lambda value: _is_integer(value) and value >= 1),
+    "count": ("a whole number of at least 1", _is_count),
+    "bytes of a PQ code": ("a whole number of at least 1", _is_count),
+    "seed offset": ("a whole number of at least 1", _is_count),
     "number": ("a number", _is_number),
     "amount": ("a number of at least 0", lambda value: _is_number(value) and value >= 0),
     "positive": ("a number above 0", lambda value: _is_number(value) and value > 0),
@@ -100,11 +107,18 @@ def problems(key: str, given: dict, kinds: Kinds) -> Iterator[tuple[str, str]]:
             yield from problems(f"{key}.{name}", given[name], kind)
 
 
-def values_of(kind: str, given: dict, kinds: Kinds) -> Iterator[str]:
-    """Yield every value among the settings `given`, which fit `kinds`, whose kind is `kind` or a list of it."""
+def values_of(kind: str, given: dict, kinds: Kinds) -> Iterator[tuple[str, object]]:
+    """Yield (dotted key, value) of every value but null among the settings `given`, which fit `kinds`, whose kind is `kind` or a list of it."""
     for name, value in given.items():
         known = kinds[name if name in kinds else next(iter(kinds))]
         if isinstance(known, dict):
-            yield from values_of(kind, value, known)
-        elif known.removesuffix(OR_NULL).endswith(kind):
-            yield from value if isinstance(value, list) else [value]
+            yield from ((f"{name}.{inner}", part) for inner, part in values_of(kind, value, known))
+        elif _plain(known) == kind:
+            yield from ((name, part) for part in (value if isinstance(value, list) else [value]) if part is not None)
+
+
+def _plain(kind: str) -> str:
+    """Return a kind without what makes a list of it or allows null."""
+    for prefix in LISTS:
+        kind = kind.removeprefix(prefix)
+    return kind.removesuffix(OR_NULL)

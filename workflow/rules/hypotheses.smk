@@ -76,7 +76,7 @@ rule hypothesis:
         " --training-neighbours {input.training_neighbours}"
         ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'
         ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints"'
-        " --code {input.code} --descriptions {output.descriptions} --facts {output.facts}"
+        " --code {input.code:q} --descriptions {output.descriptions} --facts {output.facts}"
 
 
 rule training_neighbours:

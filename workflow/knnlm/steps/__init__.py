@@ -4,15 +4,17 @@ import argparse
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from knnlm.errors import KnnlmError
+from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.processes import die_with
 
 REMEDIES = {
@@ -23,6 +25,8 @@ REMEDIES = {
     errno.EROFS: "have it mounted for writing",
     errno.ENOENT: "rerun the step that makes it",
 }
+ON_A_GPU = re.compile("CUDA|CUBLAS|GPU", re.IGNORECASE)
+LONGEST_REASON = 160  # characters
 
 STARTED = time.time() - time.process_time()  # of this process, near enough
 
@@ -34,8 +38,8 @@ if driver := os.environ.get("KNNLM_DRIVER"):
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parse the command line and call `main`; where the workflow runs the step, its times are left beside its log.
 
-    A KnnlmError ends the step with its sentence and status 1; so does what the operating system refuses, such as room on the disk, and so does an
-    interruption.
+    A KnnlmError ends the step with its sentence and status 1; so do memory that is used up, what the operating system refuses, such as room on the
+    disk, and an interruption.
     """
     arguments = parser.parse_args()
     if hasattr(arguments, "settings"):
@@ -49,15 +53,35 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         main(arguments)
     except KnnlmError as error:
         sys.exit(f"Error: {error}")
-    except OSError as error:
-        if error.errno is None:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if (sentence := want_of_memory(error) or refusal(error)) is None:
             raise
-        remedy = REMEDIES.get(error.errno, "put that right")
-        sys.exit(f"Error: {error.filename or 'a file'}: {error.strerror}; {remedy}, then run the same command again.")
+        sys.exit(f"Error: {sentence}")
     except KeyboardInterrupt:
         sys.exit("Error: this step was interrupted; run the same command again.")
     if log := os.environ.get("KNNLM_LOG"):
         leave_times(Path(log), began)
+
+
+def want_of_memory(error: Exception) -> str | None:
+    """Return the sentence for an error of Python, NumPy, FAISS, PyTorch or the system that says that memory is used up; None for any other."""
+    told = isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))
+    if not (told or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM):
+        return None
+    first_line = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or "Python could not have any more"
+    reason = textwrap.shorten(first_line, LONGEST_REASON, placeholder=" ...").rstrip(".")
+    smaller = "or lower the settings of what `snakemake plan` shows to need it, then run the same command again."
+    if ON_A_GPU.search(str(error)):
+        return f"this step ran out of the memory of its GPU ({reason}); give it a GPU with more, {smaller}"
+    return f"this step ran out of memory ({reason}); give its job more (on Slurm it starts again with twice as much by itself), {smaller}"
+
+
+def refusal(error: Exception) -> str | None:
+    """Return the sentence for what the operating system has refused; None for any other error."""
+    if getattr(error, "errno", None) is None:
+        return None
+    remedy = REMEDIES.get(error.errno, "put that right")
+    return f"{error.filename or 'a file'}: {error.strerror}; {remedy}, then run the same command again."
 
 
 def leave_times(log: Path, began: dict[str, float]) -> None:

@@ -18,17 +18,16 @@ from knnlm.bpe import CONTINUATION, SPECIAL
 from knnlm.corpus import SPLITS
 from knnlm.errors import KnnlmError
 from knnlm.locks import locked
-from knnlm.processes import die_with_parent
+from knnlm.processes import die_with_parent, reason_in
 from knnlm.steps import run
 
 UNKNOWN_ID = SPECIAL.index("<unk>")
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_TYPES = {4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}  # of the types that the format numbers, those fairseq-preprocess may choose
-SHOWN_LOG_LINES = 5
 
 
 def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -> None:
-    """Run fairseq-preprocess on the pieces of train, valid and test; its files go to `folder`. Raises KnnlmError with its last words if it fails."""
+    """Run fairseq-preprocess on the pieces of train, valid and test; its files go to `folder`. Raises KnnlmError with its last line if it fails."""
     # Links, because fairseq splits a path at its commas.
     for split, path in zip(SPLITS, pieces, strict=True):
         (folder / split).symlink_to(Path(path).resolve())
@@ -38,8 +37,7 @@ def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -
         command += [f"--{split}pref", split]
     done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, preexec_fn=die_with_parent)
     if done.returncode:
-        log = "\n".join((done.stdout + done.stderr).splitlines()[-SHOWN_LOG_LINES:])
-        raise KnnlmError(f"{dictionary}: fairseq-preprocess failed (status {done.returncode}); its last lines:\n{log}")
+        raise KnnlmError(f"{dictionary}: fairseq-preprocess ended with status {done.returncode}: {reason_in(done.stdout + done.stderr)}")
 
 
 def read_binary(prefix: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -15,11 +15,24 @@ def main(arguments: argparse.Namespace) -> None:
     if shared := corpus.duplicates(splits):
         problem = f"documents that stand in more than one split: {shared}; numbers on valid and test will look better than they are"
         print(f"Warning: {problem}; remove them from all splits but one.", file=sys.stderr)
+    for split in corpus.EVALUATION_SPLITS:
+        if len(splits[split]) == 1:
+            lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
+            print(f"Warning: documents in the {split} split: 1; its numbers will have {lost}; {remedy(arguments.settings['corpus'], split)}.", file=sys.stderr)
     for split, text, documents in zip(corpus.SPLITS, arguments.texts, arguments.documents, strict=True):
         with artifacts.atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(corpus.lines_of(splits[split]))
         artifacts.save_array(documents, corpus.document_offsets(splits[split]))
     artifacts.write_manifest(arguments.manifest, [*arguments.texts, *arguments.documents], kind="text")
+
+
+def remedy(settings: dict, split: str) -> str:
+    """Say which key of the config's `corpus` gives a split more documents, which intervals are made by resampling of."""
+    if settings["source"] == "sotu":
+        return "lower corpus.sotu.period"
+    if settings["source"] == "text" and settings["text"]["folder"] is not None:
+        return f"raise corpus.text.{split}_fraction"
+    return "set corpus.text.document_separator to what divides the text into documents, or give a text of more"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,20 @@
 """Draw one figure from its table, as PDF and as PNG."""
 
 import argparse
+from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from knnlm.config_values import shown
 from knnlm.errors import KnnlmError
 from knnlm.plots import draw, save
 from knnlm.steps import run
+
+# The columns of all tables that are drawn as numbers.
+NUMBERS = {"ppl", "gain", "gain_low", "gain_high", "lambda", "temperature", "fraction", "x", "added_parameters", "share", "share_low", "share_high"}
+NUMBERS |= {"threshold", "update", "loss", "tokens", "helped", "share_of_gain", "ratio", "ratio_low", "ratio_high", "goal", "rows", "seconds"}
+NUMBERS |= {"memory_bytes", "exponent"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,17 +33,29 @@ def main(arguments: argparse.Namespace) -> None:
     """Read the tables, draw, and write both pictures."""
     settings = arguments.settings
     components = read_csv(arguments.components) if arguments.components else None
-    picture = draw(arguments.figure, read_csv(arguments.table), components, settings.get("main"), settings.get("hypothesis"))
+    picture = drawn(arguments.table, arguments.figure, read_csv(arguments.table), components, settings.get("main"), settings.get("hypothesis"))
     for path in (arguments.pdf, arguments.png):
         save(picture, path, settings["figures"]["dpi"])
 
 
-def read_csv(path: str) -> pd.DataFrame:
-    """Read a table, refusing by name what is not one."""
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """Read a table, refusing by name what is not one, and a column of numbers that has something else."""
     try:
-        return pd.read_csv(path)
+        table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise KnnlmError(f"{path}: not a readable table ({error}); remake the tables.") from None
+    for name in (name for name in table if name in NUMBERS and len(table)):
+        if (other := pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()).any():
+            raise KnnlmError(f"{path}: the column {name} has {shown(table[name][other].iloc[0])}, which is no number; remake the tables.")
+    return table
+
+
+def drawn(path: str | Path, figure: str, *content: object) -> Figure:
+    """Return the picture that `draw` makes of a table's content and the rest; its sentence names the table's path too."""
+    try:
+        return draw(figure, *content)
+    except KnnlmError as error:
+        raise KnnlmError(f"{path}: {error}") from None
 
 
 if __name__ == "__main__":

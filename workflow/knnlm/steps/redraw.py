@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+import pandas as pd
+
 from knnlm.errors import KnnlmError
-from knnlm.plots import draw, save
+from knnlm.plots import save
 from knnlm.progress import progress
 from knnlm.steps import run
-from knnlm.steps.plot import read_csv
+from knnlm.steps.plot import drawn, read_csv
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -15,15 +17,22 @@ def main(arguments: argparse.Namespace) -> None:
     settings = arguments.settings
     tables = {folder: read_tables(folder, set(settings["tables"].values())) for folder in arguments.folders}
     for folder, of_run in tables.items():
-        components, figures = of_run["components"], [(name, of_run[table], None) for name, table in settings["tables"].items()]
-        for name in components["hypothesis"].dropna().unique():
+        figures = [(name, table, None) for name, table in settings["tables"].items()]
+        for name in tried(of_run["components"], folder / "tables" / "components.csv"):
             if name not in settings["hypotheses"]:
                 raise KnnlmError(f"{folder}/tables/components.csv: the config has no hypothesis {name}; give the config that the tables were made with.")
-            figures.append((f"hypothesis-{name}", components, settings["hypotheses"][name]))
+            figures.append((f"hypothesis-{name}", "components", settings["hypotheses"][name]))
         for name, table, about in progress(figures, f"figures of {folder}"):
-            picture = draw(name, table, components, settings["main"], about)
+            picture = drawn(folder / "tables" / f"{table}.csv", name, of_run[table], of_run["components"], settings["main"], about)
             for kind in ("pdf", "png"):
                 save(picture, folder / "figures" / f"{name}.{kind}", settings["figures"]["dpi"])
+
+
+def tried(components: pd.DataFrame, path: Path) -> list[str]:
+    """Return the names of the hypotheses that have components; raises KnnlmError, naming the path, where the table does not tell."""
+    if "hypothesis" not in components:
+        raise KnnlmError(f"{path}: there is no column 'hypothesis'; remake the tables.")
+    return components["hypothesis"].dropna().unique().tolist()
 
 
 def read_tables(folder: Path, names: set[str]) -> dict:

@@ -147,6 +147,16 @@ class Inputs:
         sizes = {split: len(gold) for split, gold in self.gold.items()}
         return Result(*find_component(self.arguments.components, name, sizes, self.checkpoint))
 
+    def usable(self, setting: str, fits: Callable[[int | None], bool], why: str) -> list[int | None]:
+        """Return the values of a list in the settings that fit this run; the job's log says which are left out and why.
+
+        A list that stands in config/hypotheses.yaml is for large runs and small ones.
+        """
+        values = self.settings[setting]
+        if left_out := [str(value) for value in values if not fits(value)]:
+            print(f"hypotheses.{self.hypothesis}.settings.{setting}: {', '.join(left_out)} left out, as {why}", flush=True)
+        return [value for value in values if fits(value)]
+
     def component(self, name: str, **fields: object) -> Component:
         """Return the description of a component of this hypothesis, `<hypothesis>-<name>`; `fields` as in Component."""
         return Component(f"{self.hypothesis}-{name}", self.arguments.family, hypothesis=self.hypothesis, **fields)

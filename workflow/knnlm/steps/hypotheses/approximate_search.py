@@ -8,7 +8,7 @@ from knnlm.steps.hypotheses import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.sweeps import fill_in_memory, knn_scorer, nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
-SETTINGS = {"nprobe": "list of count", "codes": "list of count"}
+SETTINGS = {"nprobe": "list of count", "codes": "list of bytes of a PQ code"}
 
 
 class Sweeps:
@@ -16,7 +16,7 @@ class Sweeps:
 
     def __init__(self, inputs: Inputs):
         """Read the stored files."""
-        self.inputs, self.settings, self.store, self.k = inputs, inputs.settings, inputs.store, inputs.retrieval["k"]
+        self.inputs, self.store, self.k = inputs, inputs.store, inputs.retrieval["k"]
         self.queries = np.concatenate([inputs.queries(split, inputs.main["h"]) for split in SPLITS])
         self.true = np.concatenate([inputs.neighbours(split, "exact")[0] for split in SPLITS])
         self.values = self.store.all_values()
@@ -39,17 +39,20 @@ class Sweeps:
 
     def of_nprobe(self) -> Iterator[Result]:
         """Yield a component for each number of lists visited in the stored index, as far as it has so many."""
-        stored = self.inputs.index["nprobe"]
-        wanted = sorted({nprobe for nprobe in self.settings["nprobe"] if nprobe <= self.trained.nlist} - {stored})
-        if stored in self.settings["nprobe"]:
+        stored, lists = self.inputs.index["nprobe"], self.trained.nlist
+        usable = self.inputs.usable("nprobe", lambda nprobe: nprobe <= lists, f"the index has {lists} lists")
+        if stored in usable:
             yield self.result(f"nprobe-{stored}", "nprobe", *self.stored(), nprobe=stored)
+        wanted = sorted({*usable} - {stored})
         for nprobe, ids, similarities in nprobe_search(self.inputs.search_index(), self.queries, self.k, wanted) if wanted else []:
             yield self.result(f"nprobe-{nprobe}", "nprobe", ids, similarities, nprobe=nprobe)
 
     def of_codes(self) -> Iterator[Result]:
         """Yield a component for each code size, in bytes, that divides the width, with the stored index' lists; its own size is the stored retrieval."""
+        width = self.store.width
+        usable = self.inputs.usable("codes", lambda codes: width % codes == 0, f"lm.architecture.width is {width}, which they do not divide")
         sample = self.store.sample(self.inputs.main["h"], self.inputs.index["training_rows"])
-        for codes in sorted({codes for codes in self.settings["codes"] if self.store.width % codes == 0}):
+        for codes in sorted({*usable}):
             if codes == self.trained.code_size:
                 ids, similarities = self.stored()
             else:

@@ -15,7 +15,8 @@ SEARCHES = {"exact": ("real", "real"), "approximate": ("faiss", "faiss")}
 def counts(inputs: Inputs) -> list[int]:
     """Return the ascending k', as far as there are so many stored neighbours; null stands for all of them."""
     k = inputs.retrieval["k"]
-    return sorted({min(count or k, k) for count in inputs.settings["counts"]})
+    usable = inputs.usable("counts", lambda count: count is None or count <= k, f"retrieval.k is {k}")
+    return sorted({count or k for count in usable})
 
 
 def component(inputs: Inputs, search: str, count: int, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> Result:

@@ -6,7 +6,7 @@ from knnlm.steps.hypotheses import Inputs, Result, run_hypothesis
 from knnlm.steps.lm_training import Training, log_p_of, parameters
 
 NEEDS = ("training",)
-SETTINGS = {"seed_offset": "count"}
+SETTINGS = {"seed_offset": "seed offset"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
