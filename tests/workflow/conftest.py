@@ -75,5 +75,9 @@ def new_project(tmp_path_factory):
 def finished(new_project):
     """Return a project in which `tiny` has run from raw text to the verdict of every hypothesis."""
     project = new_project("finished")
-    project("hypotheses")
+    before = os.umask(0)  # as a shell that protects nothing; test_safety.py looks at what was written
+    try:
+        project("hypotheses")
+    finally:
+        os.umask(before)
     return project

@@ -135,8 +135,18 @@ def unavailable() -> str | None:
     if not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "runuser"))):
         if shutil.which("apt-get") is None:
             return f"Slurm is not installed, and there is no apt-get to install {' '.join(PACKAGES)} with"
-        command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
-        if done.returncode:
-            return f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}"
+        return not_installed()
     return None
+
+
+def not_installed() -> str | None:
+    """Install Debian's packages, a second time with the newest lists of packages, which an image may lack; return why that failed, None if it did not."""
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for before in ([], ["apt-get", "update"]):
+        if before:
+            subprocess.run(before, capture_output=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode == 0:
+            return None
+    return f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}"

@@ -1,7 +1,5 @@
 """`kill -9` of Snakemake and of its jobs at seeded moments, then the same command again: the same files as an undisturbed run, bit for bit."""
 
-import base64
-import json
 import os
 import re
 import shutil
@@ -15,19 +13,21 @@ import pandas as pd
 import psutil
 import pytest
 
+from knnlm.step_times import Times, read_times
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="an orphan ends by itself on Linux only")]
 
 RUN = "results/tiny"
 SEED = 1
 UPDATES, SAVED_EVERY = 60, 30  # of `tiny`
 MOMENTS = 3
-# Stage: the file that is asked for, what is deleted before, as patterns.
+# Stage: the file that is asked for, what is deleted before, as patterns, and the job, by its log.
 STAGES = {
-    "training": (f"{RUN}/lm/model.pt", ["lm"]),
-    "extraction": (f"{RUN}/datastore/chunk-0/manifest.json", ["datastore/chunk-0"]),
-    "index filling": (f"{RUN}/index/att-l2/chunk-0.json", ["index/att-l2/chunk-0.*"]),
-    "exact search": (f"{RUN}/neighbours/att-l2-exact/manifest.json", ["neighbours/att-l2-exact"]),
-    "head training": (f"{RUN}/hypotheses/interpolated-loss.json", ["hypotheses/interpolated-loss.*"]),
+    "training": (f"{RUN}/lm/model.pt", ["lm"], "train_lm"),
+    "extraction": (f"{RUN}/datastore/chunk-0/manifest.json", ["datastore/chunk-0"], "datastore_chunk/0"),
+    "index filling": (f"{RUN}/index/att-l2/chunk-0.json", ["index/att-l2/chunk-0.*"], "fill_index/att-l2-0"),
+    "exact search": (f"{RUN}/neighbours/att-l2-exact/manifest.json", ["neighbours/att-l2-exact"], "retrieve/att-l2-exact"),
+    "head training": (f"{RUN}/hypotheses/interpolated-loss.json", ["hypotheses/interpolated-loss.*"], "hypothesis/interpolated-loss"),
 }
 
 
@@ -119,10 +119,10 @@ def attempt(project):
             one.driver.wait()
 
 
-def seconds_of(project, target):
-    """Return how long the job took that made this file: Snakemake's own record."""
-    record = json.loads((project.folder / ".snakemake/metadata" / base64.b64encode(target.encode()).decode()).read_text())
-    return record["endtime"] - record["starttime"]
+def times_of(project, job) -> Times:
+    """Return when a job's process started, began to compute and ended, the last time that it was not killed."""
+    (times,) = [times for times in read_times(project.folder / RUN / "logs") if times.job == job]
+    return times
 
 
 def delete(project, patterns):
@@ -149,37 +149,42 @@ def half_written(project):
     return [*(project.folder / RUN).rglob("*.unfinished"), *(project.folder / RUN).rglob("*.tmp")]
 
 
+@pytest.mark.parametrize("who", ["driver", "job"])
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "training"])
-def test_after_kills_the_same_command_ends_in_the_same_files(stage, attempt, project, finished):
-    target, patterns = STAGES[stage]
+def test_after_kills_the_same_command_ends_in_the_same_files(stage, who, attempt, project, finished):
+    target, patterns, job = STAGES[stage]
     delete(project, patterns)
-    for seconds, who in zip(moments(stage, seconds_of(finished, target)), ("driver", "job", "driver"), strict=True):
-        while not killed_after(seconds, who, attempt(target)):
-            delete(project, patterns)  # the step was faster this time; an earlier moment
-            seconds *= 0.7
+    for moment in moments(stage, who):
+        while not killed_at(moment, who, attempt(target), times_of(project, job)):
+            delete(project, patterns)  # the step was faster this time; an earlier moment, by the times that it has left now
+            moment *= 0.9
     attempt(target).finish()
     assert_same_files(project, finished, patterns)
 
 
-def moments(stage, length):
-    """Return a random moment in each third of a stage."""
-    return (np.arange(MOMENTS) + np.random.default_rng([SEED, *stage.encode()]).random(MOMENTS)) / MOMENTS * length
+def moments(stage, who):
+    """Return a random moment in each third of what a stage computes, from 0 to 1; each victim has its own."""
+    return (np.arange(MOMENTS) + np.random.default_rng([SEED, *f"{stage} {who}".encode()]).random(MOMENTS)) / MOMENTS
 
 
-def killed_after(seconds, who, running):
-    """Kill so long after the step has started; False where it ended before."""
-    if running.wait_for(running.steps):
-        time.sleep(seconds)
-    return running.kill(who)
+def killed_at(moment, who, running, times):
+    """Kill at a moment of what the step computes, after its imports, if it takes as long as it has taken; False where it ended before."""
+    running.wait_for(running.steps)
+    time.sleep(times.began - times.started + moment * (times.ended - times.began))
+    if running.steps():
+        return running.kill(who)
+    running.finish()
+    return False
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_loss_curve(attempt, project, finished):
-    target, patterns = STAGES["training"]
+@pytest.mark.parametrize("who", ["driver", "job", "fairseq"])
+def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_loss_curve(who, attempt, project, finished):
+    target, patterns, _ = STAGES["training"]
     delete(project, patterns)
     made = 0
-    for update, who in zip(moments("training", UPDATES - 1), ("driver", "job", "fairseq"), strict=True):
+    for moment in moments("training", who):
         running = attempt(target)
-        running.wait_for_update(1 + round(update))
+        running.wait_for_update(1 + round(moment * (UPDATES - 1)))
         assert running.kill(who)
         assert made - SAVED_EVERY < running.updates()[0] <= made + 1
         made = running.updates()[-1]
@@ -190,7 +195,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_loss_cur
 
 
 def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_back_goes_on(attempt, project, finished):
-    target, patterns = STAGES["training"]
+    target, patterns, _ = STAGES["training"]
     delete(project, patterns)
     settings = (project.folder / "config/tiny.yaml").read_text()
     changed = settings.replace("learning_rate: 1.0e-2, warmup_updates: 10", "learning_rate: 2.0e-2, warmup_updates: 10")
@@ -206,7 +211,7 @@ def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_
 
 
 def test_a_second_snakemake_on_a_run_is_refused_and_one_on_another_run_is_not(attempt, project, finished):
-    target, patterns = STAGES["training"]
+    target, patterns, _ = STAGES["training"]
     delete(project, patterns)
     (project.folder / "config/other.yaml").write_text((project.folder / "config/tiny.yaml").read_text().replace("name: tiny", "name: other"))
     first = attempt(target)
@@ -237,7 +242,7 @@ def stopped_while_it_writes(project, running):
 @pytest.mark.parametrize(("how", "said"), [(signal.SIGINT, "Terminating processes on user request"), (signal.SIGTERM, "Will exit after finishing")])
 def test_an_interrupted_job_leaves_nothing_half_written(how, said, attempt, project, finished):
     """Ctrl-C reaches Snakemake and its jobs; a SIGTERM for Snakemake alone lets the jobs that run end."""
-    target, patterns = STAGES["exact search"]  # which writes until it ends
+    target, patterns, _ = STAGES["exact search"]  # which writes until it ends
     while not (step := stopped_while_it_writes(project, running := attempt(target))):
         running.finish()
         delete(project, patterns)

@@ -84,6 +84,7 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
     [
         pytest.param("figures: {dpi: 80}", "figures: {dpi: 90}", PLOTS, id="dpi"),
         pytest.param("resamples: 1000", "resamples: 999", TABLES, id="resamples"),
+        pytest.param("resamples: 1000}", "resamples: 1000}\nverdict: {share: 0.3}", TABLES, id="verdict"),
         pytest.param("30.0, 100.0]", "30.0, 99.0]", COMPONENTS | ON_TEMPERATURE | ON_COMPONENTS | TABLES | {"helped_tokens"}, id="temperature grid"),
         pytest.param(
             "retrieval: {k: 64}",
@@ -161,6 +162,17 @@ def test_a_clone_with_tables_alone_draws_every_figure(clone, finished):
     assert [name for name in figures if drawn[name] != figures[name]] == []
     made = {path.name for path in (clone.folder / "results/tiny").iterdir()}
     assert made == {"tables", "figures", "logs", ".lock"}
+
+
+def test_a_clone_of_this_repository_draws_every_figure_of_sotu_and_trains_nothing(new_project):
+    """What the repository holds: results/sotu has nothing but tables and figures, of which the tables alone are taken."""
+    project, committed = new_project("sotu"), ROOT / "results/sotu"
+    made = project.folder / "results/sotu"
+    shutil.copytree(committed / "tables", made / "tables", copy_function=shutil.copyfile)
+    output = project("redraw", config="config/sotu.yaml").stdout
+    assert re.findall(r"^ *(?:local)?rule (\w+):$", output, flags=re.MULTILINE) == ["redraw"]
+    assert {path.name for path in (made / "figures").iterdir()} == {path.name for path in (committed / "figures").iterdir()}
+    assert {path.name for path in made.iterdir()} == {"tables", "figures", "logs", ".lock"}
 
 
 def test_redraw_refuses_a_missing_table_and_draws_nothing(clone):

@@ -45,7 +45,12 @@ def nothing_was_executed(project) -> bool:
 
 
 def writable_by_all(folder) -> list[str]:
-    return [str(path) for path in folder.rglob("*") if not path.is_symlink() and path.stat().st_mode & stat.S_IWOTH]
+    return [str(path) for path in (folder, *folder.rglob("*")) if not path.is_symlink() and path.stat().st_mode & stat.S_IWOTH]
+
+
+def test_nothing_of_a_whole_run_may_be_written_by_everyone(finished):
+    assert not writable_by_all(finished.folder / "results")
+    assert not writable_by_all(finished.folder / ".snakemake")
 
 
 def test_odd_names_of_folder_and_text_make_a_corpus_that_only_its_owner_may_write(odd):

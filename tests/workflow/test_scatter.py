@@ -3,6 +3,7 @@
 import copy
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,15 @@ def test_two_jobs_find_the_neighbours_that_one_found(finished, tmp_path):
     shutil.copytree(finished.folder, project.folder, symlinks=True)
     overlay = (project.folder / "config/tiny.yaml").read_text()
     (project.folder / "config/blocks.yaml").write_text(f"{overlay}\nresources: {{query_blocks: 2}}\n")
-    folder = project.folder / "results/tiny/neighbours/att-l2-exact"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    output = project("results/tiny/neighbours/att-l2-exact/manifest.json", config="config/blocks.yaml").stdout
-    assert sorted(re.findall(r"^(?:local)?rule (\w+):", output, flags=re.MULTILINE)) == ["join_exact", "retrieve_exact", "retrieve_exact"]
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    folders = [project.folder / f"results/tiny/neighbours/att-l2-{search}" for search in ("approximate", "exact")]
+    before = contents(folders)
+    assert {"test.real.npy", "test.ids.npy", "manifest.json"} <= before[folders[0]].keys()
+    output = project(*(f"results/tiny/neighbours/{folder.name}/manifest.json" for folder in folders), config="config/blocks.yaml").stdout
+    ran = sorted(re.findall(r"^(?:local)?rule (\w+):", output, flags=re.MULTILINE))
+    assert ran == ["join_approximate", "join_exact", *["retrieve_approximate"] * 2, *["retrieve_exact"] * 2]
+    assert contents(folders) == before
+
+
+def contents(folders: list[Path]) -> dict[Path, dict[str, bytes]]:
+    """Return what each folder holds, by names of files."""
+    return {folder: {path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders}

@@ -1,5 +1,6 @@
 """What can be said of the workflow without running it: the config's errors, the plan, and how rules name their files."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -90,6 +91,25 @@ def test_rules_write_below_the_run_s_folder():
         for block in re.findall(r"^    (?:    )?(?:output|log|benchmark):\n(.*?)(?=^    (?:    )?\w+:)", path.read_text(), flags=re.DOTALL | re.MULTILINE):
             for name in re.findall(r'"([^"]*/[^"]*)"', block):
                 assert name.startswith(("results/<run>/", "<logs>/", "../report/")), f"{path.name}: {name}"
+
+
+def test_every_rule_asks_for_what_it_needs_by_the_size_of_its_data():
+    """GPUs, memory, minutes, disk and threads of all that is not done in Snakemake's own place; none of them is a number in the rules."""
+    texts = [path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk"))]
+    rules = [rule for text in texts for rule in re.split(r"^ *rule\b.*:\n", text, flags=re.MULTILINE)[1:] if "localrule: True" not in rule]
+    assert len(rules) > 15
+    for rule in rules:
+        name = re.findall(r"knnlm\.steps\.(\S+)", rule)[0]
+        (threads,) = re.findall(r"^ +threads: (.+)$", rule, flags=re.MULTILINE)
+        _, resources = re.search(r"^( +)resources:\n((?:\1 +.*\n)+)", rule, flags=re.MULTILINE).groups()
+        asked = {"threads": threads} | dict(re.findall(r"^ +(\w+)=(.+),$", resources, flags=re.MULTILINE))
+        assert asked.keys() >= {"gpu", "mem_mb", "runtime", "disk_mb", "threads"}, name
+        assert {what: amount for what, amount in asked.items() if is_constant(amount)} == {}, name
+
+
+def is_constant(expression: str) -> bool:
+    """Return whether no name stands in an expression, so that it is the same for every run."""
+    return not any(isinstance(node, ast.Name) for node in ast.walk(ast.parse(expression)))
 
 
 def test_every_step_runs_with_a_log_beside_which_it_leaves_its_times():

@@ -88,7 +88,7 @@ rule tables:
         "../../envs/cpu.yaml"
     threads: asks("tables", "threads")
     resources:
-        gpu=0,
+        gpu=asks("tables", "gpu"),
         mem_mb=asks("tables", "mem_mb"),
         disk_mb=asks("tables", "disk_mb"),
         runtime=asks("tables", "runtime"),

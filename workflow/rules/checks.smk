@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 LIBRARY = Path(workflow.basedir, "workflow")
@@ -12,6 +13,11 @@ from knnlm.errors import KnnlmError
 
 # Whatever the user's shell allows, nobody else may write into results; jobs inherit it.
 os.umask(os.umask(0o002) | 0o002)
+# Snakemake has made its own folder, and its log there, before it reads this.
+for path in (Path(".snakemake"), Path(".snakemake/log"), *Path(".snakemake/log").glob("*.log")):
+    with suppress(OSError):  # it is not there, or another user's
+        if path.stat().st_mode & 0o002:
+            path.chmod(path.stat().st_mode & ~0o002)
 
 
 def stop_at_mistake(check, *given):

@@ -15,7 +15,7 @@ rule corpus_text:
         "../../envs/cpu.yaml"
     threads: asks("corpus_text", "threads")
     resources:
-        gpu=0,
+        gpu=asks("corpus_text", "gpu"),
         mem_mb=asks("corpus_text", "mem_mb"),
         disk_mb=asks("corpus_text", "disk_mb"),
         runtime=asks("corpus_text", "runtime"),
@@ -43,7 +43,7 @@ rule tokenise:
         "../../envs/cpu.yaml"
     threads: asks("tokenise", "threads")
     resources:
-        gpu=0,
+        gpu=asks("tokenise", "gpu"),
         mem_mb=asks("tokenise", "mem_mb"),
         disk_mb=asks("tokenise", "disk_mb"),
         runtime=asks("tokenise", "runtime"),
@@ -73,7 +73,7 @@ rule bpe:
         "../../envs/cpu.yaml"
     threads: asks("bpe", "threads")
     resources:
-        gpu=0,
+        gpu=asks("bpe", "gpu"),
         mem_mb=asks("bpe", "mem_mb"),
         disk_mb=asks("bpe", "disk_mb"),
         runtime=asks("bpe", "runtime"),
@@ -108,7 +108,7 @@ rule binarise:
         "../../envs/cpu.yaml"
     threads: asks("binarise", "threads")
     resources:
-        gpu=0,
+        gpu=asks("binarise", "gpu"),
         mem_mb=asks("binarise", "mem_mb"),
         disk_mb=asks("binarise", "disk_mb"),
         runtime=asks("binarise", "runtime"),

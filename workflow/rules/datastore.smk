@@ -51,7 +51,7 @@ rule train_index:
         "../../envs/cpu.yaml"
     threads: asks("train_index", "threads")
     resources:
-        gpu=0,
+        gpu=asks("train_index", "gpu"),
         mem_mb=asks("train_index", "mem_mb"),
         disk_mb=asks("train_index", "disk_mb"),
         runtime=asks("train_index", "runtime"),
@@ -80,7 +80,7 @@ rule fill_index:
         "../../envs/cpu.yaml"
     threads: asks("fill_index", "threads")
     resources:
-        gpu=0,
+        gpu=asks("fill_index", "gpu"),
         mem_mb=asks("fill_index", "mem_mb"),
         disk_mb=asks("fill_index", "disk_mb"),
         runtime=asks("fill_index", "runtime"),

@@ -102,7 +102,7 @@ rule training_neighbours:
         "../../envs/cpu.yaml"
     threads: asks("training_neighbours", "threads")
     resources:
-        gpu=0,
+        gpu=asks("training_neighbours", "gpu"),
         mem_mb=asks("training_neighbours", "mem_mb"),
         disk_mb=asks("training_neighbours", "disk_mb"),
         runtime=asks("training_neighbours", "runtime"),
@@ -148,7 +148,7 @@ rule helped_tokens:
         "../../envs/cpu.yaml"
     threads: asks("helped_tokens", "threads")
     resources:
-        gpu=0,
+        gpu=asks("helped_tokens", "gpu"),
         mem_mb=asks("helped_tokens", "mem_mb"),
         disk_mb=asks("helped_tokens", "disk_mb"),
         runtime=asks("helped_tokens", "runtime"),

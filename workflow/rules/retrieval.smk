@@ -103,7 +103,7 @@ for search, arrays in JOINED.items():
             "../../envs/cpu.yaml"
         threads: asks("join_neighbours", "threads")
         resources:
-            gpu=0,
+            gpu=asks("join_neighbours", "gpu"),
             mem_mb=asks("join_neighbours", "mem_mb"),
             disk_mb=asks("join_neighbours", "disk_mb"),
             runtime=asks("join_neighbours", "runtime"),
@@ -135,7 +135,7 @@ rule knn_components:
         "../../envs/cpu.yaml"
     threads: asks("knn_components", "threads")
     resources:
-        gpu=0,
+        gpu=asks("knn_components", "gpu"),
         mem_mb=asks("knn_components", "mem_mb"),
         disk_mb=asks("knn_components", "disk_mb"),
         runtime=asks("knn_components", "runtime"),
