@@ -158,7 +158,7 @@ def test_a_split_of_one_document_is_told_in_a_warning_that_names_the_key(separat
         assert line.endswith(".")
 
 
-SOTU = {"first_year": 1990, "last_year": 1997, "kinds": ["spoken"], "period": 6, "valid": 0, "test": 1}
+SOTU = {"first_year": 1990, "last_year": 1997, "kinds": ["spoken"], "period": 6, "valid": 0, "test": 2}
 
 
 @pytest.mark.parametrize(
