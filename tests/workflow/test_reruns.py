@@ -66,7 +66,7 @@ def test_touching_every_file_reruns_nothing(project):
         if path.is_file() and ".snakemake" not in path.parts:
             os.utime(path)
     # Arrays are larger than this, as those of a real run are larger than what the profile compares by content: their manifests stand for them.
-    assert project.jobs("--max-checksum-file-size", "240000") == set()
+    assert project.jobs("--max-checksum-file-size", "60000") == set()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert project.jobs() == set()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
