@@ -74,7 +74,7 @@ def test_a_user_s_own_folder_of_text_becomes_a_corpus(project):
     (project.folder / "config/mine.yaml").write_text(
         "name: mine\ncorpus: {source: text, text: {folder: my texts, valid_fraction: 0.3, test_fraction: 0.3}, bpe_merges: 100}\n"
         "lm: {training: {tokens_per_sample: 32}}\nwindows: {train: {context: 16, new: 16}, evaluation: {context: 24, new: 8}}\n"
-        "retrieval: {k: 2}\nindex: {factory: 'IVF2,PQ8', training_rows: 256, nprobe: 1}\n"
+        "retrieval: {k: 2}\nindex: {factory: 'IVF2,PQ8', training_rows: 300, nprobe: 1}\n"
     )
     project("binarise", config="config/mine.yaml")
     assert (project.folder / "results/mine/corpus/tokens/manifest.json").exists()
