@@ -21,13 +21,12 @@ TOKENS = {"train": [4, 5, 6, 2, 2, 7, 4, 8, 3, 2, 5, 5, 6, 2], "valid": [4, 2, 3
 LINES = {"train": [0, 4, 5, 10, 14], "valid": [0, 2, 5], "test": [0, 1, 4]}
 LINE_DOCUMENTS = {"train": [0, 2, 4], "valid": [0, 1, 2], "test": [0, 2]}
 DOCUMENTS = {"train": [0, 5, 14], "valid": [0, 2, 5], "test": [0, 4]}
-SETTINGS = {"lm": {"training": {"tokens_per_sample": 14}}}
 
 
-def run(folder: Path, settings: dict) -> subprocess.CompletedProcess:
+def run(folder: Path) -> subprocess.CompletedProcess:
     """Write the inputs to `folder` and run the step as a rule does, outputs below `folder`/out."""
     (folder / "dictionary.txt").write_text(DICTIONARY)
-    command = [sys.executable, "-m", "knnlm.steps.binarise", "--settings", json.dumps(settings), "--dictionary", str(folder / "dictionary.txt")]
+    command = [sys.executable, "-m", "knnlm.steps.binarise", "--dictionary", str(folder / "dictionary.txt")]
     for split, pieces in PIECES.items():
         (folder / f"{split}.txt").write_text(pieces)
         save_array(folder / f"{split}.npy", np.array(LINE_DOCUMENTS[split]))
@@ -49,7 +48,7 @@ def run(folder: Path, settings: dict) -> subprocess.CompletedProcess:
 def made(tmp_path_factory) -> Path:
     """The step's output folder; fairseq's tool runs once for all tests here."""
     folder = tmp_path_factory.mktemp("a,b")  # fairseq splits paths at commas
-    done = run(folder, SETTINGS)
+    done = run(folder)
     assert done.returncode == 0, done.stderr
     return folder / "out"
 
@@ -88,13 +87,6 @@ def test_only_declared_files_are_left(made):
     assert len(list((made / "tokens").iterdir())) == 11
 
 
-def test_text_too_small_leaves_nothing_behind(tmp_path):
-    done = run(tmp_path, {"lm": {"training": {"tokens_per_sample": 15}}})
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: lm.training.tokens_per_sample is 15, but the training text has 14 tokens")
-    assert not (tmp_path / "out").exists()
-
-
 def test_why_fairseqs_tool_has_failed_is_told_and_its_traceback_kept_beside_the_log(tmp_path, monkeypatch, capsys):
     """A dictionary that has a piece twice, which fairseq refuses."""
     monkeypatch.setenv("KNNLM_LOG", str(tmp_path / "binarise.log"))
@@ -113,9 +105,14 @@ def test_why_fairseqs_tool_has_failed_is_told_and_its_traceback_kept_beside_the_
     assert capsys.readouterr() == ("", "")
 
 
+def sample_of(tokens: int) -> dict:
+    return {"lm": {"architecture": {"width": 4}, "training": {"tokens_per_sample": tokens}}}
+
+
 @pytest.mark.parametrize(
     ("stage", "fits", "too_much", "sentence"),
     [
+        ("training", sample_of(14), sample_of(15), "lm.training.tokens_per_sample: a sample of 15 tokens is too long"),
         ("retrieval", {"retrieval": {"k": 7}}, {"retrieval": {"k": 8}}, "retrieval.k: 8 is more than the 7 rows of the smallest store"),
         ("index", {"index": {"factory": "IVF14,Flat"}}, {"index": {"factory": "IVF15,Flat"}}, "index.factory: IVF15,Flat needs 15 rows to train"),
         ("datastore", {"datastore": {"chunks": 3}}, {"datastore": {"chunks": 4}}, "datastore.chunks: 4 is more than the 3 windows of the training text"),

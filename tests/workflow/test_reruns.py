@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from knnlm.text_limits import CHECKS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +24,7 @@ CHUNKS = ["0", "1"]
 FIGURES = ["components", "datastore_size", "temperature", "lambda", "loss", "verdicts", "parameters", "helped_tokens"]
 PLOTS = {f"plot_{figure}" for figure in FIGURES} | {f"plot_hypothesis {name}" for name in WITH_STEP}
 TABLES = {"tables"} | PLOTS
-CORPUS = {"bpe", "binarise", "check_size retrieval", "check_size index", "check_size datastore"}
+CORPUS = {"bpe", "binarise"} | {f"check_size {stage}" for stage in CHECKS}
 LM = {"train_lm", "evaluation_states"}
 STORE = {f"datastore_chunk {chunk}" for chunk in CHUNKS}
 INDEX = {f"train_index {retrieval}" for retrieval in RETRIEVALS} | {f"fill_index {of} {chunk}" for of in RETRIEVALS for chunk in CHUNKS}
@@ -93,6 +95,12 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
             id="k",
         ),
         pytest.param("training_rows: 4000, nprobe: 4}", "training_rows: 4000, nprobe: 5}", APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES, id="nprobe"),
+        pytest.param(
+            "tokens_per_sample: 64",
+            "tokens_per_sample: 66",
+            {"check_size training"} | LM | STORE | INDEX | EXACT | APPROXIMATE | hypotheses(*WITH_STEP) | TABLES | {"helped_tokens"},
+            id="samples of the LM",
+        ),
         pytest.param(
             "bpe_merges: 500",
             "bpe_merges: 501",

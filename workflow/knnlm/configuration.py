@@ -190,12 +190,8 @@ def _size_problems(config: dict) -> Problems:
     """Find what needs more training tokens than there can be."""
     if (most := most_training_tokens(config)) is None:
         return
-    counted = config["corpus"]["token_counts"] is not None
-    if (needed := config["lm"]["training"]["tokens_per_sample"]) > most:
-        text = f"the training text has {'' if counted else 'at most '}{most} BPE tokens"
-        yield "lm.training.tokens_per_sample", f"a sample of {needed} tokens is too long, {text}; lower it or give more text."
     for stage in text_limits.CHECKS:
-        yield from text_limits.problems(stage, config, most, counted=counted)
+        yield from text_limits.problems(stage, config, most, counted=config["corpus"]["token_counts"] is not None)
 
 
 def _untrainable_code(config: dict, codes: int) -> str | None:

@@ -11,6 +11,11 @@ from knnlm.index_factory import parse_factory
 Problems = Iterator[tuple[str, str]]
 
 
+def _sample(config: dict, tokens: int, text: str) -> Problems:
+    if (needed := config["lm"]["training"]["tokens_per_sample"]) > tokens:
+        yield "lm.training.tokens_per_sample", f"a sample of {needed} tokens is too long, {text}; lower it or give more text."
+
+
 def _neighbours(config: dict, tokens: int, text: str) -> Problems:
     fraction, k = config["fractions"][0], config["retrieval"]["k"]
     if k > (smallest := math.floor(fraction * tokens + 1e-9)):
@@ -31,8 +36,9 @@ def _chunks(config: dict, tokens: int, text: str) -> Problems:
 
 
 # What is checked, by the stage that would end in it, and which keys of the config it reads.
-CHECKS: dict[str, Callable[[dict, int, str], Problems]] = {"retrieval": _neighbours, "index": _index, "datastore": _chunks}
+CHECKS: dict[str, Callable[[dict, int, str], Problems]] = {"training": _sample, "retrieval": _neighbours, "index": _index, "datastore": _chunks}
 KEYS = {
+    "training": ("lm.training.tokens_per_sample",),
     "retrieval": ("retrieval.k", "fractions"),
     "index": ("index.factory", "lm.architecture.width"),
     "datastore": ("datastore.chunks", "windows.train.new"),

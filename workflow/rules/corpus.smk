@@ -112,10 +112,8 @@ rule binarise:
         mem_mb=asks("binarise", "mem_mb"),
         disk_mb=asks("binarise", "disk_mb"),
         runtime=asks("binarise", "runtime"),
-    params:
-        settings=settings("lm.training.tokens_per_sample"),
     shell:
-        "logged {log} python -m knnlm.steps.binarise --settings {params.settings:q} --threads {threads} --pieces {input.pieces}"
+        "logged {log} python -m knnlm.steps.binarise --threads {threads} --pieces {input.pieces}"
         " --of-pieces {input.of_pieces} --of-texts {input.of_texts}"
         " --dictionary {input.dictionary} --line-documents {input.line_documents} --binary {output.binary}"
         " --tokens {output.tokens} --lines {output.lines} --documents {output.documents}"

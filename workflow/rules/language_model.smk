@@ -3,6 +3,7 @@ rule train_lm:
     input:
         binary=behind_manifest(BINARY),
         corpus=rules.binarise.output.manifest,
+        checked="results/<run>/corpus/large_enough_for_training",
         code=sources("train_lm"),
     output:
         model="results/<run>/lm/model.pt",

@@ -64,13 +64,6 @@ def continuation_of(dictionary: str | Path) -> np.ndarray:
     return np.array([piece.endswith(CONTINUATION) for piece in (*SPECIAL, *pieces)])
 
 
-def check_size(train_tokens: int, settings: dict) -> None:
-    """Raise KnnlmError where the training text is too small for the model's samples."""
-    needed = settings["lm"]["training"]["tokens_per_sample"]
-    if train_tokens < needed:
-        raise KnnlmError(f"lm.training.tokens_per_sample is {needed}, but the training text has {train_tokens} tokens; lower the key or give more text.")
-
-
 @contextmanager
 def unfinished_folder(beside: Path) -> Iterator[Path]:
     """Yield a new folder in `beside`; in the end it is removed, and in the beginning what an attempt that was killed has left."""
@@ -90,7 +83,6 @@ def main(arguments: argparse.Namespace) -> None:
     facts: dict[str, dict[str, int]] = {name: {} for name in ("tokens", "words", "documents", "unknown")}
     arrays = {arguments.continuation: continuation}
     sizes = [line_sizes(path) for path in arguments.pieces]
-    check_size(int(sizes[0].sum()), arguments.settings)
     with unfinished_folder(Path(arguments.binary[0]).parent) as folder:  # beside the finished files, which then only need another name
         preprocess(arguments.pieces, arguments.dictionary, folder, arguments.threads)
         for number, split in enumerate(SPLITS):
@@ -117,7 +109,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help='JSON: {"lm": {"training": {"tokens_per_sample"}}}')
     parser.add_argument("--pieces", nargs=3, required=True, metavar="TXT", help="train, valid, test")
     parser.add_argument("--of-pieces", required=True, metavar="JSON", help="manifest of pieces and dictionary")
     parser.add_argument("--of-texts", required=True, metavar="JSON", help="manifest of the texts and their documents")
