@@ -11,7 +11,8 @@ from scipy.stats import hypergeom
 from stores import FRACTIONS, KEYS, QUERIES, check, check_prefixes, make_store, rows_of, true_similarities
 
 from knnlm import exact_search as module
-from knnlm.exact_search import DEVIATIONS, exact_search, likely_rank
+from knnlm.exact_search import DEVIATIONS, TILE_QUERIES, exact_search, likely_rank, tile_queries
+from knnlm.query_blocks import QUERIES_AT_ONCE, slices
 
 
 def use_small_tiles(monkeypatch, queries=8, keys=32, places=20, block=100, first=25, dtype=torch.bfloat16):
@@ -76,6 +77,16 @@ def test_a_likely_rank_is_reached_by_k_rows_and_not_many_more(k, rows, growth):
     if rank < min(k, rows):
         assert hypergeom.sf(rank - 1, end, k - 1, rows) < 3e-4
         assert hypergeom.sf(int(rank - (DEVIATIONS + 2) * rank**0.5) - 1, end, k - 1, rows) > 0.5
+
+
+@pytest.mark.parametrize("threads", [*range(1, 130), 10_000])
+def test_the_tiles_of_a_block_of_queries_are_tiles_of_all_queries(threads):
+    tile, queries = tile_queries(threads), 2 * QUERIES_AT_ONCE + 1500
+    assert min(threads, 8) * tile <= QUERIES_AT_ONCE
+    assert tile <= TILE_QUERIES
+    whole = {(rows.start, rows.stop) for rows in slices(queries, tile)}
+    for begin, end in ((0, QUERIES_AT_ONCE), (QUERIES_AT_ONCE, 2 * QUERIES_AT_ONCE), (2 * QUERIES_AT_ONCE, queries)):
+        assert {(begin + rows.start, begin + rows.stop) for rows in slices(end - begin, tile)} <= whole
 
 
 def test_distance_to_itself_is_not_negative(tmp_path):

@@ -18,7 +18,7 @@ import torch
 from knnlm.certificates import WIDER, Centres, centres, key_factors, product_dtype, query_factors, wanted_places
 from knnlm.datastore import Datastore, prefix_rows
 from knnlm.progress import progress
-from knnlm.query_blocks import slices
+from knnlm.query_blocks import QUERIES_AT_ONCE, slices
 from knnlm.running_neighbours import RunningNeighbours, packed
 from knnlm.search import Snapshot
 
@@ -105,7 +105,12 @@ def _search_block(
             _merge_all(running, rows, points[rows], keys, ids, after, centre.metric)
             thresholds[rows] = running.similarities[rows, after - 1]
 
-    every(merge, list(slices(len(points), min(TILE_QUERIES, math.ceil(len(points) / torch.get_num_threads())))))
+    every(merge, list(slices(len(points), tile_queries(torch.get_num_threads()))))
+
+
+def tile_queries(threads: int) -> int:
+    """Return the queries of a tile, enough tiles for so many threads; a search by blocks has the tiles of an undivided one, and so rounds as it does."""
+    return min(TILE_QUERIES, 2 ** int(math.log2(max(1, QUERIES_AT_ONCE // threads))))
 
 
 @contextmanager
