@@ -89,6 +89,16 @@ def test_the_tiles_of_a_block_of_queries_are_tiles_of_all_queries(threads):
         assert {(begin + rows.start, begin + rows.stop) for rows in slices(end - begin, tile)} <= whole
 
 
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_either_precision_of_products_gives_the_same_to_the_last_bit(metric, tmp_path, monkeypatch):
+    """Which one is faster is timed, so it may differ from one run to the next."""
+    store, found = make_store(tmp_path, KEYS, 3), []
+    for dtype in (torch.bfloat16, torch.float32):
+        use_small_tiles(monkeypatch, dtype=dtype)
+        found.append([(ids.tobytes(), similarities.tobytes()) for _, ids, similarities in exact_search(QUERIES, store, "att", metric, 20, FRACTIONS, "cpu")])
+    assert found[0] == found[1]
+
+
 def test_distance_to_itself_is_not_negative(tmp_path):
     keys = (100 * KEYS).astype(np.float16)
     ((_, ids, similarities),) = exact_search(keys[:40].astype(np.float32), make_store(tmp_path, keys, 2), "att", "l2", 3, [1.0], "cpu")

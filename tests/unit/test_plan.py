@@ -19,6 +19,7 @@ from knnlm.datastore import Chunk
 from knnlm.hours import OPERATIONS, predicted_seconds, read_rates
 from knnlm.plan import (
     BLOCK_KEYS,
+    ID_BYTES,
     KEYS_AT_ONCE,
     QUERIES_AT_ONCE,
     ROWS_AT_ONCE,
@@ -172,6 +173,7 @@ def test_block_sizes_are_those_of_the_code():
     assert (QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE) == (search.QUERIES_AT_ONCE, search.KEYS_AT_ONCE, index.ROWS_AT_ONCE)
     assert BLOCK_KEYS == exact_search.BLOCK_KEYS
     assert WIDER == certificates.WIDER
+    assert ID_BYTES == index.ID_BYTES
     assert inspect.signature(extract_states).parameters["tokens_at_once"].default == TOKENS_AT_ONCE == language_model.POSITIONS_AT_ONCE
 
 

@@ -29,7 +29,6 @@ Document = list[str]
 Splits = dict[str, list[Document]]
 
 SPLITS = ("train", "valid", "test")
-EVALUATION_SPLITS = ("valid", "test")
 HEADING = re.compile(r"= (?!= ).*(?<! =) =")  # ` = Title = ` of WikiText, not ` = = Section = = `
 LONGEST_WORD = 100_000  # characters; what BPE needs grows with the square: seconds for this one, hours for one of ten million
 DOWNLOAD_BLOCK = 1 << 20  # bytes

@@ -15,7 +15,7 @@ def main(arguments: argparse.Namespace) -> None:
     if shared := corpus.duplicates(splits):
         problem = f"documents that stand in more than one split: {shared}; numbers on valid and test will look better than they are"
         print(f"Warning: {problem}; remove them from all splits but one.", file=sys.stderr)
-    for split in corpus.EVALUATION_SPLITS:
+    for split in corpus.SPLITS[1:]:  # valid and test
         if len(splits[split]) == 1:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
             print(f"Warning: documents in the {split} split: 1; its numbers will have {lost}; {remedy(arguments.settings['corpus'], split)}.", file=sys.stderr)
