@@ -4,9 +4,9 @@ import torch
 from configs import VOCABULARY
 from scipy.optimize import minimize_scalar
 
-from knnlm.head_training import Rows
+from knnlm.analysis.significance import bootstrap
+from knnlm.components.head_training import Rows
 from knnlm.performance import arithmetic, heads
-from knnlm.significance import bootstrap
 
 
 def test_the_loop_and_the_bootstrap_draw_from_one_distribution():

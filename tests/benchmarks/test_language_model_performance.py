@@ -8,13 +8,13 @@ from configs import VOCABULARY, config_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from knnlm.fairseq_runs import history
+from knnlm.corpus.windows import fixed_windows
+from knnlm.cost.plan import Run, estimated_vocabulary
+from knnlm.cost.plan import training as training_stage
+from knnlm.language_model.fairseq_runs import history
 from knnlm.performance import language_model, training
 from knnlm.performance.language_model import bare_forward, forward_products, inputs, multiplying, product_flops, random_tokens
-from knnlm.plan import Run, estimated_vocabulary
-from knnlm.plan import training as training_stage
 from knnlm.steps.binarise import read_binary
-from knnlm.windows import fixed_windows
 
 SHAPES = {"layers": 3, "width": 24, "feed_forward_width": 40, "heads": 2}
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import save_array
-from knnlm.datastore import Chunk, Datastore, prefix_rows
+from knnlm.datastore.store import Chunk, Datastore, prefix_rows
+from knnlm.storage.files import save_array
 
 FRACTIONS = [0.05, 0.3, 0.5, 1.0]
 RANDOM = np.random.default_rng(5)

@@ -17,9 +17,9 @@ import pytest
 import torch
 import yaml
 
-from knnlm.artifacts import write_manifest
-from knnlm.language_model import save_model
-from knnlm.tables import main_result
+from knnlm.analysis.tables import main_result
+from knnlm.language_model.transformer import save_model
+from knnlm.storage.files import write_manifest
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from knnlm.step_times import Times, read_times
+from knnlm.cost.step_times import Times, read_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="an orphan ends by itself on Linux only")]
 

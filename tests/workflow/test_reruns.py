@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from knnlm.text_limits import CHECKS
+from knnlm.config.text_limits import CHECKS
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_touching_every_file_reruns_nothing(project):
 
 
 def test_editing_the_plotting_module_redraws_the_figures(project):
-    with open(project.folder / "workflow/knnlm/plots.py", "a") as module:
+    with open(project.folder / "workflow/knnlm/figures/plots.py", "a") as module:
         module.write("\n# Edited.\n")
     assert project.jobs() == PLOTS
 

@@ -17,7 +17,7 @@ import yaml
 from slurm_cluster import Cluster, unavailable, waited_for
 from snakemake.utils import update_config, validate
 
-from knnlm import job_sizes
+from knnlm.cost import requests
 
 pytestmark = pytest.mark.slow
 
@@ -148,12 +148,12 @@ def minutes(limit: str) -> int:
     return int(days or 0) * 1440 + hours * 60 + mins
 
 
-def asked(folder: Path, rule: str, wildcards: dict, attempt: int = 1) -> job_sizes.Request:
+def asked(folder: Path, rule: str, wildcards: dict, attempt: int = 1) -> requests.Request:
     config: dict = {}
     for name in ("config", "hypotheses", "tiny", "small"):
         update_config(config, yaml.safe_load((folder / f"config/{name}.yaml").read_text()))
     validate(config, str(folder / "workflow/schemas/config.schema.yaml"))
-    return job_sizes.asked(config, folder / "results/tiny/corpus/tokens/manifest.json", rule, wildcards, attempt)
+    return requests.asked(config, folder / "results/tiny/corpus/tokens/manifest.json", rule, wildcards, attempt)
 
 
 def test_a_folder_whose_name_a_shell_would_read_as_code_is_refused(cluster, new_project):

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from snakemake.utils import update_config, validate
 
-from knnlm.hours import OPERATIONS, measured_seconds, predicted_seconds, ratios, read_rates
-from knnlm.job_amounts import TRAINED, jobs
-from knnlm.plan import Run
-from knnlm.step_times import read_times, slowdown, whole_run_share
+from knnlm.cost.amounts import TRAINED, jobs
+from knnlm.cost.hours import OPERATIONS, measured_seconds, predicted_seconds, ratios, read_rates
+from knnlm.cost.plan import Run
+from knnlm.cost.step_times import read_times, slowdown, whole_run_share
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ import torch
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
 
-from knnlm.artifacts import load_array
 from knnlm.errors import KnnlmError
-from knnlm.language_model import LanguageModel
-from knnlm.soft_labels import SoftCrossEntropy, sample_positions
+from knnlm.language_model.soft_targets import SoftCrossEntropy, sample_positions
+from knnlm.language_model.transformer import LanguageModel
+from knnlm.storage.files import load_array
 
 
 @dataclass

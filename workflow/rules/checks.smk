@@ -8,7 +8,8 @@ from pathlib import Path
 LIBRARY = Path(workflow.basedir, "workflow")
 sys.path.insert(0, str(LIBRARY))
 
-from knnlm import config_files, configuration
+from knnlm.config import files
+from knnlm.config import checks
 from knnlm.errors import KnnlmError
 
 # Whatever the user's shell allows, nobody else may write into results; jobs inherit it.
@@ -31,9 +32,9 @@ def stop_at_mistake(check, *given):
 def check_files(*own):
     """Stop with one sentence if one of the config's files, `own` or from the command line, is none or says something twice."""
     for folder in (LIBRARY.parent, Path.cwd()):
-        stop_at_mistake(config_files.check_folder, folder)
+        stop_at_mistake(files.check_folder, folder)
     for path in (*own, *map(os.path.relpath, workflow.config_settings.configfiles)):
-        stop_at_mistake(config_files.check_file, path)
+        stop_at_mistake(files.check_file, path)
 
 
 def check_submission():
@@ -42,20 +43,20 @@ def check_submission():
         settings = workflow.config_settings
         try:
             for path in (LIBRARY.parent, Path.cwd(), *settings.configfiles):
-                config_files.check_submitted(str(path))
-            config_files.check_submitted(str(settings.config), config_files.SUBSTITUTION_MARKS)
+                files.check_submitted(str(path))
+            files.check_submitted(str(settings.config), files.SUBSTITUTION_MARKS)
         except KnnlmError as error:
             raise WorkflowError(str(error))
 
 
 def check(given):
     """Stop with one sentence if a key is unknown or of the wrong kind."""
-    stop_at_mistake(configuration.check, given, configuration.read_schema())
+    stop_at_mistake(checks.check, given, checks.read_schema())
 
 
 def check_combinations(given):
     """Stop with one sentence if keys that are right by themselves cannot go together."""
-    stop_at_mistake(configuration.check_combinations, given)
+    stop_at_mistake(checks.check_combinations, given)
 
 
 # Whether runs share what is long to make. Where they do not, nothing is offered for it, since Snakemake prints a line for every such offer.

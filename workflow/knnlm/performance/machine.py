@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knnlm.artifacts import save_array, software
-from knnlm.head_training import training_precision
+from knnlm.components.head_training import training_precision
 from knnlm.performance.bench import seconds_of
+from knnlm.storage.files import save_array, software
 
 PRODUCT_SIZE = 2048
 COPIED_BYTES = 2**28  # several times the cache of a CPU

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.artifacts import load_array, save_array
-from knnlm.datastore import save_chunk, shuffled_order
+from knnlm.cost.plan import BLOCK_KEYS, forward_flops
+from knnlm.datastore.store import save_chunk, shuffled_order
 from knnlm.errors import KnnlmError
 from knnlm.performance.bench import Bench, row, seconds_of
 from knnlm.performance.memory import PeakMemory
@@ -27,7 +27,7 @@ from knnlm.performance.search import (
     write_filled,
     write_trained,
 )
-from knnlm.plan import BLOCK_KEYS, forward_flops
+from knnlm.storage.files import load_array, save_array
 
 TIMES = (1, 2, 4, 8)
 WHOLE = (1.0,)  # of the store
@@ -135,9 +135,9 @@ def one_size(stage: str, sizes: Sizes, times: int) -> list[dict]:
 
 def build(sizes: Sizes, times: int) -> Callable[[], None]:
     """Build `times` chunks of the datastore from as many tokens."""
-    from knnlm.language_model import LanguageModel
-    from knnlm.states import extract_states
-    from knnlm.windows import fixed_windows, share_of_windows
+    from knnlm.corpus.windows import fixed_windows, share_of_windows
+    from knnlm.language_model.states import extract_states
+    from knnlm.language_model.transformer import LanguageModel
 
     files = sizes.folder.parent / "model"
     model, tokens = LanguageModel(files / "model.pt", files / "dict.txt", sizes.device), load_array(sizes.folder / "tokens.npy")[: times * sizes.tokens]

@@ -9,15 +9,15 @@ import faiss
 import numpy as np
 import torch
 
-from knnlm.artifacts import save_array
-from knnlm.component_list import searched_fractions
-from knnlm.datastore import Chunk, Datastore
-from knnlm.exact_search import exact_search
-from knnlm.index import METRICS, fill_index, join_indexes, load_index, save_index, train_index
-from knnlm.index_factory import PQ_CENTROIDS, parse_factory
+from knnlm.components.catalogue import searched_fractions
+from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
+from knnlm.datastore.index import METRICS, fill_index, join_indexes, load_index, save_index, train_index
+from knnlm.datastore.store import Chunk, Datastore
 from knnlm.performance.bench import Bench, Measured, interleaved, row
 from knnlm.performance.machine import COPIED_BYTES, copying
-from knnlm.search import Snapshot, approximate_search, real_similarities
+from knnlm.retrieval.approximate import Snapshot, approximate_search, real_similarities
+from knnlm.retrieval.exact import exact_search
+from knnlm.storage.files import save_array
 
 GOALS = {"product": 0.5, "faiss": 1.5, "approximate": 0.95, "real": 0.3}
 SAMPLE_ROWS_PER_CENTROID = 40  # FAISS asks for 39 to train an index

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knnlm.fairseq_runs import history, train_until
-from knnlm.head_training import training_precision
-from knnlm.language_model import END_OF_LINE, PLUGIN
+from knnlm.components.head_training import training_precision
+from knnlm.cost.plan import Run, forward_flops, tokens_per_update, training
+from knnlm.language_model.fairseq_runs import history, train_until
+from knnlm.language_model.training import Devices, fairseq_command
+from knnlm.language_model.transformer import END_OF_LINE, PLUGIN
 from knnlm.performance.bench import Bench, Measured, row, seconds_of
 from knnlm.performance.language_model import forward_products, multiplying, random_tokens
 from knnlm.performance.machine import memory_of
-from knnlm.plan import Run, forward_flops, tokens_per_update, training
-from knnlm.training import Devices, fairseq_command
 
 INT32_CODE = 4  # of the types that fairseq's format numbers
 LINE_TOKENS = 32

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import artifacts
-from knnlm.bpe import CONTINUATION, SPECIAL
-from knnlm.corpus import SPLITS
+from knnlm.corpus.bpe import CONTINUATION, SPECIAL
+from knnlm.corpus.sources import SPLITS
 from knnlm.errors import KnnlmError
-from knnlm.locks import locked
-from knnlm.processes import die_with_parent, reason_in
-from knnlm.steps import run
+from knnlm.running.processes import die_with_parent, reason_in
+from knnlm.running.step import run
+from knnlm.storage import files as artifacts
+from knnlm.storage.locks import locked
 
 UNKNOWN_ID = SPECIAL.index("<unk>")
 INDEX_MAGIC = b"MMIDIDX\x00\x00"

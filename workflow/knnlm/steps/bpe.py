@@ -5,10 +5,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from knnlm import artifacts, bpe
+from knnlm.corpus import bpe
 from knnlm.errors import KnnlmError
-from knnlm.progress import progress
-from knnlm.steps import run
+from knnlm.running.progress import progress
+from knnlm.running.step import run
+from knnlm.storage import files as artifacts
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -4,25 +4,26 @@ import argparse
 import sys
 from pathlib import Path
 
-from knnlm import artifacts, corpus
-from knnlm.steps import run
+from knnlm.corpus import sources
+from knnlm.running.step import run
+from knnlm.storage import files as artifacts
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Read the source that the config names and write its splits; nothing is written before all of it has been read."""
     folder = Path(arguments.texts[0]).parent.parent
-    splits = corpus.load(arguments.settings["corpus"], arguments.settings["seed"], folder / "wikitext-103-v1.zip")
-    if shared := corpus.duplicates(splits):
+    splits = sources.load(arguments.settings["corpus"], arguments.settings["seed"], folder / "wikitext-103-v1.zip")
+    if shared := sources.duplicates(splits):
         problem = f"documents that stand in more than one split: {shared}; numbers on valid and test will look better than they are"
         print(f"Warning: {problem}; remove them from all splits but one.", file=sys.stderr)
-    for split in corpus.SPLITS[1:]:  # valid and test
+    for split in sources.SPLITS[1:]:  # valid and test
         if len(splits[split]) == 1:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
             print(f"Warning: documents in the {split} split: 1; its numbers will have {lost}; {remedy(arguments.settings['corpus'], split)}.", file=sys.stderr)
-    for split, text, documents in zip(corpus.SPLITS, arguments.texts, arguments.documents, strict=True):
+    for split, text, documents in zip(sources.SPLITS, arguments.texts, arguments.documents, strict=True):
         with artifacts.atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(corpus.lines_of(splits[split]))
-        artifacts.save_array(documents, corpus.document_offsets(splits[split]))
+            file.writelines(sources.lines_of(splits[split]))
+        artifacts.save_array(documents, sources.document_offsets(splits[split]))
     artifacts.write_manifest(arguments.manifest, [*arguments.texts, *arguments.documents], kind="text")
 
 

@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import load_array, write_manifest
-from knnlm.datastore import save_chunk, shuffled_order
-from knnlm.devices import device_for, gpu_options
+from knnlm.corpus.windows import fixed_windows, share_of_windows
+from knnlm.datastore.store import save_chunk, shuffled_order
 from knnlm.errors import KnnlmError
-from knnlm.language_model import LanguageModel
-from knnlm.seals import verified
-from knnlm.states import extract_states
-from knnlm.steps import run
-from knnlm.windows import fixed_windows, share_of_windows
+from knnlm.language_model.states import extract_states
+from knnlm.language_model.transformer import LanguageModel
+from knnlm.running.devices import device_for, gpu_options
+from knnlm.running.step import run
+from knnlm.storage.files import load_array, write_manifest
+from knnlm.storage.seals import verified
 
 
 def main(arguments: argparse.Namespace) -> None:

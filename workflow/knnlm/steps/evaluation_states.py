@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import load_array, save_array, write_manifest
-from knnlm.component_list import BASE
-from knnlm.components import save_components
-from knnlm.devices import device_for, gpu_options
-from knnlm.language_model import LanguageModel
-from knnlm.seals import verified
-from knnlm.states import extract_states
-from knnlm.steps import run
-from knnlm.windows import whole_line_windows
+from knnlm.components.catalogue import BASE
+from knnlm.components.columns import save_components
+from knnlm.corpus.windows import whole_line_windows
+from knnlm.language_model.states import extract_states
+from knnlm.language_model.transformer import LanguageModel
+from knnlm.running.devices import device_for, gpu_options
+from knnlm.running.step import run
+from knnlm.storage.files import load_array, save_array, write_manifest
+from knnlm.storage.seals import verified
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import read_manifest, write_manifest
-from knnlm.datastore import Chunk
-from knnlm.index import fill_index, open_trained, save_index
-from knnlm.seals import verified
-from knnlm.steps import run
+from knnlm.datastore.index import fill_index, open_trained, save_index
+from knnlm.datastore.store import Chunk
+from knnlm.running.step import run
+from knnlm.storage.files import read_manifest, write_manifest
+from knnlm.storage.seals import verified
 
 
 def main(arguments: argparse.Namespace) -> None:

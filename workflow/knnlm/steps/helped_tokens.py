@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import atomic, load_array, read_manifest
-from knnlm.component_list import BASE, main_name
-from knnlm.components import checkpoint_of, find_component
+from knnlm.analysis.helped_tokens import Scored, helped_table, read_pieces, type_table
+from knnlm.components.catalogue import BASE, main_name
+from knnlm.components.columns import checkpoint_of, find_component
+from knnlm.components.interpolation import interpolate, optimal_weight
 from knnlm.errors import KnnlmError
-from knnlm.helped_tokens import Scored, helped_table, read_pieces, type_table
-from knnlm.interpolation import interpolate, optimal_weight
-from knnlm.steps import run
+from knnlm.running.step import run
+from knnlm.storage.files import atomic, load_array, read_manifest
 
 SPLITS = ("valid", "test")
 DIGITS = "%.10g"

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import load_array, new_array, read_manifest, write_manifest
 from knnlm.errors import KnnlmError
-from knnlm.steps import run
+from knnlm.running.step import run
+from knnlm.storage.files import load_array, new_array, read_manifest, write_manifest
 
 SPLITS = ("valid", "test")
 DTYPES = {"ids": "int32", "similarities": "float32", "real": "float32"}

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.artifacts import atomic, check_same_model, load_array, read_manifest
-from knnlm.component_list import Component, knn_components, real_score_fractions, searched_fractions
-from knnlm.components import GRID_STEP, checkpoint_of, load_components, save_components
-from knnlm.datastore import Datastore, open_datastore, prefix_rows
-from knnlm.interpolation import count_words, interpolate, optimal_weight, perplexity
-from knnlm.knn_distribution import gold_matches, log_p_knn, tune_temperature
-from knnlm.progress import progress
-from knnlm.steps import run
+from knnlm.components.catalogue import Component, knn_components, real_score_fractions, searched_fractions
+from knnlm.components.columns import GRID_STEP, checkpoint_of, load_components, save_components
+from knnlm.components.interpolation import count_words, interpolate, optimal_weight, perplexity
+from knnlm.components.knn import gold_matches, log_p_knn, tune_temperature
+from knnlm.datastore.store import Datastore, open_datastore, prefix_rows
+from knnlm.running.progress import progress
+from knnlm.running.step import run
+from knnlm.storage.files import atomic, check_same_model, load_array, read_manifest
 
 SPLITS = ("valid", "test")
 CURVE_COLUMNS = ["component", "h", "metric", "mask", "score", "fraction", "temperature", "split", "lambda", "ppl"]

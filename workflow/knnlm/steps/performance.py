@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.artifacts import atomic
-from knnlm.devices import device_for, gpu_options
+from knnlm.cost.plan import estimated_vocabulary
+from knnlm.cost.step_times import computed_and_wall_seconds, read_times
 from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, training
 from knnlm.performance.bench import COLUMNS, Bench, Measured, row
-from knnlm.plan import estimated_vocabulary
-from knnlm.step_times import computed_and_wall_seconds, read_times
-from knnlm.steps import run
+from knnlm.running.devices import device_for, gpu_options
+from knnlm.running.step import run
+from knnlm.storage.files import atomic
 
 UNITS = {
     "training_flops": "FLOP/s",

@@ -4,12 +4,12 @@ import argparse
 import csv
 from dataclasses import asdict
 
-from knnlm.artifacts import atomic, read_manifest
+from knnlm.cost.hours import measured_seconds, predicted_seconds, read_rates, whole_plan
+from knnlm.cost.plan import Run, Stage, estimated_vocabulary, times_saved_by_states, tokens_per_update
+from knnlm.cost.step_times import read_times
 from knnlm.errors import KnnlmError
-from knnlm.hours import measured_seconds, predicted_seconds, read_rates, whole_plan
-from knnlm.plan import Run, Stage, estimated_vocabulary, times_saved_by_states, tokens_per_update
-from knnlm.step_times import read_times
-from knnlm.steps import run
+from knnlm.running.step import run
+from knnlm.storage.files import atomic, read_manifest
 
 HEADINGS = ("stage", "rows", "disk (GB)", "memory (GB)", "TFLOP", "hours", "it took")
 NO_RATES = "For hours, measure what this machine can do: snakemake performance --cores all, with the same --configfile."
@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
     if config["seeds"]:
         print(f"\nThe table is that of one of {len(config['seeds'])} seeds.")
     print(f"\nAn epoch of an output embedding would take {times_saved_by_states(planned):.1f} times as many operations if the LM ran before it.")
-    print("Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/plan.py` has the formulas.")
+    print("Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/plan.py` has the formulas.")
     print(f"Hours are those of a machine like the one on which {arguments.rates} was measured." if predicted else NO_RATES)
 
 

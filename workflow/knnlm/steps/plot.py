@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from knnlm.config_values import shown
+from knnlm.config.values import shown
 from knnlm.errors import KnnlmError
-from knnlm.plots import draw, save
-from knnlm.steps import run
+from knnlm.figures.plots import draw, save
+from knnlm.running.step import run
 
 # The columns of all tables that are drawn as numbers.
 NUMBERS = {"ppl", "gain", "gain_low", "gain_high", "lambda", "temperature", "fraction", "x", "added_parameters", "share", "share_low", "share_high"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from knnlm.errors import KnnlmError
-from knnlm.plots import save
-from knnlm.progress import progress
-from knnlm.steps import run
+from knnlm.figures.plots import save
+from knnlm.running.progress import progress
+from knnlm.running.step import run
 from knnlm.steps.plot import drawn, read_csv
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import check_same_model, load_array, new_array, read_manifest, write_manifest
-from knnlm.component_list import real_score_fractions, searched_fractions
-from knnlm.datastore import Datastore, open_datastore
-from knnlm.devices import device_for, gpu_options
+from knnlm.components.catalogue import real_score_fractions, searched_fractions
+from knnlm.datastore.index import open_filled, open_trained
+from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.errors import KnnlmError
-from knnlm.exact_search import exact_search
-from knnlm.index import open_filled, open_trained
-from knnlm.query_blocks import rows_of_splits
-from knnlm.search import Snapshot, approximate_search, real_similarities
-from knnlm.steps import run
+from knnlm.retrieval.approximate import Snapshot, approximate_search, real_similarities
+from knnlm.retrieval.exact import exact_search
+from knnlm.retrieval.query_blocks import rows_of_splits
+from knnlm.running.devices import device_for, gpu_options
+from knnlm.running.step import run
+from knnlm.storage.files import check_same_model, load_array, new_array, read_manifest, write_manifest
 
 SPLITS = ("valid", "test")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from knnlm.artifacts import atomic
+from knnlm.analysis.seeds import over_seeds
 from knnlm.errors import KnnlmError
-from knnlm.seeds import over_seeds
-from knnlm.steps import run
+from knnlm.running.step import run
+from knnlm.storage.files import atomic
 
 
 def main(arguments: argparse.Namespace) -> None:

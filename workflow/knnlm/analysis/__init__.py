@@ -1,0 +1,1 @@
+"""Components to tables: perplexities, intervals, verdicts."""

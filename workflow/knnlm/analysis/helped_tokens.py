@@ -1,0 +1,141 @@
+"""Which tokens the kNN-LM helps (§5.15): by four properties of a token and of its place, and by word type.
+
+A token is helped if the component by itself finds it likelier than the base LM does. A gain is log p of the mixture minus that of the base LM.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+
+from knnlm.corpus.bpe import SPECIAL
+from knnlm.errors import KnnlmError
+
+END = SPECIAL.index("</s>")  # what stands before the first token of a split
+PROPERTIES = ("training frequency", "place in the word", "tokens into the document", "entropy of successors (nats)")
+COLUMNS = ["property", "bin", "low", "high", "tokens", "helped", "gain", "share_of_gain"]
+TYPE_COLUMNS = ["effect", "type", "tokens", "train_count", "helped", "gain"]
+TYPES_SHOWN = 20
+COUNTED_AT_ONCE = 20_000_000  # bigrams of the training text; some hundred MB
+POWERS_OF_TEN = [0, *(10**power for power in range(12))]
+POWERS_OF_FOUR = [0, *(4**power for power in range(16))]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The tokens of a split, int32 (T,), which are helped, bool (T,), and the gain of each, float64 (T,) in nats."""
+
+    tokens: np.ndarray
+    helped: np.ndarray
+    gain: np.ndarray
+
+
+def bigram_counts(tokens: np.ndarray, vocabulary: int) -> csr_array:
+    """Return int64 (V, V), sparse: how often each token follows each other one in `tokens`, int (T,), counted part by part."""
+    counts = csr_array((vocabulary, vocabulary), dtype=np.int64)
+    for begin in range(0, tokens.size - 1, COUNTED_AT_ONCE):
+        part = np.asarray(tokens[begin : begin + COUNTED_AT_ONCE + 1])
+        counts = counts + csr_array((np.ones(part.size - 1, np.int64), (part[:-1], part[1:])), shape=counts.shape)
+    return counts
+
+
+def successor_entropy(bigrams: csr_array) -> np.ndarray:
+    """Return float64 (V,): the entropy in nats of what follows each token, from `bigram_counts`; NaN for a token that nothing follows (§5.15)."""
+    totals = bigrams.sum(axis=1).astype(np.float64)
+    surprise = bigrams.astype(np.float64)
+    surprise.data *= np.log(surprise.data)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.maximum(np.log(totals) - surprise.sum(axis=1) / totals, 0.0)  # rounding may fall below 0
+
+
+def previous(tokens: np.ndarray) -> np.ndarray:
+    """Return the token before each, int32 (T,); before the first one stands `</s>`."""
+    return np.concatenate([[END], tokens[:-1]]).astype(tokens.dtype)
+
+
+def document_positions(documents: np.ndarray) -> np.ndarray:
+    """Return int64 (T,): the place of each token in its document, from 0; `documents` are offsets (documents+1,), T at the end."""
+    lengths = np.diff(documents)
+    return np.arange(documents[-1]) - np.repeat(documents[:-1], lengths)
+
+
+def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, continuation: np.ndarray) -> pd.DataFrame:
+    """Return the table of COLUMNS: for each of PROPERTIES the tokens by bins that are not empty, from `low` up to but without `high`.
+
+    `helped` is a fraction of the bin's tokens, `gain` their mean in nats, `share_of_gain` their part of the summed gain (NaN unless that is
+    positive). `train`, int (N,), is the training text; `documents` are the split's offsets; `continuation`, bool (V,), marks pieces that end in
+    `@@`. Bins: training frequency of the token by powers of ten; whether the piece before it continues into it; tokens from the beginning of the
+    document by powers of four; entropy of the successors that the token before it has in the training text, by 1 nat.
+    """
+    before, vocabulary = previous(scored.tokens), continuation.size
+    frequency = _counts(train, vocabulary)[scored.tokens]
+    entropy = successor_entropy(bigram_counts(train, vocabulary))[before]
+    nats = np.arange(int(np.nanmax(entropy, initial=0)) + 2)
+    parts = [
+        _binned(scored, PROPERTIES[0], frequency, POWERS_OF_TEN, _range_labels(POWERS_OF_TEN)),
+        _binned(scored, PROPERTIES[1], continuation[before].astype(np.int64), [0, 1, 2], ["start", "inside"]),
+        _binned(scored, PROPERTIES[2], document_positions(documents), POWERS_OF_FOUR, _range_labels(POWERS_OF_FOUR)),
+        _binned(scored, PROPERTIES[3], entropy, nats, [f"{low}–{low + 1}" for low in nats[:-1]]),
+    ]
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def type_table(scored: Scored, train: np.ndarray, pieces: Sequence[str]) -> pd.DataFrame:
+    """Return the table of TYPE_COLUMNS: the word types helped most, from the largest summed gain down, then those hurt most, from the worst.
+
+    At most TYPES_SHOWN each, and only types whose summed gain has that sign. `pieces` are the texts of all V types, `train` as in `helped_table`.
+    """
+    vocabulary = len(pieces)
+    types = pd.DataFrame({"type": list(pieces), "tokens": _counts(scored.tokens, vocabulary), "train_count": _counts(train, vocabulary)})
+    types["gain"] = np.bincount(scored.tokens, scored.gain, minlength=vocabulary)
+    types["helped"] = np.bincount(scored.tokens, scored.helped, minlength=vocabulary) / types["tokens"].where(types["tokens"] > 0)
+    ordered = types.sort_values("gain", kind="stable")
+    helped, hurt = ordered[ordered["gain"] > 0].iloc[::-1], ordered[ordered["gain"] < 0]
+    shown = [helped.head(TYPES_SHOWN).assign(effect="helped"), hurt.head(TYPES_SHOWN).assign(effect="hurt")]
+    return pd.concat(shown, ignore_index=True)[TYPE_COLUMNS]
+
+
+def read_pieces(dictionary: str) -> list[str]:
+    """Return the texts of all token ids from fairseq's dictionary file, its special symbols first. Raises KnnlmError, naming the file."""
+    try:
+        with open(dictionary, encoding="utf-8", newline="\n") as lines:
+            return [*SPECIAL, *(line.rsplit(" ", 1)[0] for line in lines)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise KnnlmError(f"{dictionary}: not a readable dictionary ({error}); rerun the step that makes it.") from None
+
+
+def _counts(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Count each type part by part, so that a memory-mapped text is never copied to int64 as a whole."""
+    counts = np.zeros(vocabulary, np.int64)
+    for begin in range(0, tokens.size, COUNTED_AT_ONCE):
+        counts += np.bincount(tokens[begin : begin + COUNTED_AT_ONCE], minlength=vocabulary)
+    return counts
+
+
+def _binned(scored: Scored, name: str, values: np.ndarray, edges: Sequence[float], labels: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of one property; tokens without a value stand in a last bin called `unseen`, without edges."""
+    places = np.where(np.isnan(values), len(labels), np.searchsorted(edges, values, side="right") - 1)
+    tokens, helped, gain = (np.bincount(places, weights, minlength=len(labels) + 1) for weights in (None, scored.helped, scored.gain))
+    bins = {"property": name, "bin": [*labels, "unseen"], "low": [*edges[:-1], np.nan], "high": [*edges[1:], np.nan]}
+    total = gain.sum()
+    rows = pd.DataFrame(bins | {"tokens": tokens, "helped": helped, "gain": gain, "share_of_gain": gain / total if total > 0 else np.nan})
+    rows = rows[rows["tokens"] > 0]
+    return rows.assign(helped=rows["helped"] / rows["tokens"], gain=rows["gain"] / rows["tokens"])
+
+
+def _range_labels(edges: Sequence[int]) -> list[str]:
+    """Return names of the whole numbers from each edge to before the next, short where they are large: `10–99`, `1k–10k`."""
+    names = []
+    for low, high in pairwise(edges):
+        names.append(f"{low}" if high == low + 1 else f"{low}–{high - 1}" if high <= 1024 else f"{_short(low)}–{_short(high)}")
+    return names
+
+
+def _short(number: int) -> str:
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.0f}{name}"
+    return f"{number}"

@@ -1,0 +1,1 @@
+"""How a column of log-probabilities of the gold tokens is made."""

@@ -1,0 +1,155 @@
+"""Clusters in place of the datastore: centroids, the words they stand for, and the distribution that they give a query (§5.7).
+
+p(w|h) = Σ_c softmax(s(h, c)/τ)_c P(w|c), where s is −‖h−c‖² or h·c. As a kNN distribution is cut to k neighbours, so this one is cut to the
+centroids that are nearest to the query: then every temperature is arithmetic on what was kept (`knn_distribution.log_p_knn`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import torch
+from scipy import sparse
+
+from knnlm.datastore.index import METRICS, ROWS_AT_ONCE
+
+QUERIES_AT_ONCE = 8192  # searched together
+DENSE_AT_ONCE = 256  # queries whose P(gold|c) for all centroids is written out, one tile at a time
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Centroids, float32 (C, width), and P(w|c), float32 (C, V), whose rows sum to 1; `unit` says that keys and queries are scaled to length 1."""
+
+    centroids: np.ndarray
+    distribution: sparse.csr_array
+    unit: bool = False
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors (n, width), scaled to length 1 as float32; a zero vector stays one."""
+    vectors = np.array(vectors, dtype=np.float32)
+    faiss.normalize_L2(vectors)
+    return vectors
+
+
+def k_means(keys: np.ndarray, centroids: int, iterations: int, seed: int, spherical: bool, factory: str, nprobe: int) -> tuple[np.ndarray, faiss.Index]:
+    """Cluster keys, float32 (n, width) with n >= centroids; return the centroids, float32 (centroids, width), and the index that holds them (§5.7).
+
+    Plain: Lloyd's algorithm. Spherical: centroids of length 1, a key belongs to the one with the largest inner product. Rows are assigned by
+    an index of `factory`: exactly by `Flat`, approximately by such as `IVF128,Flat`, which visits `nprobe` of its lists. FAISS refills a
+    centroid that loses all of its rows with half of a large one's.
+    """
+    width = keys.shape[1]
+    clustering = faiss.Clustering(width, centroids)
+    clustering.niter, clustering.seed, clustering.spherical = iterations, seed, spherical
+    clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(keys)  # every key that is given counts
+    index = faiss.index_factory(width, factory, METRICS["ip" if spherical else "l2"])
+    if isinstance(index, faiss.IndexIVF):
+        index.nprobe = nprobe
+        index.cp.seed, index.cp.min_points_per_centroid = seed, 1
+    clustering.train(keys, index)
+    return faiss.vector_to_array(clustering.centroids).reshape(centroids, width), index
+
+
+def nearest_centroids(index: faiss.Index, keys: np.ndarray, unit: bool) -> np.ndarray:
+    """Return the centroid of every key, int64 (rows,). keys: float16 or float32 (rows, width), read by blocks; `unit` scales them first."""
+    found = np.empty(len(keys), dtype=np.int64)
+    for begin in range(0, len(keys), ROWS_AT_ONCE):
+        block = keys[begin : begin + ROWS_AT_ONCE]
+        found[begin : begin + len(block)] = index.search(unit_length(block) if unit else block.astype(np.float32), 1)[1][:, 0]
+    return found
+
+
+def word_distribution(cells: np.ndarray, values: np.ndarray, centroids: int, types: int) -> sparse.csr_array:
+    """Return P(w|c) by counting, float32 (centroids, types): cells and values, int (rows,), are each row's centroid and word. Empty rows stay 0."""
+    counts = sparse.csr_array((np.ones(len(cells)), (cells, values)), shape=(centroids, types))
+    counts.data /= np.repeat(counts.sum(axis=1), np.diff(counts.indptr))
+    return counts.astype(np.float32)
+
+
+def occupied(centroids: np.ndarray, distribution: sparse.csr_array, unit: bool = False) -> Clusters:
+    """Leave out the centroids that no row belongs to: they stand for no word."""
+    some = np.diff(distribution.indptr) > 0
+    return Clusters(np.ascontiguousarray(centroids[some]), distribution[some], unit)
+
+
+def one_word_each(centroids: np.ndarray, owners: np.ndarray, types: int) -> Clusters:
+    """Return clusters that each stand for one word, P(owner|c) = 1 (§5.8). owners: int (C,)."""
+    return Clusters(centroids, word_distribution(np.arange(len(owners)), owners, len(owners), types))
+
+
+def nearest_to_queries(queries: np.ndarray, clusters: Clusters, metric: str, kept: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the similarities, float32 (n, m), and ids, int64 (n, m), of the m = min(kept, C) centroids most similar to each query (n, width)."""
+    kept = min(kept, len(clusters.centroids))
+    similarities, ids = np.empty((len(queries), kept), dtype=np.float32), np.empty((len(queries), kept), dtype=np.int64)
+    for begin in range(0, len(queries), QUERIES_AT_ONCE):
+        rows = slice(begin, begin + QUERIES_AT_ONCE)
+        block = unit_length(queries[rows]) if clusters.unit else queries[rows]
+        scores, ids[rows] = faiss.knn(block, clusters.centroids, kept, METRICS[metric])
+        similarities[rows] = -scores if metric == "l2" else scores
+    return similarities, ids
+
+
+def gold_shares(distribution: sparse.csr_array, ids: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Return P(gold|c) of given centroids, float32 (n, m). distribution: (C, V); ids: int (n, m); gold: int (n,). Memory: one tile times C."""
+    of_words = sparse.csr_array(distribution.T)
+    shares = np.empty(ids.shape, dtype=np.float32)
+    for begin in range(0, len(ids), DENSE_AT_ONCE):
+        rows = slice(begin, begin + DENSE_AT_ONCE)
+        shares[rows] = np.take_along_axis(of_words[gold[rows]].toarray(), ids[rows], axis=1)
+    return shares
+
+
+def centroid_gradient(keys: torch.Tensor, centroids: torch.Tensor, log_shares: torch.Tensor, temperature: float, metric: str) -> torch.Tensor:
+    """Return the gradient, float32 (C, width), of the mean of −log p(gold) over rows with regard to the centroids, P(w|c) held fixed (§5.7).
+
+    keys: (rows, width); log_shares: log P(gold|c), (rows, C), −inf where 0. With z = s/τ the gradient by z is softmax(z) − softmax(z + log P).
+    """
+    norms = centroids.square().sum(1)
+    logits = torch.addmm(norms, keys, centroids.T, beta=-1 / temperature, alpha=2 / temperature) if metric == "l2" else keys @ centroids.T / temperature
+    by_logits = torch.softmax(logits, 1).sub_(torch.softmax(logits.add_(log_shares), 1))
+    pulled = by_logits.T @ keys
+    gradient = 2 * (pulled - by_logits.sum(0)[:, None] * centroids) if metric == "l2" else pulled
+    return gradient / (temperature * len(keys))
+
+
+@dataclass(frozen=True)
+class Training:
+    """How centroids are trained: Adam's learning rate, rows in a batch, and passes over the rows."""
+
+    passes: int
+    batch: int
+    learning_rate: float
+
+
+def fine_tune(
+    clusters: Clusters, keys: np.ndarray, values: np.ndarray, metric: str, temperature: float, training: Training, seed: int, device: str
+) -> Iterator[np.ndarray]:
+    """Train the centroids to minimise −log p(gold) at a fixed temperature; yield them, float32 (C, width), after every pass (§5.7).
+
+    keys: float32 (n, width); values: int (n,). Each batch compares its rows with all centroids. Memory: a few times batch × C floats.
+    """
+    centroids = torch.from_numpy(clusters.centroids.copy()).to(device)
+    optimiser = torch.optim.Adam([centroids], lr=training.learning_rate)
+    log_of_words = sparse.csr_array(clusters.distribution.T)
+    log_of_words.data = np.log(log_of_words.data)
+    generator = np.random.default_rng(seed)
+    for _ in range(training.passes):
+        order = generator.permutation(len(keys))
+        for begin in range(0, len(order), training.batch):
+            rows = order[begin : begin + training.batch]
+            log_shares = _dense_log_shares(log_of_words, values[rows], device)
+            centroids.grad = centroid_gradient(torch.from_numpy(keys[rows]).to(device), centroids, log_shares, temperature, metric)
+            optimiser.step()
+        yield centroids.cpu().numpy().copy()
+
+
+def _dense_log_shares(log_of_words: sparse.csr_array, gold: np.ndarray, device: str) -> torch.Tensor:
+    """Write out log P(gold|c), float32 (rows, C), with −inf where P is 0."""
+    some = log_of_words[gold]
+    row = np.repeat(np.arange(len(gold)), np.diff(some.indptr))
+    dense = torch.full(some.shape, -torch.inf, device=device)
+    dense[torch.from_numpy(row).to(device), torch.from_numpy(some.indices.astype(np.int64)).to(device)] = torch.from_numpy(some.data).to(device)
+    return dense

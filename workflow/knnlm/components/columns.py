@@ -1,0 +1,74 @@
+"""Components on disk: what each is as JSON, and their log-probabilities as one array for each split."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.components.catalogue import Component
+from knnlm.errors import KnnlmError
+from knnlm.storage.files import load_array, read_manifest, save_array, write_manifest
+
+GRID_STEP = 3  # the search for the best temperature begins with every third of the grid, which is for the figure
+FACT_COLUMNS = ["hypothesis", "component", "quantity", "value"]  # what else a step has measured of its components
+
+
+def save_components(
+    descriptions_file: str | Path,
+    components: list[Component],
+    log_p: dict[str, list[np.ndarray]],
+    checkpoint: str,
+    more_files: Iterable[str | Path] = (),
+) -> None:
+    """Write components that belong together: a manifest of what each is, and beside it one float32 array (components, tokens) for each split.
+
+    `checkpoint` is that of the base LM, `more_files` are those that the same step has written beside them.
+    """
+    files = []
+    for split, columns in log_p.items():
+        files.append(component_file(descriptions_file, split))
+        save_array(files[-1], np.stack(columns).astype(np.float32))
+    described = [asdict(component) for component in components]
+    write_manifest(descriptions_file, files=[*files, *more_files], kind="components", checkpoint=checkpoint, components=described)
+
+
+def checkpoint_of(descriptions_file: str | Path) -> str:
+    """Return the checkpoint of the base LM that components belong to. Raises KnnlmError, naming the file, if it is missing or damaged."""
+    return read_manifest(descriptions_file, kind="components")["checkpoint"]
+
+
+def read_descriptions(descriptions_file: str | Path, checkpoint: str) -> list[Component]:
+    """Return the components of a file. Raises KnnlmError, naming the file, if it is missing, damaged or of another base LM."""
+    facts = read_manifest(descriptions_file, kind="components", checkpoint=checkpoint)
+    return [Component(**fields) for fields in facts["components"]]
+
+
+def load_components(descriptions_file: str | Path, split: str, tokens: int, checkpoint: str) -> list[tuple[Component, np.ndarray]]:
+    """Return each component of a file with its log-probabilities, float32 (tokens,), memory-mapped.
+
+    Raises KnnlmError, naming the file, if it is missing, damaged, of another base LM or not for this many tokens.
+    """
+    components = read_descriptions(descriptions_file, checkpoint)
+    array = load_array(component_file(descriptions_file, split), dtype="float32", shape=(len(components), tokens))
+    return list(zip(components, array, strict=True))
+
+
+def find_component(description_files: list[str | Path], name: str, tokens: dict[str, int], checkpoint: str) -> tuple[Component, dict[str, np.ndarray]]:
+    """Return the component of this name and its log-probabilities for each split of `tokens`, float32 (tokens,), looked for in several files.
+
+    Raises KnnlmError as `load_components` does, and, naming the components there are, if it is in none of the files.
+    """
+    known = []
+    for path in description_files:
+        names = [component.component for component in read_descriptions(path, checkpoint)]
+        if name in names:
+            found = {split: load_components(path, split, size, checkpoint)[names.index(name)] for split, size in tokens.items()}
+            return next(iter(found.values()))[0], {split: np.array(log_p) for split, (_, log_p) in found.items()}
+        known += names
+    raise KnnlmError(f"component {name}: not among the stored ones ({', '.join(known)}); correct its name, or rerun the step that makes it.")
+
+
+def component_file(descriptions_file: str | Path, split: str) -> Path:
+    """Return the array of a split that belongs to a description file."""
+    return Path(descriptions_file).with_suffix(f".{split}.npy")

@@ -1,0 +1,161 @@
+"""Centroids of single word types: means, random keys, two means, and as many as their variance asks for (§5.8, and §7.1 e done right).
+
+All of a word's rows count in its centroids and in its within-cluster sum of squares. The paper's priority divided the objective of at most 256
+sampled rows by the count of all, so that frequent words looked compact.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from scipy import sparse
+
+from knnlm.datastore.index import ROWS_AT_ONCE
+
+Centroids = tuple[np.ndarray, np.ndarray]  # float32 (C, width), and the word type of each, int64 (C,)
+Cluster = tuple[float, np.ndarray]  # the sum of squares around the mean, and the keys, float32 (n, width)
+
+
+@dataclass(frozen=True)
+class WordRows:
+    """Keys sorted by word: float32 (rows, width); `words`, int64 (T,), are the types that occur, `starts`, int64 (T + 1,), where their rows begin."""
+
+    keys: np.ndarray
+    words: np.ndarray
+    starts: np.ndarray
+
+    def of(self, number: int) -> np.ndarray:
+        """Return the rows of the type `words[number]`."""
+        return self.keys[self.starts[number] : self.starts[number + 1]]
+
+
+def sorted_by_word(keys: np.ndarray, values: np.ndarray) -> WordRows:
+    """Group keys (rows, width) by their word. values: int (rows,). Memory: a copy of the keys in float32."""
+    order = np.argsort(values, kind="stable")
+    words, starts = np.unique(values[order], return_index=True)
+    return WordRows(keys[order].astype(np.float32), words.astype(np.int64), np.append(starts, len(order)))
+
+
+def word_means(blocks: Iterable[tuple[np.ndarray, np.ndarray]], types: int) -> Centroids:
+    """Return the mean key of every type that occurs (§5.7). blocks: keys, float (rows, width), and values, int (rows,), such as the store's chunks.
+
+    Sums in float64. Memory: types × width and one block of keys.
+    """
+    sums, counts = 0, np.zeros(types, dtype=np.int64)
+    for keys, values in blocks:
+        for begin in range(0, len(values), ROWS_AT_ONCE):
+            block = np.asarray(values[begin : begin + ROWS_AT_ONCE])
+            sums = sums + _membership(block, types) @ keys[begin : begin + ROWS_AT_ONCE].astype(np.float64)
+            counts += np.bincount(block, minlength=types)
+    words = np.flatnonzero(counts)
+    return (sums[words] / counts[words, None]).astype(np.float32), words
+
+
+def random_rows(values: np.ndarray, per_word: int, seed: int) -> np.ndarray:
+    """Return the places of `per_word` random rows of every type, or all of them where it has fewer, int64, sorted (§5.8). values: int (rows,)."""
+    shuffled = np.random.default_rng(seed).permutation(len(values))
+    order = shuffled[np.argsort(values[shuffled], kind="stable")]
+    _, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(starts, counts)
+    return np.sort(order[rank < per_word])
+
+
+def two_means(rows: WordRows, iterations: int) -> Centroids:
+    """Return the two means of every type; one where its rows are all the same (§5.8)."""
+    means, owners = [], []
+    for number, word in enumerate(rows.words.tolist()):
+        keys = rows.of(number)
+        side = halves(keys, iterations)
+        parts = [keys] if side.all() else [keys[side], keys[~side]]
+        means += [part.mean(axis=0) for part in parts]
+        owners += [word] * len(parts)
+    return np.stack(means), np.array(owners)
+
+
+def variance_per_row(clusters: list[Cluster]) -> float:
+    """Return a type's within-cluster variance, over all of its rows: what the paper's priority was meant to be (§5.8)."""
+    return sum(squares for squares, _ in clusters) / sum(len(keys) for _, keys in clusters)
+
+
+def widest_cluster(clusters: list[Cluster]) -> float:
+    """Return the sum of squares of a type's widest cluster, what one more centroid can take off the objective of k-means.
+
+    Not the type's whole sum: that falls so slowly with each centroid that the few most frequent types would take them all.
+    """
+    return max(squares for squares, _ in clusters)
+
+
+def allotted(rows: WordRows, centroids: int, points_per_centroid: int, iterations: int, priority: Callable[[list[Cluster]], float]) -> Centroids:
+    """Give every type one mean, then one more, again and again, to the type whose clusters have the highest `priority` (§5.8, §7.1 e).
+
+    That type's widest cluster is cut in two by 2-means; at the end the clusters of each type go on together in Lloyd iterations over its rows.
+    Ends with `centroids` in all, or when every type has fewer than `points_per_centroid` rows for each centroid it would have, or no variance left.
+    """
+    clusters = [[(sum_of_squares(rows.of(number)), rows.of(number))] for number in range(len(rows.words))]
+    waiting = [(-priority(parts), number) for number, parts in enumerate(clusters)]
+    heapq.heapify(waiting)
+    made = len(clusters)
+    while made < centroids and waiting:
+        number = heapq.heappop(waiting)[1]
+        parts = clusters[number]
+        if len(rows.of(number)) < points_per_centroid * (len(parts) + 1):
+            continue
+        widest = max(range(len(parts)), key=[squares for squares, _ in parts].__getitem__)
+        keys = parts[widest][1]
+        side = halves(keys, iterations)
+        if side.all():
+            continue
+        parts[widest : widest + 1] = [(sum_of_squares(part), part) for part in (keys[side], keys[~side])]
+        heapq.heappush(waiting, (-priority(parts), number))
+        made += 1
+    means = [lloyd(rows.of(number), np.stack([keys.mean(axis=0) for _, keys in parts]), iterations) for number, parts in enumerate(clusters)]
+    return np.concatenate(means), np.repeat(rows.words, [len(parts) for parts in clusters])
+
+
+def halves(keys: np.ndarray, iterations: int) -> np.ndarray:
+    """Divide keys, float32 (n, width), by 2-means; return bool (n,), all true where the keys are all the same.
+
+    Starts with the two sides of the mean in the direction of the key farthest from it, and ends early when nothing moves.
+    """
+    total = keys.sum(axis=0)
+    apart = keys - total / len(keys)
+    squares = np.einsum("ij,ij->i", apart, apart)
+    if squares.max() <= np.finfo(np.float32).eps * max(1.0, float(np.square(keys[0]).sum())):
+        return np.ones(len(keys), dtype=bool)
+    side = apart @ apart[squares.argmax()] > 0
+    for _ in range(iterations):
+        count = np.count_nonzero(side)
+        if count in (0, len(keys)):
+            return np.ones(len(keys), dtype=bool)
+        one = side.astype(np.float32) @ apart
+        first, second = one / count, -one / (len(keys) - count)  # the rows stand around 0
+        moved = apart @ (first - second) > (first @ first - second @ second) / 2
+        if (moved == side).all():
+            break
+        side = moved
+    return side
+
+
+def sum_of_squares(keys: np.ndarray) -> float:
+    """Return Σ ‖key − mean‖² of keys, float32 (n, width)."""
+    apart = keys - keys.mean(axis=0)
+    return float(np.vdot(apart, apart))
+
+
+def lloyd(keys: np.ndarray, means: np.ndarray, iterations: int) -> np.ndarray:
+    """Return the means, float32 (C, width), after Lloyd iterations over all keys, float32 (n, width); one that loses all its keys stays put."""
+    if len(means) == 1:
+        return means
+    for _ in range(iterations):
+        nearest = faiss.knn(keys, means, 1)[1][:, 0]
+        counts = np.bincount(nearest, minlength=len(means))
+        sums = _membership(nearest, len(means)) @ keys
+        means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], means).astype(np.float32)
+    return means
+
+
+def _membership(groups: np.ndarray, count: int) -> sparse.csr_array:
+    """Return the matrix (count, rows) that sums rows by their group."""
+    return sparse.csr_array((np.ones(len(groups), dtype=np.float32), (groups, np.arange(len(groups)))), shape=(count, len(groups)))

@@ -1,0 +1,50 @@
+"""What a training text can be too short for: looked at before anything runs, with a bound on its tokens, and again when they are counted.
+
+Each check reads its part of the config, `KEYS`, and yields (config key, what is wrong with it and what to do).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+from knnlm.datastore.factory import parse_factory
+
+Problems = Iterator[tuple[str, str]]
+
+
+def _sample(config: dict, tokens: int, text: str) -> Problems:
+    if (needed := config["lm"]["training"]["tokens_per_sample"]) > tokens:
+        yield "lm.training.tokens_per_sample", f"a sample of {needed} tokens is too long, {text}; lower it or give more text."
+
+
+def _neighbours(config: dict, tokens: int, text: str) -> Problems:
+    fraction, k = config["fractions"][0], config["retrieval"]["k"]
+    if k > (smallest := math.floor(fraction * tokens + 1e-9)):
+        store = f"the {smallest} rows of the smallest store (fraction {fraction}; {text})"
+        yield "retrieval.k", f"{k} is more than {store}; lower it, raise the first of fractions or give more text."
+
+
+def _index(config: dict, tokens: int, text: str) -> Problems:
+    factory = config["index"]["factory"]
+    if (needed := parse_factory(factory, config["lm"]["architecture"]["width"]).least_training_rows) > tokens:
+        yield "index.factory", f"{factory} needs {needed} rows to train, {text}; choose fewer lists or give more text."
+
+
+def _chunks(config: dict, tokens: int, text: str) -> Problems:
+    chunks = config["datastore"]["chunks"]
+    if chunks > (windows := math.ceil(tokens / config["windows"]["train"]["new"])):
+        yield "datastore.chunks", f"{chunks} is more than the {windows} windows of the training text ({text}); lower it."
+
+
+# What is checked, by the stage that would end in it, and which keys of the config it reads.
+CHECKS: dict[str, Callable[[dict, int, str], Problems]] = {"training": _sample, "retrieval": _neighbours, "index": _index, "datastore": _chunks}
+KEYS = {
+    "training": ("lm.training.tokens_per_sample",),
+    "retrieval": ("retrieval.k", "fractions"),
+    "index": ("index.factory", "lm.architecture.width"),
+    "datastore": ("datastore.chunks", "windows.train.new"),
+}
+
+
+def problems(stage: str, config: dict, tokens: int, *, counted: bool) -> Problems:
+    """Yield what a stage needs more training tokens for than there are; where they are not `counted`, than there can be at most."""
+    return CHECKS[stage](config, tokens, f"the training text has {'' if counted else 'at most '}{tokens} BPE tokens")

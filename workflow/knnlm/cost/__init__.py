@@ -1,0 +1,1 @@
+"""What a job takes: requests to the scheduler, the plan, hours."""

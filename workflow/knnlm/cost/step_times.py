@@ -1,0 +1,110 @@
+"""Where the time of a finished run went: what its steps have left of their times beside their logs (`knnlm.running.step.leave_times`).
+
+All times are seconds since 1970. A job that ran again, or was killed and then ran, has left the times of its last whole run.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from knnlm.errors import KnnlmError
+
+OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "plot/scaling")  # jobs of targets of their own, no part of a run
+
+
+@dataclass(frozen=True)
+class Times:
+    """One job: its name (its log's, such as `retrieve/att-l2-exact`), when the Snakemake that ran it started, when its own process did, when the step
+    began to compute (after its imports, which took so much CPU time) and when it ended; its CPU threads and peak memory.
+    """
+
+    job: str
+    driver_started: float
+    started: float
+    began: float
+    starting_cpu_seconds: float
+    ended: float
+    threads: int
+    peak_memory_bytes: int
+
+
+def read_times(logs: str | Path) -> list[Times]:
+    """Return the times of all jobs of a run, by name. `logs` is the run's folder of logs; one without times gives none.
+
+    Raises KnnlmError, naming it, for a file that holds something else.
+    """
+    logs, found = Path(logs), []
+    for path in sorted(logs.rglob("*.json")):
+        job = path.relative_to(logs).with_suffix("").as_posix()
+        if job not in OF_THEMSELVES:
+            try:
+                found.append(Times(job, **json.loads(path.read_text(encoding="utf-8"))))
+            except (ValueError, TypeError):
+                raise KnnlmError(f"{path}: not the times of a step; delete it.") from None
+    return found
+
+
+def whole_run_share(records: Iterable[Times]) -> float:
+    """Return the share, 0 to 1, of the run's wall time in which at least one step computed; NaN without records. What is left are start-ups,
+    imports and scheduling.
+    """
+    computed, wall = computed_and_wall_seconds(records)
+    return computed / wall if wall else float("nan")
+
+
+def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
+    """Return how long at least one step computed, and how long the run took, in seconds.
+
+    A run takes from the start of Snakemake to the end of its last step, added over all Snakemakes that took part, so that a night between two of
+    them does not count.
+    """
+    runs = by_driver(records)
+    return sum(covered_seconds((job.began, job.ended) for job in jobs) for jobs in runs), sum(map(_span, runs))
+
+
+def wall_seconds(records: Iterable[Times]) -> dict[str, float]:
+    """Return each job's part of the run's wall time, in seconds, by name, start-up included.
+
+    Where several jobs ran, the time is divided among them by their threads: the parts add up to the time in which any job ran.
+    """
+    parts: dict[str, float] = defaultdict(float)
+    for jobs in by_driver(records):
+        for begin, end in pairwise(sorted({moment for job in jobs for moment in (job.started, job.ended)})):
+            running = [job for job in jobs if job.started <= begin and end <= job.ended]
+            for job in running:
+                parts[job.job] += (end - begin) * job.threads / sum(other.threads for other in running)
+    return dict(parts)
+
+
+def idle_seconds(records: Iterable[Times]) -> float:
+    """Return the part of the run's wall time in which no job ran: Snakemake started, chose jobs, or looked at their files."""
+    return sum(_span(jobs) - covered_seconds((job.started, job.ended) for job in jobs) for jobs in by_driver(records))
+
+
+def slowdown(records: list[Times]) -> float:
+    """Return how many times as long as their CPU time the start-ups of jobs took: about 1 on a machine of one's own, more where others compute too."""
+    return sum(job.began - job.started for job in records) / sum(job.starting_cpu_seconds for job in records)
+
+
+def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
+    """Return how long at least one of the intervals (begin, end) lasts."""
+    covered, reached = 0.0, float("-inf")
+    for begin, end in sorted(intervals):
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return covered
+
+
+def by_driver(records: Iterable[Times]) -> list[list[Times]]:
+    """Divide the jobs by the Snakemake that ran them; on Slurm each job has its own."""
+    drivers: dict[float, list[Times]] = defaultdict(list)
+    for job in records:
+        drivers[job.driver_started].append(job)
+    return list(drivers.values())
+
+
+def _span(jobs: list[Times]) -> float:
+    return max(job.ended for job in jobs) - jobs[0].driver_started

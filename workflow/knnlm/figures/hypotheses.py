@@ -1,0 +1,228 @@
+"""The pictures of the hypotheses: one of each hypothesis, all verdicts, gain against added parameters, and which tokens are helped.
+
+Each takes what `plots.draw` gives every picture: its table, components.csv, the main component and what the picture is about.
+"""
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
+
+from knnlm.components.catalogue import main_name
+from knnlm.errors import KnnlmError
+from knnlm.figures.parts import DARK, INK, LIGHT, MIDDLE, PAGE, PALE, PERPLEXITY, SPLITS, base_perplexity, margin, plain, readable, row_of, spread
+
+COLOURS = (DARK, MIDDLE, LIGHT, "#228833", "#66CCEE", "#AA3377", INK)
+LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
+VERDICTS = {"supported": (DARK, "o"), "refuted": (MIDDLE, "s"), "inconclusive": ("#707070", "D")}
+SHARES_SHOWN = (-0.6, 1.8)  # shares of the kNN-LM's gain: what lies beyond is an arrow
+ONE_PLACE = 0.02  # places on a curve that differ by no more of themselves are one place on its axis
+LOGARITHMIC_FROM = 1.5  # decades that a curve's values must span
+ROW = 0.175  # inches of a row that has a name
+CHOSEN = {"linestyle": "none", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.0, "zorder": 9}
+
+
+def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict, about: dict) -> Figure:
+    """Every component of a hypothesis, from components.csv as `table`: those with an x as curves on both splits, the rest by their gain on test."""
+    rows = table[table["hypothesis"] == about["name"]]
+    if rows.empty:
+        raise KnnlmError(f"figure hypothesis-{about['name']}: its table has no component of this hypothesis; remake the tables.")
+    curves, singles = rows[rows["x"].notna()], rows[rows["x"].isna() & (rows["split"] == "test")]
+    styles = _styles(rows["series"])
+    best = rows[rows["split"] == "valid"].sort_values("ppl", kind="stable")["component"].iloc[0]
+    heights = [2.5] * (len(curves) > 0) + [0.7 + ROW * len(singles)] * (len(singles) > 0)
+    question = textwrap.wrap(plain(about["question"]), 100)
+    picture = Figure(figsize=(PAGE, sum(heights) + 0.15 * len(question) + 0.35), layout="constrained")
+    grid = picture.add_gridspec(len(heights), len(SPLITS), height_ratios=heights)
+    if len(curves):
+        for column, split in enumerate(SPLITS):
+            axes = picture.add_subplot(grid[0, column])
+            _curves(axes, curves[curves["split"] == split], styles, best)
+            _against(axes, table, split, main)
+            axes.set_title(split)
+            axes.set_xlabel(plain(about["x_label"] or "x"))
+            axes.set_ylabel(PERPLEXITY)
+    if len(singles):
+        axes = picture.add_subplot(grid[-1, :])
+        _gains(axes, singles, styles, best, f"{about['name']}-")
+        _reference_gain(axes, table, main)
+    picture.suptitle("\n".join(question), fontsize=10)
+    handles = [Line2D([], [], markersize=3.5, label=name, **style) for name, style in styles.items() if name]
+    handles.append(Line2D([], [], marker="o", label="best on valid", **CHOSEN))
+    picture.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), columnspacing=1.4)
+    return picture
+
+
+def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
+    """The share of the kNN-LM's gain that each hypothesis reaches, in the table's order, with its interval, its own threshold and the verdict."""
+    names = [textwrap.fill(plain(question), 46) for question in table["question"].astype(str)]
+    heights = np.array([0.14 * (name.count("\n") + 1) + 0.11 for name in names])
+    places = heights.cumsum() - heights / 2
+    picture = Figure(figsize=(PAGE, 0.8 + heights.sum()), layout="constrained")
+    axes = picture.subplots()
+    for share in (0, 1):
+        axes.axvline(share, color=INK, linewidth=0.8, zorder=1)
+    half = 0.4 * heights
+    axes.vlines(table["threshold"], places - half, places + half, color=INK, linewidth=1.6, linestyle=(0, (1, 0.6)), zorder=2)
+    ends = table[["share", "share_low", "share_high"]].to_numpy(np.float64)
+    shown = np.concatenate([ends.ravel(), [0, 1]])
+    limits = margin(*np.clip([np.nanmin(shown), np.nanmax(shown)], *SHARES_SHOWN))
+    for place, (share, low, high), verdict in zip(places, ends, table["verdict"], strict=True):
+        _interval(axes, place, share, low, high, limits, *VERDICTS[verdict])
+    for place, row in zip(places, table.to_dict("records"), strict=True):
+        text = f"{row['verdict']} (paper: {row['paper']})" if row["paper"] != "silent" else row["verdict"]
+        style = {"color": VERDICTS[row["verdict"]][0], "fontweight": "bold" if row["agrees"] == "no" else "normal"}
+        axes.annotate(text, (1, place), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=8, **style)
+    axes.set_yticks(places, names)
+    axes.tick_params(axis="y", length=0, pad=10)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(max(heights.sum(), 0.2), 0)
+    axes.set_xlim(*limits)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("share of the kNN-LM's gain on test (dotted: the threshold of the question)")
+    return picture
+
+
+def parameters(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Figure:
+    """Gain on test against added parameters: every component of a hypothesis that adds any, a mark a hypothesis; the kNN-LM as a line."""
+    rows = components[(components["split"] == "test") & components["hypothesis"].notna() & (components["added_parameters"] > 0)]
+    picture = Figure(figsize=(PAGE, 3.4), layout="constrained")
+    axes = picture.subplots()
+    axes.axhline(0, color=INK, linewidth=0.8)
+    handles = []
+    for number, (name, part) in enumerate(rows.groupby("hypothesis", sort=False)):
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": "none", "markersize": 4.5}
+        whiskers = spread(part["gain"], part["gain_low"], part["gain_high"])
+        axes.errorbar(part["added_parameters"], part["gain"], whiskers, **style, elinewidth=0.6, markeredgecolor="white", markeredgewidth=0.4)
+        handles.append(Line2D([], [], label=name, **style))
+    reference = row_of(components, "test", main_name(main))
+    axes.axhline(reference["gain"], color=INK, linestyle=(0, (4, 2)), linewidth=0.9)
+    axes.axhspan(reference["gain_low"], reference["gain_high"], color=PALE, alpha=0.2, linewidth=0)
+    axes.annotate(f"kNN-LM {reference['gain']:.2f}", (0, reference["gain"]), (3, 2), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8)
+    if len(rows):
+        axes.set_xscale("log")
+        picture.legend(handles=handles, loc="outside right center")
+    axes.set_xlabel("added parameters")
+    axes.set_ylabel(f"gain in {PERPLEXITY} on test")
+    return picture
+
+
+def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
+    """Four panels, one for each property of a token; from top to bottom how many are helped, by how much, and where the whole gain comes from."""
+    names = list(dict.fromkeys(table["property"]))
+    widths = [len(table[table["property"] == name]) + 1.0 for name in names]
+    picture = Figure(figsize=(PAGE, 4.6), layout="constrained")
+    panels = picture.subplots(3, len(names), sharex="col", sharey="row", width_ratios=widths, squeeze=False)
+    for name, (helped, gain, parts) in zip(names, panels.T, strict=True):
+        rows = table[table["property"] == name]
+        places, tokens = np.arange(len(rows)), rows["tokens"] / rows["tokens"].sum()
+        helped.bar(places, rows["helped"], color=LIGHT, width=0.75)
+        helped.axhline((rows["helped"] * tokens).sum(), color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        gain.bar(places, rows["gain"], color=DARK, width=0.75)
+        gain.axhline((rows["gain"] * tokens).sum(), color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        gain.axhline(0, color=INK, linewidth=0.6)
+        parts.bar(places - 0.2, tokens, color=PALE, width=0.4)
+        parts.bar(places + 0.2, rows["share_of_gain"], color=DARK, width=0.4)
+        parts.axhline(0, color=INK, linewidth=0.6)
+        parts.set_xticks(places, rows["bin"].astype(str), rotation=90)
+        parts.set_xlim(-0.7, len(rows) - 0.3)
+        parts.set_xlabel(textwrap.fill(name, 14))
+    for axes, label in zip(panels[:, 0], ("tokens helped", "gain\n(nats per token)", "part of the whole"), strict=True):
+        axes.set_ylabel(label)
+    for row in (0, 2):
+        panels[row, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    picture.align_xlabels(panels[-1])
+    picture.align_ylabels(panels[:, 0])
+    handles = [Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (4, 2)), label="all tokens")]
+    handles += [Line2D([], [], color=colour, linewidth=6, label=label) for colour, label in ((PALE, "part of the tokens"), (DARK, "part of the gain"))]
+    picture.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1.6)
+    return picture
+
+
+def _styles(series: pd.Series) -> dict[str, dict]:
+    """Give each curve of a hypothesis a colour, a line and a mark; components without a series are one, without a name."""
+    names = dict.fromkeys(series.astype(object).fillna("").astype(str))
+    parts = zip(names, range(len(names)), strict=True)
+    return {name: {"color": COLOURS[n % len(COLOURS)], "linestyle": LINES[n % len(LINES)], "marker": MARKERS[n % len(MARKERS)]} for name, n in parts}
+
+
+def _by_series(rows: pd.DataFrame, styles: dict[str, dict]) -> list[tuple[dict, pd.DataFrame]]:
+    named = rows["series"].astype(object).fillna("").astype(str)
+    return [(style, rows[named == name]) for name, style in styles.items() if (named == name).any()]
+
+
+def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) -> None:
+    """Draw one split's perplexity against x, with the interval of the gain hung at the base LM's perplexity, and mark the best on valid."""
+    for style, curve in _by_series(rows.sort_values("x", kind="stable"), styles):
+        whiskers = spread(curve["gain"], curve["gain_high"], curve["gain_low"])
+        axes.errorbar(curve["x"], curve["ppl"], whiskers, **style, markersize=3.2, elinewidth=0.6, capsize=0)
+    chosen = rows[rows["component"] == best]
+    axes.plot(chosen["x"], chosen["ppl"], marker="o", **CHOSEN)
+    values = np.unique(rows["x"])
+    if values[0] > 0 and np.log10(values[-1] / values[0]) > LOGARITHMIC_FROM:
+        axes.set_xscale("log")
+    if np.ptp(values) < ONE_PLACE * np.abs(values).max():
+        middle = values.mean()
+        values = np.array([float(f"{middle:.2g}")])
+        axes.set_xlim(middle - 0.5 * abs(middle), middle + 0.5 * abs(middle))
+    scaled = np.log(values) if axes.get_xscale() == "log" else values
+    if len(values) == 1 or np.diff(scaled).min() > 0.07 * np.ptp(scaled):  # few enough to name each
+        axes.xaxis.set_major_locator(FixedLocator(values))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if value.is_integer() else f"{value:.3g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _against(axes: Axes, table: pd.DataFrame, split: str, main: dict) -> None:
+    """Draw the base LM and the kNN-LM as lines, named beside the axes, and limit the axis to what is worth seeing beside them."""
+    base, reference = base_perplexity(table, split), row_of(table, split, main_name(main))["ppl"]
+    ends = np.concatenate([segment[:, 1] for container in axes.containers for segment in container[2][0].get_segments()])
+    axes.set_ylim(readable(np.append(ends, reference), base))
+    axes.axhline(base, color=INK, linewidth=0.8, zorder=2)
+    axes.axhline(reference, color=PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
+    for name, ppl, side in (("base LM", base, "bottom"), ("kNN-LM", reference, "top")):
+        place = {"xy": (1, ppl), "xytext": (4, 0), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate(f"{name}\n{ppl:.1f}", **place, va=side, fontsize=8, linespacing=0.95)
+
+
+def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, prefix: str) -> None:
+    """Draw the gain of each component with its interval, the largest on top, the one that is best on valid marked."""
+    rows = rows.sort_values("gain", kind="stable").reset_index(drop=True)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for style, part in _by_series(rows, styles):
+        whiskers = spread(part["gain"], part["gain_low"], part["gain_high"])
+        axes.errorbar(part["gain"], part.index, xerr=whiskers, **style | {"linestyle": "none"}, markersize=4.5, elinewidth=1)
+    chosen = rows[rows["component"] == best]
+    axes.plot(chosen["gain"], chosen.index, marker="o", **CHOSEN | {"markersize": 8.5})
+    axes.set_yticks(rows.index, [plain(name.removeprefix(prefix)) for name in rows["component"]])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    base = (rows["ppl"] + rows["gain"]).median()
+    axes.set_xlabel(f"gain in {PERPLEXITY} over the base LM ({base:.1f}) on test")
+
+
+def _reference_gain(axes: Axes, table: pd.DataFrame, main: dict) -> None:
+    reference = row_of(table, "test", main_name(main))
+    axes.axvline(reference["gain"], color=PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
+    text = f"kNN-LM {reference['gain']:.2f}"
+    axes.annotate(
+        text, (reference["gain"], 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", fontsize=8, color="#606060"
+    )
+
+
+def _interval(axes: Axes, place: float, share: float, low: float, high: float, limits: tuple[float, float], colour: str, marker: str) -> None:
+    """Draw a share and its interval; an arrow where it goes on beyond the limits, and the share's number where it lies there itself."""
+    if low <= high:
+        axes.plot(np.clip([low, high], *limits), [place, place], color=colour, linewidth=1.2, zorder=3)
+        for beyond, limit, arrow in ((low < limits[0], limits[0], "<"), (high > limits[1], limits[1], ">")):
+            if beyond:
+                axes.plot(limit, place, marker=arrow, color=colour, markersize=4.5, clip_on=False, zorder=3)
+    if limits[0] <= share <= limits[1]:
+        axes.plot(share, place, marker=marker, color=colour, markersize=5, linestyle="none", zorder=4)
+    elif not np.isnan(share):
+        side, step = ("right", -8) if share > limits[1] else ("left", 8)
+        axes.annotate(f"{share:.0%}", (np.clip(share, *limits), place), (step, 3), textcoords="offset points", ha=side, fontsize=8, color=colour)

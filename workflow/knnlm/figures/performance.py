@@ -1,0 +1,69 @@
+"""The pictures of the measurement of performance, each drawn from its table alone."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from knnlm.figures.parts import DARK, INK, LIGHT, MIDDLE, PAGE, PALE, spread
+
+STYLES = [(DARK, "o", "-"), (MIDDLE, "^", (0, (4, 1.5))), (LIGHT, "s", (0, (1, 1.2))), (PALE, "D", (0, (3, 1, 1, 1)))]
+
+
+def performance(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
+    """Ratio of every stage to what it is measured against, with the spread of the pairs and the goal; memory is in the table and the other figure."""
+    rows = table[table["unit"] != "MB"].iloc[::-1].reset_index(drop=True)
+    picture = Figure(figsize=(PAGE, 0.7 + 0.22 * len(rows)), layout="constrained")
+    axes = picture.subplots()
+    axes.axvline(1, color=INK, linewidth=0.8)
+    whiskers = spread(rows["ratio"], rows["ratio_low"], rows["ratio_high"])
+    reached = rows["reached"].astype(str).str.lower()
+    for place, row in rows.iterrows():
+        color = PALE if np.isnan(row["goal"]) else DARK
+        fill = "white" if reached[place] == "false" else color
+        axes.errorbar(row["ratio"], place, xerr=whiskers[:, [place]], color=color, marker="o", markersize=5, markerfacecolor=fill, elinewidth=1)
+    axes.plot(rows["goal"], rows.index, linestyle="none", marker="|", markersize=11, markeredgewidth=1.4, color=MIDDLE, label="goal")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_yticks(rows.index, rows["stage"])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel("speed, as a multiple of what stands behind the colon")
+    picture.legend(loc="outside upper right")
+    return picture
+
+
+def scaling(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
+    """Seconds and peak memory of each stage against rows, with the fitted line and its exponent."""
+    picture = Figure(figsize=(PAGE, 3.1), layout="constrained")
+    times, memory = picture.subplots(1, 2)
+    for (stage, rows), (color, marker, line) in zip(table.groupby("stage", sort=False), STYLES, strict=True):
+        exponent = rows["exponent"].iloc[0]
+        middle = rows.groupby("rows")["seconds"].median()
+        ends = np.array([rows["rows"].min(), rows["rows"].max()])
+        scale = np.exp(np.mean(np.log(middle.to_numpy()) - exponent * np.log(middle.index.to_numpy())))
+        times.plot(rows["rows"], rows["seconds"], linestyle="none", marker=marker, markersize=3.5, color=color)
+        times.plot(ends, scale * ends**exponent, color=color, linestyle=line)
+        peaks = rows.groupby("rows")["memory_bytes"].max() / 1e6
+        label = f"{stage}, exponent {exponent:.2f}"
+        memory.plot(peaks.index, peaks, color=color, linestyle=line, marker=marker, markersize=3.5, label=label)
+    for axes in (times, memory):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("rows")
+        axes.xaxis.set_major_formatter(FuncFormatter(_short))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    times.set_yscale("log")
+    times.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    times.set_ylabel("seconds")
+    memory.set_ylim(0, 1.1e-6 * table["memory_bytes"].max())
+    memory.set_ylabel("peak memory (MB)")
+    picture.legend(loc="outside upper center", ncols=2, columnspacing=1.4)
+    return picture
+
+
+def _short(value: float, _: int) -> str:
+    """Return a number of rows in powers of 1,024."""
+    for unit, size in (("M", 2**20), ("k", 2**10)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

@@ -1,0 +1,237 @@
+"""The pictures of a run, each drawn from its tables alone. Only this module, `plot_parts`, `hypothesis_plots` and `performance_plots` know matplotlib.
+
+Series differ in colour, line style and marker, and their colours in lightness, so that every picture reads in grey.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from knnlm.analysis.tables import main_result
+from knnlm.errors import KnnlmError
+from knnlm.figures.hypotheses import helped_tokens, hypothesis, parameters, verdicts
+from knnlm.figures.parts import (
+    COLUMN,
+    DARK,
+    INK,
+    LIGHT,
+    METRICS,
+    PAGE,
+    PALE,
+    PERPLEXITY,
+    SPLITS,
+    STYLE,
+    VARIANTS,
+    base_line,
+    base_perplexity,
+    margin,
+    percent,
+    readable,
+    spread,
+)
+from knnlm.figures.performance import performance, scaling
+from knnlm.storage.files import atomic
+
+
+def draw(figure: str, table: pd.DataFrame, components: pd.DataFrame | None = None, main: dict | None = None, about: dict | None = None) -> Figure:
+    """Return the picture called `figure`, one of FIGURES, drawn from its table; `hypothesis-<name>` is that of any hypothesis.
+
+    Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what the table does not
+    say: {"name", "question", "x_label"} for a hypothesis. Raises KnnlmError on an unknown name, a missing
+    companion or a table without a needed column or row.
+    """
+    kind = figure.partition("-")[0]
+    if kind not in FIGURES or (kind != figure and kind != "hypothesis"):
+        raise KnnlmError(f"figure {figure}: unknown; choose one of {', '.join(FIGURES)}.")
+    if kind in WITH_COMPONENTS and components is None:
+        raise KnnlmError(f"figure {figure}: needs the table components.csv too; add --components.")
+    if kind in ("temperature", "hypothesis", "parameters") and main is None:
+        raise KnnlmError(f"figure {figure}: needs to know the main component; add main to the settings.")
+    if kind == "hypothesis" and about is None:
+        raise KnnlmError(f"figure {figure}: needs to know what it is about; add hypothesis to the settings.")
+    if table.empty and kind not in EMPTY_WITHOUT_HYPOTHESES:
+        raise KnnlmError(f"figure {figure}: its table has no rows; remake the tables.")
+    extra = (about,) if kind == "hypothesis" else ()
+    try:
+        with rc_context(STYLE):
+            return FIGURES[kind](table, components, main, *extra)
+    except KeyError as error:
+        source = "its table or components.csv" if kind in WITH_COMPONENTS else "its table"
+        raise KnnlmError(f"figure {figure}: there is no column {error} in {source}; remake the tables.") from None
+
+
+def save(picture: Figure, path: str | Path, dpi: int) -> None:
+    """Write the picture as PDF or PNG, by the suffix of `path`, whole or not at all. Without dates: the same table gives the same bytes."""
+    kind = Path(path).suffix.lstrip(".")
+    metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
+    if kind not in metadata:
+        raise KnnlmError(f"{path}: pictures are written as .pdf or .png.")
+    with rc_context(STYLE), atomic(path) as unfinished:
+        picture.savefig(unfinished, format=kind, dpi=dpi, metadata=metadata[kind])
+
+
+def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Figure:
+    """Perplexity against temperature: a column for the smallest and for the whole store, a row for each split."""
+    components = main_result(components)
+    table, tuned = _of_main(table, main), _of_main(components[components["temperature_status"] != "fixed"], main)
+    fractions = sorted({table["fraction"].min(), table["fraction"].max()})
+    picture = Figure(figsize=(PAGE if len(fractions) > 1 else COLUMN, 4.3), layout="constrained")
+    panels = picture.subplots(len(SPLITS), len(fractions), sharex=True, sharey="row", squeeze=False)
+    for split, row in zip(SPLITS, panels, strict=True):
+        base = base_perplexity(components, split)
+        curves, optima = (rows[(rows["split"] == split) & rows["fraction"].isin(fractions)] for rows in (table, tuned))
+        for fraction, axes in zip(fractions, row, strict=True):
+            base_line(axes, base)
+            for variant, curve in _by_variant(curves[curves["fraction"] == fraction].sort_values("temperature")):
+                axes.plot(curve["temperature"], curve["ppl"], markersize=2.4, **VARIANTS[variant][1])
+            _mark_optima(axes, optima[optima["fraction"] == fraction], "temperature")
+            axes.set_title(f"{split}, {percent(fraction)} of the datastore")
+        row[0].set_ylim(readable(np.concatenate([curves["ppl"], optima["ppl"]]), base))
+        row[0].set_ylabel(PERPLEXITY)
+    panels[0, 0].set_xscale("log")
+    panels[0, 0].xaxis.set_major_locator(LogLocator(10))
+    panels[0, 0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panels[0, 0].xaxis.set_minor_formatter(NullFormatter())
+    for axes in panels[-1]:
+        axes.set_xlabel(r"softmax temperature $\tau$")
+    _legend(picture, table, "o", "tuned on valid")
+    return picture
+
+
+def _datastore_size(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
+    """Perplexity against the fraction of the store, a panel a split, with the interval of the difference to the base LM."""
+    picture = Figure(figsize=(PAGE, 2.7), layout="constrained")
+    for split, axes in zip(SPLITS, picture.subplots(1, len(SPLITS)), strict=True):
+        rows = table[table["split"] == split].sort_values("fraction")
+        base = (rows["ppl"] + rows["gain"]).median()  # the same in every row up to rounding
+        base_line(axes, base)
+        for offset, (variant, curve) in zip((-0.9, 0, 0.9), _by_variant(rows), strict=False):
+            style = VARIANTS[variant][1]
+            places, ppl = 100 * curve["fraction"] + offset, curve["ppl"]
+            whiskers = spread(curve["gain"], curve["gain_high"], curve["gain_low"])
+            axes.errorbar(places, ppl, whiskers, **style, markersize=3, elinewidth=0.7, capsize=0)
+        shown = np.concatenate([rows["ppl"], base - rows["gain_low"], base - rows["gain_high"], [base]])
+        axes.set_ylim(margin(np.nanmin(shown), np.nanmax(shown)))
+        axes.set_xlim(0, 103)
+        axes.set_xticks(range(0, 101, 20))
+        axes.set_title(split)
+        axes.set_xlabel("part of the datastore (%)")
+        axes.set_ylabel(PERPLEXITY)
+    _legend(picture, table, "|", "interval of the gain")
+    return picture
+
+
+def _lambda(table: pd.DataFrame, components: pd.DataFrame, main: dict | None) -> Figure:
+    """Perplexity against the weight of the component, a panel a split; the mark stands where valid has its minimum."""
+    picture = Figure(figsize=(PAGE, 2.6), layout="constrained")
+    known = components.set_index(["component", "split"])
+    named = table.join(known[["mask", "score"]], on=["component", "split"])
+    for split, axes in zip(SPLITS, picture.subplots(1, len(SPLITS)), strict=True):
+        base, rows = base_perplexity(components, split), named[named["split"] == split].sort_values("lambda")
+        base_line(axes, base, "left")
+        for variant, curve in _by_variant(rows):
+            style = {key: value for key, value in VARIANTS[variant][1].items() if key != "marker"}
+            axes.plot(curve["lambda"], curve["ppl"].where(np.isfinite(curve["ppl"])), **style)
+        optima = components[(components["split"] == split) & components["component"].isin(rows["component"])]
+        _mark_optima(axes, optima, "lambda")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(readable(rows["ppl"], base))
+        axes.set_title(split)
+        axes.set_xlabel(r"weight $\lambda$ of the kNN component")
+        axes.set_ylabel(PERPLEXITY)
+    _legend(picture, named, "o", "tuned on valid")
+    return picture
+
+
+def _loss(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
+    """Training and validation loss of the base LM against updates; the mark is the checkpoint that is used."""
+    picture = Figure(figsize=(COLUMN, 2.3), layout="constrained")
+    axes = picture.subplots()
+    train, valid = (table[table["split"] == split].sort_values("update") for split in ("train", "valid"))
+    axes.plot(train["update"], train["loss"], color=LIGHT, linewidth=1, label="train (with dropout)")
+    axes.plot(valid["update"], valid["loss"], color=DARK, linestyle=(0, (4, 1.5)), marker="o", markersize=2.6, label="valid")
+    best = valid.loc[valid["loss"].idxmin()]
+    axes.plot(best["update"], best["loss"], "o", color=DARK, markersize=6, markeredgecolor=INK, label=f"checkpoint used: {best['loss']:.3f}")
+    axes.set_ylim(*margin(table["loss"].min(), table["loss"].max()))
+    axes.set_xlabel("update")
+    axes.set_ylabel("loss (nats per BPE token)")
+    axes.legend()
+    return picture
+
+
+def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
+    """The gain on test of every tuned kNN component over the whole store, best on top, with its interval."""
+    table = main_result(table)
+    tuned = (table["family"] == "knn") & (table["fraction"] == 1) & (table["temperature_status"] != "fixed")
+    rows = table[tuned & (table["split"] == "test")].sort_values("gain", kind="stable").reset_index(drop=True)
+    if rows.empty:
+        raise KnnlmError("figure components: its table has no tuned kNN component over the whole store on test; remake the tables.")
+    picture = Figure(figsize=(PAGE * 0.8, 0.6 + 0.19 * len(rows)), layout="constrained")
+    axes = picture.subplots()
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for variant, chosen in _by_variant(rows):
+        style = VARIANTS[variant][1] | {"linestyle": "none"}
+        whiskers = spread(chosen["gain"], chosen["gain_low"], chosen["gain_high"])
+        axes.errorbar(chosen["gain"], chosen.index, xerr=whiskers, **style, markersize=4.5, elinewidth=1)
+    named = zip(*(rows[column] for column in ("h", "metric", "mask", "score")), strict=True)
+    names = [f"{h}, {METRICS.get(metric, metric)}, {VARIANTS[mask, score][0]}" for h, metric, mask, score in named]
+    axes.set_yticks(rows.index, names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    base = (rows["ppl"] + rows["gain"]).median()
+    axes.set_xlabel(f"gain in {PERPLEXITY} over the base LM ({base:.1f}) on test")
+    return picture
+
+
+WITH_COMPONENTS = ("temperature", "lambda", "parameters")
+EMPTY_WITHOUT_HYPOTHESES = ("verdicts", "parameters")
+FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and for a hypothesis what it is about
+    "temperature": _temperature,
+    "datastore_size": _datastore_size,
+    "lambda": _lambda,
+    "loss": _loss,
+    "components": _components,
+    "verdicts": verdicts,
+    "parameters": parameters,
+    "helped_tokens": helped_tokens,
+    "performance": performance,
+    "scaling": scaling,
+    "hypothesis": hypothesis,
+}
+
+
+def _of_main(table: pd.DataFrame, main: dict) -> pd.DataFrame:
+    rows = table[(table["h"] == main["h"]) & (table["metric"] == main["metric"])]
+    if rows.empty:
+        raise KnnlmError(f"figure: the table has no row of {main['h']} keys with the metric {main['metric']}; see `main` in the config.")
+    return rows
+
+
+def _by_variant(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """Split rows by mask and score, in the order of VARIANTS, leaving out what has none."""
+    parts = [(variant, rows[(rows["mask"] == variant[0]) & (rows["score"] == variant[1])]) for variant in VARIANTS]
+    return [(variant, part) for variant, part in parts if len(part)]
+
+
+def _mark_optima(axes: Axes, optima: pd.DataFrame, x: str) -> None:
+    """Put a large mark at each tuned value; open where the search ended at its edge."""
+    for variant, rows in _by_variant(optima):
+        style = VARIANTS[variant][1] | {"linestyle": "none", "zorder": 9}
+        for row in rows.to_dict("records"):
+            fill = "white" if row["temperature_status"] == "edge" else style["color"]
+            axes.plot(row[x], row["ppl"], markersize=6.5, markeredgecolor=INK, markeredgewidth=0.8, markerfacecolor=fill, **style)
+
+
+def _legend(picture: Figure, rows: pd.DataFrame, sign: str, meaning: str) -> None:
+    """One legend above all panels: the variants that occur, and what the marker `sign` means."""
+    handles = [Line2D([], [], markersize=3.5, label=VARIANTS[variant][0], **VARIANTS[variant][1]) for variant, _ in _by_variant(rows)]
+    handles.append(Line2D([], [], color=PALE, linestyle="none", marker=sign, markersize=6.5, markeredgecolor=INK, markeredgewidth=0.8, label=meaning))
+    columns = len(handles) if picture.get_figwidth() > COLUMN else 2
+    picture.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)

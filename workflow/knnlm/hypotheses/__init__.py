@@ -1,0 +1,1 @@
+"""The questions: one module for each, their registry, and what a question may read."""

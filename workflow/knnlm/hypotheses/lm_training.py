@@ -1,0 +1,89 @@
+"""What the hypotheses that train another LM share: the training itself, and the trained LM as a component."""
+
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.components.interpolation import count_words, perplexity
+from knnlm.corpus.windows import fixed_windows, whole_line_windows
+from knnlm.hypotheses.inputs import SPLITS, Inputs
+from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_updates, train_until
+from knnlm.language_model.sampled_windows import log_p_in_windows, sample_windows
+from knnlm.language_model.states import extract_states
+from knnlm.language_model.training import fairseq_command, loss_table, training_devices
+from knnlm.language_model.transformer import PLUGIN, LanguageModel, export_model, read_model
+from knnlm.storage.files import load_array, read_manifest, sha256
+
+
+class Training:
+    """One training of an LM like the base LM, resumed where an earlier attempt was killed, and done once."""
+
+    def __init__(self, inputs: Inputs, seed: int, changes: dict, starts_from: dict | None = None, code: tuple[Path, ...] = ()):
+        """Take what differs from the base LM's training: `changes` of sections `architecture` and `training` of the config's `lm`.
+
+        `starts_from` names all else that shapes the training, `code` the files of ours that fairseq loads beside the architecture.
+        """
+        lm = inputs.arguments.settings["lm"]
+        self.architecture, self.training = (lm[section] | changes.get(section, {}) for section in ("architecture", "training"))
+        self.seed, self.devices = seed, training_devices(inputs.arguments)
+        read_manifest(inputs.arguments.corpus / "tokens" / "manifest.json", kind="corpus")  # knows fairseq's files too
+        self.binary = inputs.arguments.corpus / "binary"
+        identity = {"seed": seed, "architecture": self.architecture, "training": self.training, "starts_from": starts_from or {}}
+        self.folder = checkpoint_folder(inputs.arguments.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
+
+    def run(self, updates: int, program: str = "fairseq_cli.train", more_options: dict[str, object] | None = None) -> None:
+        """Train until this many updates have been made in all."""
+        training = self.training | {"updates": updates}
+        sizes = (self.seed, self.devices, self.binary, PLUGIN, self.folder)
+        train_until(updates, fairseq_command(self.architecture, training, *sizes, program, more_options), self.folder)
+
+    def forget_after(self, updates: int) -> None:
+        """Begin from the start, unless the checkpoints lead to this number of updates and no further."""
+        if saved_updates(self.folder) > updates:
+            for path in self.folder.glob("checkpoint*.pt"):
+                path.unlink()
+
+    def export(self, checkpoint: str, model: str = "model.pt") -> Path:
+        """Write one of fairseq's checkpoints as a model file beside it and return its path."""
+        export_model(self.folder / checkpoint, self.folder / model, self.architecture, self.training["tokens_per_sample"], self.binary / "dict.txt")
+        return self.folder / model
+
+    def best_valid_loss(self) -> float:
+        """Return the lowest validation loss, nats per BPE token, in fairseq's windows: that of `checkpoint_best.pt`."""
+        table = loss_table(history(self.folder))
+        return float(table.loc[table["split"] == "valid", "loss"].min())
+
+
+def corpus_tokens(inputs: Inputs, split: str) -> np.ndarray:
+    """Return the tokens of a split, int32 (n,), memory-mapped."""
+    return load_array(inputs.arguments.corpus / "tokens" / f"{split}.npy", dtype="int32")
+
+
+def log_p_of(inputs: Inputs, model_file: Path) -> dict[str, np.ndarray]:
+    """Return the log p of the gold tokens of each split, float32 (n,) in nats, read as the base LM reads them (§1.5)."""
+    windows = inputs.arguments.settings["windows"]["evaluation"]
+    model = LanguageModel(model_file, inputs.arguments.dictionary, inputs.device)
+    found = {}
+    for split in SPLITS:
+        lines = load_array(inputs.arguments.corpus / "tokens" / f"{split}.lines.npy", dtype="int64")
+        cut = whole_line_windows(lines, windows["context"], windows["new"])
+        found[split] = extract_states(model, inputs.gold[split], cut, with_log_p=True)[2]
+    return found
+
+
+def train_perplexity(inputs: Inputs, model_file: Path, tokens: int) -> float:
+    """Return the word perplexity on a sample of about `tokens` training tokens, always the same one, without dropout."""
+    windows, text = inputs.arguments.settings["windows"]["evaluation"], corpus_tokens(inputs, "train")
+    chosen = sample_windows(fixed_windows(len(text), windows["context"], windows["new"]), tokens, inputs.seed)
+    gold, log_p = log_p_in_windows(LanguageModel(model_file, inputs.arguments.dictionary, inputs.device), text, chosen)
+    return perplexity(log_p, count_words(gold, inputs.continuation))
+
+
+def parameters(model_file: Path) -> int:
+    """Return the number of an LM's parameters: what it adds beside the base LM."""
+    return sum(weight.numel() for weight in read_model(model_file)["weights"].values())
+
+
+def file_identity(*files: Path) -> list[str]:
+    """Return the hashes of files that shape a training."""
+    return [sha256(path) for path in files]

@@ -1,0 +1,147 @@
+"""Running fairseq: which folder a training's checkpoints belong to, going on where an earlier attempt was killed, and stopping with it."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections import deque
+from pathlib import Path
+
+from knnlm.errors import OUT_OF_MEMORY, KnnlmError
+from knnlm.language_model.training import COLUMNS, parse_log
+from knnlm.running.processes import die_with_parent, reason_in
+from knnlm.storage.files import atomic, identity_name, naming, sha256
+from knnlm.storage.locks import locked
+
+LIBRARY = Path(__file__).parents[2]  # fairseq runs modules of ours
+HISTORY = "history.jsonl"
+LAST_LINES = 200  # of fairseq's output, kept in case it fails: several tracebacks, where it trains on several GPUs
+
+
+def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Path]) -> Path:
+    """Return a folder named by everything that shapes the training, so that only the same training is ever resumed.
+
+    `settings` is everything that could be set otherwise, `binary` the folder of fairseq's corpus, `code` the files that fairseq loads of ours.
+    """
+    corpus = [sha256(binary / name) for name in ("train.bin", "valid.bin", "dict.txt")]
+    return parent / identity_name([settings, corpus, [path.read_text() for path in code]])
+
+
+def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
+    """Train to this number of updates, from where the checkpoints in the folder end; do nothing where they are there already.
+
+    Where another job is at it, as on a cluster one whose Snakemake has died may be, it is waited for. Raises KnnlmError where fairseq fails, and
+    where the records of what the checkpoints have behind them are missing or damaged.
+    """
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with locked(checkpoints / ".lock", waiting=f"training: another job writes {checkpoints}; waiting until it has ended"):
+        try:
+            drop_unfinished_line(checkpoints / HISTORY)
+            if saved := saved_updates(checkpoints):
+                history(checkpoints)  # damage is told now, not when the training is done
+            if saved < updates:  # fairseq would make one update more than it was asked for
+                train(command, checkpoints / HISTORY)
+        finally:
+            drop_unfinished_checkpoints(checkpoints)
+
+
+def history(checkpoints: Path) -> list[dict]:
+    """Return the records of a training (`knnlm.language_model.training.COLUMNS`) in the order in which they came.
+
+    Raises KnnlmError, naming the folder, where they are missing or damaged: fairseq's checkpoints do not hold them.
+    """
+    path = checkpoints / HISTORY
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        records = [None]
+    if not all(isinstance(record, dict) and record.keys() >= set(COLUMNS) for record in records):
+        raise KnnlmError(f"{path}: missing or damaged; delete the folder {checkpoints} and rerun: the training starts anew.")
+    return records
+
+
+def saved_updates(checkpoints: Path) -> int:
+    """Return the number of updates that a resumed training starts from, and see that it can: fairseq does not write every checkpoint atomically.
+
+    It writes the first of checkpoint_{epoch}_{updates}.pt, checkpoint_best.pt and checkpoint_last.pt atomically and then copies it to the others, the
+    last at the end. Where a crash cut that copy short, the newest of the others is what it was made from.
+    """
+    from knnlm.language_model.transformer import trained_updates
+
+    last = checkpoints / "checkpoint_last.pt"
+    if not last.exists():
+        return 0
+    if updates := trained_updates(last):
+        return updates
+    saved = {path: trained_updates(path) for path in checkpoints.glob("checkpoint*.pt")}
+    newest = max(saved, key=saved.get)
+    if not saved[newest]:
+        last.unlink()
+        return 0
+    with atomic(last) as unfinished:
+        shutil.copyfile(newest, unfinished)
+    return saved[newest]
+
+
+def drop_unfinished_checkpoints(checkpoints: Path) -> None:
+    """Give back the room of what fairseq has not written whole; an empty checkpoint_last.pt stays, for `saved_updates` to look at the others."""
+    from knnlm.language_model.transformer import trained_updates
+
+    for path in [*checkpoints.glob("checkpoint*.pt"), *checkpoints.glob("*.tmp")]:
+        if path.suffix == ".tmp" or not trained_updates(path):
+            os.truncate(path, 0) if path.name == "checkpoint_last.pt" else path.unlink()
+
+
+def train(command: list[str], history: Path) -> None:
+    """Run fairseq, keep its records in `history` and show them; raise KnnlmError where it fails."""
+    tail: deque[str] = deque(maxlen=LAST_LINES)
+
+    def echoed(stream):
+        for line in stream:
+            tail.append(line)
+            yield line
+
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
+    with naming(history), open(history, "a") as records, subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process:
+        try:
+            for row in parse_log(echoed(process.stdout)):
+                records.write(json.dumps(row) + "\n")
+                records.flush()
+                rate = f", {row['tokens_per_second']:.0f} tokens/s" if row["split"] == "train" else ""
+                print(f"training: update {row['update']}, {row['split']} loss {row['loss']:.3f} nats per BPE token{rate}", flush=True)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise failure(process.returncode, "".join(tail), history.parent)
+
+
+def environment() -> dict[str, str]:
+    """Return fairseq's environment: it finds our modules, and PyTorch reads its checkpoints without unpickling code, whatever ours says of that."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
+    path = os.pathsep.join(filter(None, [str(LIBRARY), inherited.get("PYTHONPATH")]))
+    return inherited | {"PYTHONPATH": path, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
+
+
+def drop_unfinished_line(path: Path) -> None:
+    """Take away the end of a file of lines that a full disk or a crash has cut short."""
+    if path.exists():
+        with open(path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def failure(status: int, text: str, checkpoints: Path) -> Exception:
+    """Return the error that tells why fairseq ended with this exit status and these last words."""
+    if "FloatingPointError" in text:
+        return KnnlmError("the gradients are not finite; lower lm.training.learning_rate or set a lower lm.training.clip_norm (0 clips nothing).")
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if os.strerror(number) in text:
+            return OSError(number, os.strerror(number), str(checkpoints))
+    again = "run the same command again with more memory, and the training goes on from its last checkpoint, or lower lm.training.batch_samples."
+    if status < 0:
+        return KnnlmError(f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; {again}")
+    if OUT_OF_MEMORY.search(text):
+        return KnnlmError(f"fairseq-train ran out of memory; {again}")
+    return KnnlmError(f"fairseq-train ended with status {status}: {reason_in(text)}")

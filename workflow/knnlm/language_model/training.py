@@ -1,0 +1,166 @@
+"""Training LMs with fairseq's own command line: how it is called, on one device or on many, and what its log says."""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from knnlm.errors import KnnlmError
+from knnlm.running.devices import device_for, gpus_of_node
+
+COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
+
+NEVER = 10**9  # epochs: validation and checkpoints are counted in updates
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What an LM is trained on: GPUs (0: the CPU), the nodes that they are spread over evenly, and each node's CPU threads.
+
+    `port` is where the nodes meet, on the first of them; one node needs none.
+    """
+
+    gpus: int = 0
+    nodes: int = 1
+    threads: int = 1
+    port: int = 0
+
+    @property
+    def launcher(self) -> list[str]:
+        """What stands before the call: on several nodes Slurm starts it once on each, and fairseq learns from Slurm's variables which node it is on."""
+        if self.nodes == 1:
+            return []
+        return ["srun", f"--nodes={self.nodes}", f"--ntasks={self.nodes}", "--ntasks-per-node=1", f"--cpus-per-task={self.threads}", "--kill-on-bad-exit=1"]
+
+    def passes(self, accumulate: int) -> int:
+        """Return how many of an update's forward passes are those of one device: the update is the same on any number of GPUs.
+
+        Raises KnnlmError if the devices cannot share them evenly.
+        """
+        if accumulate % max(self.gpus, 1):
+            raise KnnlmError(
+                f"config key lm.training.accumulate: the {accumulate} passes of an update cannot be shared evenly by {self.gpus} GPUs; "
+                "make it a multiple of them or give other GPUs."
+            )
+        return accumulate // max(self.gpus, 1)
+
+
+def training_devices(arguments: argparse.Namespace) -> Devices:
+    """Return what a step trains an LM on, from its command line (`devices.training_options`); raises KnnlmError where it is not there."""
+    nodes, of_node = arguments.nodes, gpus_of_node(arguments)
+    if device_for(of_node) == "cpu":
+        return Devices(threads=arguments.threads)
+    if nodes == 1:
+        return Devices(of_node, threads=arguments.threads)
+    if (job := os.environ.get("SLURM_JOB_ID")) is None:
+        raise KnnlmError(
+            f"config key resources.training_nodes: {nodes} nodes need Slurm, and this is no Slurm job; set it to 1 or use workflow/profiles/slurm."
+        )
+    return Devices(of_node * nodes, nodes, arguments.threads, port=10000 + int(job) % 50000)
+
+
+def fairseq_command(
+    architecture: dict,
+    training: dict,
+    seed: int,
+    devices: Devices,
+    binary: Path,
+    plugin: Path,
+    checkpoints: Path,
+    program: str = "fairseq_cli.train",
+    more_options: dict[str, object] | None = None,
+) -> list[str]:
+    """Return the `fairseq-train` call for these settings (paper: spec §1.1 and §1.2); raises KnnlmError where the devices cannot do them.
+
+    Started again after a crash, the same call goes on from `checkpoint_last.pt` in `checkpoints`. `program` is a module that does what
+    `fairseq_cli.train` does; `more_options` are those of fairseq that the base LM's training leaves out.
+    """
+    if training["fp16"] and not devices.gpus:
+        raise KnnlmError("config key lm.training.fp16: float16 training needs a GPU, but this job has none; set it to false or give GPUs.")
+    period = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
+    options = {
+        "user-dir": plugin,
+        "task": "language_modeling",
+        "arch": "transformer_lm_wikibpe",
+        "decoder-layers": architecture["layers"],
+        "decoder-embed-dim": architecture["width"],
+        "decoder-ffn-embed-dim": architecture["feed_forward_width"],
+        "decoder-attention-heads": architecture["heads"],
+        "dropout": architecture["dropout"],
+        "attention-dropout": architecture["attention_dropout"],
+        "activation-dropout": architecture["activation_dropout"],
+        "optimizer": training["optimiser"],
+        "weight-decay": training["weight_decay"],
+        "clip-norm": training["clip_norm"],
+        "lr": training["learning_rate"],
+        "lr-scheduler": "cosine",
+        "warmup-updates": training["warmup_updates"],
+        "warmup-init-lr": training["warmup_initial_learning_rate"],
+        "min-lr": training["minimum_learning_rate"],
+        "lr-period-updates": period,
+        "max-update": training["updates"],
+        "tokens-per-sample": training["tokens_per_sample"],
+        "sample-break-mode": "none",
+        "batch-size": training["batch_samples"],
+        "batch-size-valid": training["batch_samples"],
+        "required-batch-size-multiple": 1,
+        "update-freq": devices.passes(training["accumulate"]),
+        "validate-interval": NEVER,
+        "validate-interval-updates": training["validate_every"],
+        "save-interval": NEVER,
+        "save-interval-updates": training["save_every"],
+        "keep-interval-updates": 1,
+        "seed": seed,
+        "num-workers": 0,
+        "log-format": "json",
+        "log-interval": max(training["updates"] // 100, 1),
+        "save-dir": checkpoints,
+        "distributed-world-size": max(devices.gpus, 1),
+    }
+    if training["optimiser"] == "adam":
+        options["adam-betas"] = "({}, {})".format(*training["betas"])
+    else:
+        options["momentum"] = training["momentum"]
+    if devices.nodes > 1:
+        options["distributed-port"] = devices.port
+    flags = ["--no-epoch-checkpoints", "--fp16"] if training["fp16"] else ["--no-epoch-checkpoints"]
+    flags += [] if devices.gpus else ["--cpu"]
+    pairs = [str(part) for name, value in {**options, **(more_options or {})}.items() for part in (f"--{name}", value)]
+    return [*devices.launcher, sys.executable, "-m", program, str(binary), *pairs, *flags]
+
+
+def parse_log(lines: Iterable[str]) -> Iterator[dict]:
+    """Yield one row (COLUMNS) for each training or validation record of a fairseq JSON log; loss in nats per BPE token.
+
+    Raises KnnlmError as soon as a loss is not a finite number.
+    """
+    for line in lines:
+        _, found, record = line.partition("| train_inner | {")
+        split, prefix = "train", ""
+        if not found:
+            _, found, record = line.partition("| valid | {")
+            split, prefix = "valid", "valid_"
+        if not found:
+            continue
+        record = json.loads("{" + record)
+        loss = float(record[f"{prefix}loss"]) * math.log(2)  # fairseq reports bits
+        update = int(record[f"{prefix}num_updates"])
+        if not math.isfinite(loss):
+            raise KnnlmError(
+                f"the {split} loss is {loss} at update {update}; lower lm.training.learning_rate, set a lower lm.training.clip_norm "
+                "(0 clips nothing) or raise lm.training.warmup_updates."
+            )
+        rates = [float(record["lr"]), float(record["wps"])] if split == "train" else [math.nan, math.nan]
+        yield dict(zip(COLUMNS, [update, int(record["epoch"]), split, loss, math.exp(min(loss, 700)), *rates], strict=True))
+
+
+def loss_table(rows: Iterable[dict]) -> pd.DataFrame:
+    """Return the loss curve sorted by update; where a resumed run repeats updates, the later record counts."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.drop_duplicates(["split", "update"], keep="last").sort_values(["split", "update"]).reset_index(drop=True)

@@ -1,0 +1,1 @@
+"""Who is near: exact and approximate search."""

@@ -1,0 +1,104 @@
+"""One thin command line per rule: paths and settings in, library calls, files out."""
+
+import argparse
+import errno
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from knnlm.errors import OUT_OF_MEMORY, KnnlmError
+from knnlm.running.processes import die_with
+
+REMEDIES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room in your quota",
+    errno.EACCES: "give yourself the right to",
+    errno.EPERM: "give yourself the right to",
+    errno.EROFS: "have it mounted for writing",
+    errno.ENOENT: "rerun the step that makes it",
+}
+ON_A_GPU = re.compile("CUDA|CUBLAS|GPU", re.IGNORECASE)
+LONGEST_REASON = 160  # characters
+
+STARTED = time.time() - time.process_time()  # of this process, near enough
+
+# A step ends with the Snakemake that has started it; seen to here, because the imports that follow take seconds.
+if driver := os.environ.get("KNNLM_DRIVER"):
+    die_with(int(driver))
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line and call `main`; where the workflow runs the step, its times are left beside its log.
+
+    A KnnlmError ends the step with its sentence and status 1; so do memory that is used up, what the operating system refuses, such as room on the
+    disk, and an interruption.
+    """
+    arguments = parser.parse_args()
+    if hasattr(arguments, "settings"):
+        try:
+            arguments.settings = json.loads(arguments.settings)
+        except ValueError as error:
+            parser.error(f"--settings is not JSON: {error}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = {"began": time.time(), "starting_cpu_seconds": time.process_time()}
+    try:
+        main(arguments)
+    except KnnlmError as error:
+        sys.exit(f"Error: {error}")
+    except (MemoryError, RuntimeError, OSError) as error:
+        if (sentence := want_of_memory(error) or refusal(error)) is None:
+            raise
+        sys.exit(f"Error: {sentence}")
+    except KeyboardInterrupt:
+        sys.exit("Error: this step was interrupted; run the same command again.")
+    if log := os.environ.get("KNNLM_LOG"):
+        leave_times(Path(log), began)
+
+
+def want_of_memory(error: Exception) -> str | None:
+    """Return the sentence for an error of Python, NumPy, FAISS, PyTorch or the system that says that memory is used up; None for any other."""
+    told = isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))
+    if not (told or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM):
+        return None
+    first_line = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or "Python could not have any more"
+    reason = textwrap.shorten(first_line, LONGEST_REASON, placeholder=" ...").rstrip(".")
+    smaller = "or lower the settings of what `snakemake plan` shows to need it, then run the same command again."
+    if ON_A_GPU.search(str(error)):
+        return f"this step ran out of the memory of its GPU ({reason}); give it a GPU with more, {smaller}"
+    return f"this step ran out of memory ({reason}); give its job more (on Slurm it starts again with twice as much by itself), {smaller}"
+
+
+def refusal(error: Exception) -> str | None:
+    """Return the sentence for what the operating system has refused; None for any other error."""
+    if getattr(error, "errno", None) is None:
+        return None
+    remedy = REMEDIES.get(error.errno, "put that right")
+    return f"{error.filename or 'a file'}: {error.strerror}; {remedy}, then run the same command again."
+
+
+def leave_times(log: Path, began: dict[str, float]) -> None:
+    """Write beside a job's log, as JSON, when its step started, began to compute and ended (`knnlm.cost.step_times.Times`).
+
+    One file a job: several nodes cannot append to one file of a shared file system without losing lines. A disk that is full is no reason to fail.
+    """
+    from knnlm.storage.files import atomic  # imports NumPy, as all steps do that write something
+
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    facts = {
+        "driver_started": float(os.environ["KNNLM_DRIVER_STARTED"]),
+        "started": STARTED,
+        **began,
+        "ended": time.time(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", 1)),
+        "peak_memory_bytes": max(peaks) * (1 if sys.platform == "darwin" else 1024),
+    }
+    with suppress(OSError), atomic(log.with_suffix(".json")) as unfinished:
+        unfinished.write_text(json.dumps(facts) + "\n")
