@@ -23,10 +23,14 @@ def test_the_weights_are_the_best_at_each_temperature():
     generator = np.random.default_rng(0)
     similarities, matches = -100 * generator.random((50, 6)).astype(np.float32), generator.random((50, 6)) < 0.4
     base = np.log(generator.random(50)).astype(np.float32)
-    for temperature, weight in zip((1.0, 30.0), arithmetic.best_weights(similarities, matches, base, [1.0, 30.0]), strict=True):
+    for temperature, weight in zip(
+        (1.0, 30.0), arithmetic.best_weights(similarities, matches, base, [1.0, 30.0]), strict=True
+    ):
         votes = np.exp(similarities.astype(np.float64) / temperature)
         p = (votes * matches).sum(1) / votes.sum(1)
-        best = minimize_scalar(lambda share, p=p: -np.log((1 - share) * np.exp(base) + share * p).sum(), bounds=(0, 1), method="bounded").x
+        best = minimize_scalar(
+            lambda share, p=p: -np.log((1 - share) * np.exp(base) + share * p).sum(), bounds=(0, 1), method="bounded"
+        ).x
         assert weight == pytest.approx(best, abs=1e-3)
 
 

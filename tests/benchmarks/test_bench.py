@@ -34,7 +34,10 @@ def test_a_row_has_the_median_of_the_ratios_and_not_the_ratio_of_the_medians():
     assert row("stage", "m/s", np.ones(2), np.ones(2))["reached"] == ""
 
 
-@pytest.mark.parametrize(("flops", "least", "most", "items"), [(1000, 1, 2**62, 64), (1000, 100, 2**62, 100), (1000, 1, 50, 50), (1e12, 1, 9, 1)])
+@pytest.mark.parametrize(
+    ("flops", "least", "most", "items"),
+    [(1000, 1, 2**62, 64), (1000, 100, 2**62, 100), (1000, 1, 50, 50), (1e12, 1, 9, 1)],
+)
 def test_sizes_are_powers_of_two_within_limits(bench, flops, least, most, items):
     assert bench.fitting(flops, least, most) == items  # 1e-4 s of 1e9 a second are 100 of 1,000
 
@@ -75,6 +78,8 @@ def test_peak_memory_is_not_that_of_the_parent_process():
     held = np.ones(2**28, np.uint8)
     code = "from knnlm.performance.memory import memory_bytes; print(memory_bytes('VmHWM'))"
     path = str(machine.Path(machine.__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
     assert held.sum() == 2**28
     assert float(done.stdout) < 2**27

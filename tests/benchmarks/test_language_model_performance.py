@@ -13,7 +13,14 @@ from knnlm.cost.plan import Run, estimated_vocabulary
 from knnlm.cost.plan import training as training_stage
 from knnlm.language_model.fairseq_runs import history
 from knnlm.performance import language_model, training
-from knnlm.performance.language_model import bare_forward, forward_products, inputs, multiplying, product_flops, random_tokens
+from knnlm.performance.language_model import (
+    bare_forward,
+    forward_products,
+    inputs,
+    multiplying,
+    product_flops,
+    random_tokens,
+)
 from knnlm.steps.binarise import read_binary
 
 SHAPES = {"layers": 3, "width": 24, "feed_forward_width": 40, "heads": 2}
@@ -72,11 +79,18 @@ def test_a_training_is_cut_until_memory_and_time_are_enough(overlay):
     assert training.LEAST_UPDATES <= cut["updates"] <= training.MOST_UPDATES
     assert not cut["fp16"]
     if not overlay:
-        assert [cut[key] for key in ("tokens_per_sample", "batch_samples", "accumulate", "updates")] == [256, 8, 1, training.MOST_UPDATES]
+        assert [cut[key] for key in ("tokens_per_sample", "batch_samples", "accumulate", "updates")] == [
+            256,
+            8,
+            1,
+            training.MOST_UPDATES,
+        ]
 
 
 def test_the_warm_up_of_a_training_does_not_count():
-    records = [{"split": "train", "tokens_per_second": speed} for speed in (1, 1, 1, 10, 10, 20, 20, 40, 40)] + [{"split": "valid", "tokens_per_second": 5}]
+    records = [{"split": "train", "tokens_per_second": speed} for speed in (1, 1, 1, 10, 10, 20, 20, 40, 40)] + [
+        {"split": "valid", "tokens_per_second": 5}
+    ]
     assert training.tokens_per_second(records, 3) == pytest.approx([10, 20, 40])
     assert training.tokens_per_second(records[:4], 3) == pytest.approx([1, 1, 10])
 
@@ -86,7 +100,9 @@ def test_fairseq_really_trains(config, model, bench, tmp_path):
     (tmp_path / "model").mkdir()
     dictionary = "".join(f"piece{number} 1\n" for number in range(VOCABULARY - 4))
     (tmp_path / "model" / "dict.txt").write_text(dictionary)
-    found = training.measure(config, VOCABULARY, replace(bench, pairs=training.MOST_UPDATES))  # more than the training has parts
+    found = training.measure(
+        config, VOCABULARY, replace(bench, pairs=training.MOST_UPDATES)
+    )  # more than the training has parts
     records = history(tmp_path / "checkpoints")
     assert max(record["update"] for record in records) == training.MOST_UPDATES
     assert found.rows[0]["ours"] > 0

@@ -17,14 +17,22 @@ def table(exponents, rows, memory):
     found = []
     for stage, exponent, (least, most) in zip(scaling.STAGES, exponents, memory, strict=True):
         for times in scaling.TIMES:
-            same = {"stage": stage, "times": times, "rows": times * rows, "memory_bytes": most if times == 8 else least, "resident_bytes": 1.0}
+            same = {
+                "stage": stage,
+                "times": times,
+                "rows": times * rows,
+                "memory_bytes": most if times == 8 else least,
+                "resident_bytes": 1.0,
+            }
             found += [same | {"seconds": slower * times**exponent} for slower in (1, 2)]
     return pd.DataFrame(found)
 
 
 def test_exponents_are_slopes():
     made = table([1.3, 1, 0.5, 0], 100, [(1, 1)] * 4)
-    assert [scaling.exponents(made, stage) for stage in scaling.STAGES] == [pytest.approx([slope] * 2) for slope in (1.3, 1, 0.5, 0)]
+    assert [scaling.exponents(made, stage) for stage in scaling.STAGES] == [
+        pytest.approx([slope] * 2) for slope in (1.3, 1, 0.5, 0)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +40,12 @@ def test_exponents_are_slopes():
     [
         ([1, 1, 1, 0.9], 2**19, 1.05, ["true", "true", "", "true", "true", "true", "true", "true"]),
         ([1.1, 3, 1.1, 1.01], 2**19, 1.2, ["false", "false", "", "false", "false", "false", "false", "false"]),
-        ([1, 1, 1, 0.9], 2**18, 1.2, ["true", "false", "", "false", "true", "", "true", ""]),  # a store that may fill no block
+        (
+            [1, 1, 1, 0.9],
+            2**18,
+            1.2,
+            ["true", "false", "", "false", "true", "", "true", ""],
+        ),  # a store that may fill no block
     ],
 )
 def test_goals_of_scaling(exponents, rows, growth, reached):
@@ -75,7 +88,12 @@ def test_all_rows_of_a_size_are_used(sizes):
 def test_the_index_of_every_chunk_has_its_ids(sizes):
     store = opened_store(sizes.folder, sizes.retrieval, sizes.rows, 8)
     for chunk, index in zip(store.chunks, opened_index(sizes.folder, sizes.retrieval, store).filled, strict=True):
-        ids = np.concatenate([faiss.rev_swig_ptr(index.invlists.get_ids(place), index.invlists.list_size(place)) for place in range(index.nlist)])
+        ids = np.concatenate(
+            [
+                faiss.rev_swig_ptr(index.invlists.get_ids(place), index.invlists.list_size(place))
+                for place in range(index.nlist)
+            ]
+        )
         assert np.array_equal(np.sort(ids), chunk.first_position + np.arange(600))
 
 
@@ -95,5 +113,7 @@ def test_a_size_is_measured_in_a_process_of_its_own(sizes):
 
 
 def test_a_process_that_ends_without_a_result_is_told_in_one_sentence(sizes):
-    with pytest.raises(KnnlmError, match=r"no stage at 2 times the rows ended with status 1, .*; lower performance\.rows\."):
+    with pytest.raises(
+        KnnlmError, match=r"no stage at 2 times the rows ended with status 1, .*; lower performance\.rows\."
+    ):
         scaling.in_a_fresh_process("no stage", sizes, 2)

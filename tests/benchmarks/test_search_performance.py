@@ -12,7 +12,9 @@ def brute_force(queries, keys, metric):
     products = queries.astype(np.float64) @ keys.astype(np.float64).T
     if metric == "ip":
         return products
-    return 2 * products - np.square(queries.astype(np.float64)).sum(1)[:, None] - np.square(keys.astype(np.float64)).sum(1)
+    return (
+        2 * products - np.square(queries.astype(np.float64)).sum(1)[:, None] - np.square(keys.astype(np.float64)).sum(1)
+    )
 
 
 def keys_of(store, h):
@@ -30,7 +32,9 @@ def keys_of(store, h):
         (40, 20000, 4, 1000, (0.2, 1.0)),
     ],
 )
-def test_exact_search_is_brute_force_at_every_size_and_so_is_what_it_is_held_against(tmp_path, metric, queries, rows, width, k, fractions):
+def test_exact_search_is_brute_force_at_every_size_and_so_is_what_it_is_held_against(
+    tmp_path, metric, queries, rows, width, k, fractions
+):
     retrieval = Retrieval("att", metric, k, width, fractions, "IVF4,PQ4", 400, 2)
     store, points = random_store(tmp_path, retrieval, rows, 1, seed=1), random_queries(queries, width, seed=1)
     true = brute_force(points, keys_of(store, "att"), metric)

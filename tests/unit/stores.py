@@ -30,7 +30,9 @@ def true_similarities(queries, keys, metric):
 
 
 def rows_of(store, fraction):
-    return np.concatenate([chunk.first_position + np.arange(prefix_rows(fraction, chunk.rows)) for chunk in store.chunks])
+    return np.concatenate(
+        [chunk.first_position + np.arange(prefix_rows(fraction, chunk.rows)) for chunk in store.chunks]
+    )
 
 
 def check(found, similarity, rows, k):
@@ -46,7 +48,9 @@ def check(found, similarity, rows, k):
     assert all(len(set(row)) == have for row in ids[:, :have])
     best = -np.sort(-similarity[:, rows], axis=1)[:, :have]
     np.testing.assert_allclose(similarities[:, :have], best, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(np.take_along_axis(similarity, ids[:, :have].astype(np.int64), 1), best, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        np.take_along_axis(similarity, ids[:, :have].astype(np.int64), 1), best, rtol=1e-5, atol=1e-4
+    )
     assert (np.diff(similarities[:, :have], axis=1) <= 0).all()
 
 
@@ -59,4 +63,6 @@ def check_prefixes(snapshots, folder, k):
         ((_, alone, alone_similarities),) = snapshots(part, [1.0])
         assert ids.shape == (len(QUERIES), k)
         np.testing.assert_allclose(similarities, alone_similarities, rtol=1e-5, atol=1e-5)
-        assert np.mean(ids == np.where(alone >= 0, rows[alone], -1)) > 0.99  # rows whose similarities are equal may change places
+        assert (
+            np.mean(ids == np.where(alone >= 0, rows[alone], -1)) > 0.99
+        )  # rows whose similarities are equal may change places

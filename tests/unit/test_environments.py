@@ -21,7 +21,9 @@ def parsed(lines: list[str]) -> tuple[dict[str, Requirement], list[str]]:
     lines = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     requirements = [Requirement(line) for line in lines if not line.startswith("-")]
     assert len({requirement.name for requirement in requirements}) == len(requirements)
-    return {requirement.name: requirement for requirement in requirements}, [line for line in lines if line.startswith("-")]
+    return {requirement.name: requirement for requirement in requirements}, [
+        line for line in lines if line.startswith("-")
+    ]
 
 
 def pip_file(name: str) -> tuple[dict[str, Requirement], list[str]]:
@@ -49,7 +51,9 @@ def test_conda_lists_exactly_what_pip_installs(kind):
 
 
 def test_conda_python_is_one_the_project_allows():
-    allowed = Requirement(f"python{tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['requires-python']}").specifier
+    allowed = Requirement(
+        f"python{tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['requires-python']}"
+    ).specifier
     for kind in ("cpu", "gpu"):
         (python,) = [line for line in conda_file(f"{kind}.yaml")["dependencies"] if str(line).startswith("python=")]
         assert allowed.contains(python.removeprefix("python="))
@@ -70,7 +74,11 @@ def test_development_builds_on_the_cpu_environment():
     assert {"pytest", "hypothesis", "ruff", "snakefmt"} <= development.keys()
 
 
-@pytest.mark.parametrize("requirement", [r for name in ("cpu.txt", "development.txt") for r in pip_file(name)[0].values()], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "requirement",
+    [r for name in ("cpu.txt", "development.txt") for r in pip_file(name)[0].values()],
+    ids=lambda r: r.name,
+)
 def test_installed_version_is_the_pinned_one(requirement):
     try:
         installed = version(requirement.name)
@@ -96,6 +104,8 @@ def test_nothing_outside_the_library_is_imported_without_being_pinned():
     for path in (ROOT / "workflow").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names_here = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            imported |= {name.split(".")[0] for name in names_here + ([node.module] if isinstance(node, ast.ImportFrom) else [])}
+            imported |= {
+                name.split(".")[0] for name in names_here + ([node.module] if isinstance(node, ast.ImportFrom) else [])
+            }
     third_party = imported - set(sys.stdlib_module_names) - {"knnlm", "fairseq_plugin"}
     assert {names.get(name, name) for name in third_party} <= pip_file("cpu.txt")[0].keys()

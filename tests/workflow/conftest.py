@@ -29,10 +29,27 @@ class Project:
     def call(self, words: tuple[str, ...], config: str) -> dict:
         """Return the arguments with which `subprocess` runs Snakemake, output and errors together."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        command = [sys.executable, "-m", "snakemake", *words, "--workflow-profile", "workflow/profiles/local", "--configfile", config]
-        return {"args": command, "cwd": self.folder, "env": os.environ | {"PATH": path}, "stderr": subprocess.STDOUT, "text": True}
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            *words,
+            "--workflow-profile",
+            "workflow/profiles/local",
+            "--configfile",
+            config,
+        ]
+        return {
+            "args": command,
+            "cwd": self.folder,
+            "env": os.environ | {"PATH": path},
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
 
-    def __call__(self, *words: str, config: str = "config/tiny.yaml", check: bool = True) -> subprocess.CompletedProcess:
+    def __call__(
+        self, *words: str, config: str = "config/tiny.yaml", check: bool = True
+    ) -> subprocess.CompletedProcess:
         """Run `snakemake` with the given words and return what it did, output and errors together in `stdout`."""
         done = subprocess.run(**self.call(words, config), stdout=subprocess.PIPE, check=False)
         assert not check or done.returncode == 0, done.stdout
@@ -40,8 +57,12 @@ class Project:
 
     def start(self, *words: str, output: IO[str], config: str = "config/tiny.yaml") -> subprocess.Popen:
         """Start `snakemake` in a process group of its own."""
-        heed_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, pytest may be one, ignore it
-        return subprocess.Popen(**self.call(words, config), stdout=output, start_new_session=True, preexec_fn=heed_ctrl_c)
+        heed_ctrl_c = partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        )  # a shell's background jobs, pytest may be one, ignore it
+        return subprocess.Popen(
+            **self.call(words, config), stdout=output, start_new_session=True, preexec_fn=heed_ctrl_c
+        )
 
     def jobs(self, *words: str, config: str = "config/tiny.yaml") -> set[str]:
         """Return the jobs that would run, each as its rule and the values of its wildcards; targets, which do nothing themselves, are left out."""

@@ -66,7 +66,9 @@ class Cluster:
         for command in (["slurmctld", "-c"], ["slurmd"]):
             subprocess.run(command, check=True)
             self.started.append(folder / f"{command[0]}.pid")
-        if not waited_for(lambda: "idle" in subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True).stdout):
+        if not waited_for(
+            lambda: "idle" in subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True).stdout
+        ):
             self.stop()
             pytest.skip("Slurm started, but its node never became idle")
 
@@ -81,14 +83,18 @@ class Cluster:
 
     def jobs(self, folder: Path) -> list[dict[str, str]]:
         """Return what Slurm recorded of every job that was submitted in a folder, in the order in which they were."""
-        text = subprocess.run(["scontrol", "--oneliner", "show", "job"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            ["scontrol", "--oneliner", "show", "job"], capture_output=True, text=True, check=True
+        ).stdout
         found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in text.splitlines() if line.startswith("JobId=")]
         return sorted((job for job in found if Path(job["WorkDir"]) == folder), key=lambda job: int(job["JobId"]))
 
     def stop(self) -> None:
         """Cancel what still runs, stop what was started, by its pid files, and take away what was written to the site's folder."""
         queued = ["squeue", "--noheader", "--format=%A"]
-        subprocess.run(["scancel", *subprocess.run(queued, capture_output=True, text=True).stdout.split()], capture_output=True)
+        subprocess.run(
+            ["scancel", *subprocess.run(queued, capture_output=True, text=True).stdout.split()], capture_output=True
+        )
         waited_for(lambda: not subprocess.run(queued, capture_output=True, text=True).stdout.split())
         for file in reversed(self.started):
             process = int(file.read_text())

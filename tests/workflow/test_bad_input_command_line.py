@@ -14,7 +14,9 @@ def project(new_project):
 def refusal(project, *words: str) -> list[str]:
     """Start Snakemake as a user does and return the lines of what it says; it must fail and write nothing."""
     command = [sys.executable, "-m", "snakemake", *words]
-    done = subprocess.run(command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     assert done.returncode == 1, done.stdout
     assert "Traceback" not in done.stdout
     assert not (project.folder / "results").exists()
@@ -45,7 +47,10 @@ def test_a_file_of_the_workflow_s_own_that_is_not_yaml(new_project):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-n", "--config", "name=a; touch pwned"], "Error: config key name: 'a; touch pwned' has characters that are not allowed"),
+        (
+            ["-n", "--config", "name=a; touch pwned"],
+            "Error: config key name: 'a; touch pwned' has characters that are not allowed",
+        ),
         (["-n", "results/demo/hypotheses/nothing.json"], "No rule to produce results/demo/hypotheses/nothing.json"),
         (["-n", "results/demo/datastore/chunk-7/att.npy"], "No rule to produce results/demo/datastore/chunk-7/att.npy"),
         ([], "Error: cores have to be specified"),
@@ -58,11 +63,20 @@ def test_a_bad_command_line(project, words, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--configfile", "config/tiny.yaml", "hypotheses"], "FileNotFoundError: [Errno 2] No such file or directory: 'hypotheses'"),  # a target behind it
+        (
+            ["--configfile", "config/tiny.yaml", "hypotheses"],
+            "FileNotFoundError: [Errno 2] No such file or directory: 'hypotheses'",
+        ),  # a target behind it
         (["--configfile", "config"], "IsADirectoryError: [Errno 21] Is a directory: 'config'"),
         (["--configfile", "latin.yaml"], "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe9"),
-        (["--config", "name"], "ValueError: Invalid config definition: Config entries have to be defined as name=value pairs. (Unparsable value: 'name')"),
-        (["--groups", "x"], "ValueError: Invalid groups definition: entries have to be defined as RULE=GROUP pairs (Unparsable value: 'x')"),
+        (
+            ["--config", "name"],
+            "ValueError: Invalid config definition: Config entries have to be defined as name=value pairs. (Unparsable value: 'name')",
+        ),
+        (
+            ["--groups", "x"],
+            "ValueError: Invalid groups definition: entries have to be defined as RULE=GROUP pairs (Unparsable value: 'x')",
+        ),
         (["--resources", "gpu"], "ValueError: dictionary update sequence element #0 has length 1"),
         (["--set-resources", "train_lm"], "ValueError: not enough values to unpack"),
     ],
@@ -71,7 +85,9 @@ def test_what_snakemake_refuses_before_it_reads_the_workflow_ends_in_a_traceback
     """No workflow can prevent that; the last line tells. Should a later Snakemake say it in one sentence, these cases move up."""
     (project.folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     command = [sys.executable, "-m", "snakemake", "-n", *words]
-    done = subprocess.run(command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     assert done.returncode == 1
     assert done.stdout.rstrip().splitlines()[-1].startswith(said)
     assert not (project.folder / "results").exists()

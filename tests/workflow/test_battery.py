@@ -59,7 +59,9 @@ def test_training_on_hard_labels_is_the_base_lm(tables):
 
 def test_an_ensemble_is_at_least_as_good_on_valid_as_its_members(tables):
     ppl = tables["components"].query("split == 'valid'").set_index("component")["ppl"]
-    assert ppl["second-seed-and-knn-second-seed-knn"] <= min(ppl["second-seed-lm"], ppl["knn-att-l2-exact-real"]) * (1 + 1e-6)
+    assert ppl["second-seed-and-knn-second-seed-knn"] <= min(ppl["second-seed-lm"], ppl["knn-att-l2-exact-real"]) * (
+        1 + 1e-6
+    )
 
 
 def test_nothing_of_a_hypothesis_is_left_in_a_training_neighbours_file_but_k(finished):
@@ -112,8 +114,15 @@ def test_several_seeds_are_runs_of_their_own_and_tables_of_mean_and_spread(new_p
     overlay["retrieval"] |= {"h": ["att"], "metrics": ["l2"]}
     (project.folder / "config/seeds.yaml").write_text(json.dumps(overlay))
     project(config="config/seeds.yaml")
-    table = pd.read_csv(project.folder / "results/tiny/tables/components_over_seeds.csv").set_index(["component", "split"])
-    each = [pd.read_csv(project.folder / f"results/tiny-seed-{seed}/tables/components.csv").set_index(["component", "split"]) for seed in (1, 2)]
+    table = pd.read_csv(project.folder / "results/tiny/tables/components_over_seeds.csv").set_index(
+        ["component", "split"]
+    )
+    each = [
+        pd.read_csv(project.folder / f"results/tiny-seed-{seed}/tables/components.csv").set_index(
+            ["component", "split"]
+        )
+        for seed in (1, 2)
+    ]
     row = ("sparsification-top-16", "test")
     assert each[0].loc[row, "ppl"] != each[1].loc[row, "ppl"]
     assert table.loc[row, "ppl_mean"] == pytest.approx(np.mean([one.loc[row, "ppl"] for one in each]))

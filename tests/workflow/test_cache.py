@@ -12,7 +12,12 @@ pytestmark = pytest.mark.slow
 
 ENTRIES = yaml.safe_load((Path(__file__).parents[2] / "config/hypotheses.yaml").read_text())["hypotheses"]
 INDEX = ["trained", "chunk-0", "chunk-1"]
-SHARED = ["lm/model.pt", "states/manifest.json", "datastore/chunk-0/manifest.json", "datastore/chunk-1/manifest.json"]  # the first output of each job
+SHARED = [
+    "lm/model.pt",
+    "states/manifest.json",
+    "datastore/chunk-0/manifest.json",
+    "datastore/chunk-1/manifest.json",
+]  # the first output of each job
 HYPOTHESES = {"hypotheses/sparsification.json", "hypotheses/neighbours.json"}  # the second one reads neighbours
 ARRAYS = [
     *(f"components/base.{split}.npy" for split in ("valid", "test")),
@@ -42,7 +47,11 @@ class Runs:
     def __call__(self, name: str, *words: str, h: list[str], check: bool = True, **changes: object) -> str:
         overlay = yaml.safe_load((self.project.folder / "config/tiny.yaml").read_text()) | {"name": name} | changes
         overlay["retrieval"] |= {"h": h, "metrics": ["l2"]}
-        tried = {hypothesis: entry for hypothesis, entry in overlay["hypotheses"].items() if f"hypotheses/{hypothesis}.json" in HYPOTHESES}
+        tried = {
+            hypothesis: entry
+            for hypothesis, entry in overlay["hypotheses"].items()
+            if f"hypotheses/{hypothesis}.json" in HYPOTHESES
+        }
         overlay["hypotheses"] = {hypothesis: tried.get(hypothesis, {"enabled": False}) for hypothesis in ENTRIES}
         (self.project.folder / f"config/{name}.yaml").write_text(yaml.safe_dump(overlay))
         targets = [f"results/{name}/{file}" for file in (*(file for one in h for file in neighbours(one)), *HYPOTHESES)]
@@ -53,7 +62,9 @@ class Runs:
     def planned(self, name: str, **given: object) -> dict[str, set[str]]:
         """Return what a run would get from the cache, and what it would add to it: the first output of each such job."""
         output = self(name, "-n", **given)
-        plan = re.findall(rf"^Output file results/{name}/(\S+) will be (obtained from|written to) global", output, flags=re.MULTILINE)
+        plan = re.findall(
+            rf"^Output file results/{name}/(\S+) will be (obtained from|written to) global", output, flags=re.MULTILINE
+        )
         return {verb: {file for file, does in plan if does == verb} for verb in ("obtained from", "written to")}
 
     def file(self, run: str, name: str) -> Path:
@@ -71,7 +82,10 @@ def runs(new_project, tmp_path_factory):
 
 
 def test_another_seed_fetches_nothing(runs):
-    assert runs.planned("other-seed", h=["att"], seed=2) == {"obtained from": set(), "written to": {*SHARED, *of("att"), *HYPOTHESES}}
+    assert runs.planned("other-seed", h=["att"], seed=2) == {
+        "obtained from": set(),
+        "written to": {*SHARED, *of("att"), *HYPOTHESES},
+    }
 
 
 def test_another_name_fetches_all_and_of_another_key_type_only_what_is_its_own(runs, finished):
@@ -79,9 +93,21 @@ def test_another_name_fetches_all_and_of_another_key_type_only_what_is_its_own(r
     assert runs.planned("both", h=["att", "ffn"]) == {"obtained from": everything, "written to": of("ffn")}
     assert runs.planned("again", h=["att"]) == {"obtained from": everything, "written to": set()}
     runs("again", h=["att"])
-    arrays = [f"{file}.{split}.npy" for file in ("hypotheses/sparsification", "hypotheses/neighbours") for split in ("valid", "test")]
-    arrays += [f"neighbours/att-l2-exact/{split}.{array}.npy" for split in ("valid", "test") for array in ("ids", "similarities")]
-    arrays += [f"neighbours/att-l2-approximate/{split}.{array}.npy" for split in ("valid", "test") for array in ("ids", "similarities", "real")]
+    arrays = [
+        f"{file}.{split}.npy"
+        for file in ("hypotheses/sparsification", "hypotheses/neighbours")
+        for split in ("valid", "test")
+    ]
+    arrays += [
+        f"neighbours/att-l2-exact/{split}.{array}.npy"
+        for split in ("valid", "test")
+        for array in ("ids", "similarities")
+    ]
+    arrays += [
+        f"neighbours/att-l2-approximate/{split}.{array}.npy"
+        for split in ("valid", "test")
+        for array in ("ids", "similarities", "real")
+    ]
     for name in arrays:
         assert runs.file("again", name).resolve() == runs.file("first", name).resolve()
         assert runs.file("again", name).read_bytes() == (finished.folder / "results/tiny" / name).read_bytes()
@@ -101,11 +127,17 @@ def test_another_k_and_key_type_fetch_all_but_the_neighbours_and_what_is_of_that
     for h in ("att", "ffn"):
         assert read_manifest(runs.file("second", f"index/{h}-l2/trained.json"))["settings"]["h"] == h
         for search in ("exact", "approximate"):
-            assert read_manifest(runs.file("second", f"neighbours/{h}-l2-{search}/manifest.json"), h=h, search=search)["k"] == 32
+            assert (
+                read_manifest(runs.file("second", f"neighbours/{h}-l2-{search}/manifest.json"), h=h, search=search)["k"]
+                == 32
+            )
     assert "Nothing to be done" in runs("second", "-n", **other)
 
 
-@pytest.mark.parametrize(("mode", "sentence"), [(None, "is not a folder that can be written to"), (0o755, "is open to every user of this machine")])
+@pytest.mark.parametrize(
+    ("mode", "sentence"),
+    [(None, "is not a folder that can be written to"), (0o755, "is open to every user of this machine")],
+)
 def test_a_cache_that_cannot_be_used_stops_before_the_first_job(new_project, tmp_path, mode, sentence):
     runs = Runs(new_project("refused"), tmp_path / "cache")
     if mode is not None:

@@ -81,7 +81,9 @@ OLD = {
 def commands(finished):
     """The command line of every step of `tiny`, as a list of words, and its number of threads, by each of its outputs."""
     listed, found = finished("hypotheses", "--dry-run", "--printshellcmds", "--forceall").stdout, {}
-    for outputs, facts, command in re.findall(r"^ +output: (.*?)$(.*?)^Shell command: logged \S+ ([^\n]*)$", listed, flags=re.MULTILINE | re.DOTALL):
+    for outputs, facts, command in re.findall(
+        r"^ +output: (.*?)$(.*?)^Shell command: logged \S+ ([^\n]*)$", listed, flags=re.MULTILINE | re.DOTALL
+    ):
         command = re.sub(r"\$\(dirname (\S+?)\)", lambda match: str(Path(match[1]).parent), command)
         threads = re.search(r"^ +threads: (\d+)$", facts, flags=re.MULTILINE)
         found |= dict.fromkeys(outputs.split(", "), (shlex.split(command), int(threads[1]) if threads else 1))
@@ -169,18 +171,27 @@ def test_a_damaged_corpus_is_named(file, step):
 @pytest.mark.parametrize("file", OLD)
 def test_a_manifest_of_an_older_version_is_named(file, step):
     facts = json.loads((RUN / file).read_text())
-    replace(RUN / file, json.dumps({key: facts[key] for key in facts if key not in ("files", "sha256")} | {"format": 1}).encode())
+    replace(
+        RUN / file,
+        json.dumps({key: facts[key] for key in facts if key not in ("files", "sha256")} | {"format": 1}).encode(),
+    )
     sentence = step(OLD[file])
     assert_names(sentence, RUN / file)
     assert "format is 1" in sentence
 
 
 def test_a_datastore_of_another_checkpoint_is_named(step):
-    model, states, store = RUN / "lm/model.pt", RUN / "states/manifest.json", [RUN / f"datastore/chunk-{chunk}/manifest.json" for chunk in (0, 1)]
+    model, states, store = (
+        RUN / "lm/model.pt",
+        RUN / "states/manifest.json",
+        [RUN / f"datastore/chunk-{chunk}/manifest.json" for chunk in (0, 1)],
+    )
     before = (store[0].parent / "att.npy").read_bytes()
     content = torch.load(model, weights_only=True)
     weights = {name: weight * 1.01 for name, weight in content["weights"].items()}
-    save_model("other.pt", content["architecture"], content["tokens_per_sample"], weights, RUN / "corpus/dictionary.txt")
+    save_model(
+        "other.pt", content["architecture"], content["tokens_per_sample"], weights, RUN / "corpus/dictionary.txt"
+    )
     assert step("datastore/chunk-1/manifest.json", **{str(model): "other.pt"}) is None
     assert_names(step("index/att-l2/trained.faiss"), store[1], store[0])
     assert step("datastore/chunk-0/manifest.json", **{str(model): "other.pt"}) is None
@@ -198,12 +209,19 @@ def test_neighbours_of_another_store_of_the_same_checkpoint_are_named(step):
     facts = json.loads(manifest.read_text())
     manifest.unlink()
     facts["settings"]["windows"]["train"]["context"] = 16
-    write_manifest(manifest, [manifest.parent / name for name in facts.pop("files")], **{key: facts[key] for key in facts if key != "format"})
+    write_manifest(
+        manifest,
+        [manifest.parent / name for name in facts.pop("files")],
+        **{key: facts[key] for key in facts if key != "format"},
+    )
     assert_names(step("components/knn-att-l2-exact.json"), RUN / "neighbours/att-l2-exact/manifest.json")
     assert_names(step("neighbours/att-l2-approximate/manifest.json"), RUN / "index/att-l2/chunk-1.json")
 
 
-@pytest.mark.parametrize(("given", "taken", "fact"), [("att-ip", "att-l2", "metric is 'ip', but 'l2'"), ("att-l2", "ffn-l2", "h is 'att', but 'ffn'")])
+@pytest.mark.parametrize(
+    ("given", "taken", "fact"),
+    [("att-ip", "att-l2", "metric is 'ip', but 'l2'"), ("att-l2", "ffn-l2", "h is 'att', but 'ffn'")],
+)
 def test_an_index_of_another_metric_or_of_other_keys_is_named(given, taken, fact, step):
     for path in (RUN / "index" / given).iterdir():
         replace(RUN / "index" / taken / path.name, path.read_bytes())
@@ -222,7 +240,11 @@ def test_files_of_a_group_that_were_exchanged_are_named(step):
 def test_a_damaged_checkpoint_is_not_resumed_from(step):
     """The last one, of which there is a copy, is made from it again; the best one, which the model is made from, is named."""
     (folder,) = (RUN / "lm/checkpoints").iterdir()
-    last, best, made = folder / "checkpoint_last.pt", folder / "checkpoint_best.pt", [RUN / "lm/model.pt", RUN / "lm/loss.csv"]
+    last, best, made = (
+        folder / "checkpoint_last.pt",
+        folder / "checkpoint_best.pt",
+        [RUN / "lm/model.pt", RUN / "lm/loss.csv"],
+    )
     whole, before = last.read_bytes(), [path.read_bytes() for path in made]
     for content in damaged(whole, np.random.default_rng(1)):
         last.write_bytes(content)
@@ -241,7 +263,9 @@ def test_what_the_sentence_says_leads_to_the_same_tables(finished, new_project):
     shutil.copytree(finished.folder / ".snakemake", project.folder / ".snakemake")
     overlay = yaml.safe_load((project.folder / "config/tiny.yaml").read_text())
     hypotheses = yaml.safe_load((project.folder / "config/hypotheses.yaml").read_text())["hypotheses"]
-    (project.folder / "config/main.yaml").write_text(json.dumps(overlay | {"hypotheses": {name: {"enabled": False} for name in hypotheses}}))
+    (project.folder / "config/main.yaml").write_text(
+        json.dumps(overlay | {"hypotheses": {name: {"enabled": False} for name in hypotheses}})
+    )
     path, before = RUN / "components/knn-att-l2-exact.test.npy", project.tables()
     content = bytearray((project.folder / path).read_bytes())
     content[len(content) // 2] ^= 1
@@ -258,5 +282,7 @@ def test_what_the_sentence_says_leads_to_the_same_tables(finished, new_project):
     after = project.tables()
     for name in ("temperature.csv", "lambda.csv", "datastore_size.csv"):
         assert after[name] == before[name]
-    expected, found = (main_result(pd.read_csv(io.BytesIO(tables["components.csv"]), dtype=str)) for tables in (before, after))
+    expected, found = (
+        main_result(pd.read_csv(io.BytesIO(tables["components.csv"]), dtype=str)) for tables in (before, after)
+    )
     pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), check_dtype=False)

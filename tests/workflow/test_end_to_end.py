@@ -70,7 +70,9 @@ def test_the_store_has_a_row_for_every_training_token_and_remembers_where_it_was
 
 def test_stored_neighbours_are_the_nearest_keys(finished):
     folder = finished.folder / "results/tiny"
-    keys = np.concatenate([np.load(chunk / "att.npy") for chunk in sorted((folder / "datastore").iterdir())]).astype(np.float64)
+    keys = np.concatenate([np.load(chunk / "att.npy") for chunk in sorted((folder / "datastore").iterdir())]).astype(
+        np.float64
+    )
     queries = np.load(folder / "states/test.att.npy")[:50].astype(np.float64)
     distances = ((queries[:, None] - keys[None]) ** 2).sum(-1)
     stored = np.load(folder / "neighbours/att-l2-exact/test.similarities.npy")[-1, :50]
@@ -88,7 +90,13 @@ def test_every_figure_is_there_as_pdf_and_png(finished):
 def test_the_report_holds_every_caption(finished):
     finished("--report", "results/tiny/report.html")
     report = (finished.folder / "results/tiny/report.html").read_text()
-    for words in ("Why do nearest neighbour language models work?", "components.csv", "summary.txt", "temperature.png", "datastore_size.png"):
+    for words in (
+        "Why do nearest neighbour language models work?",
+        "components.csv",
+        "summary.txt",
+        "temperature.png",
+        "datastore_size.png",
+    ):
         assert words in report
 
 
@@ -97,15 +105,26 @@ def test_the_same_seed_gives_the_same_tables(finished, new_project):
     again("hypotheses")
     first, second = finished.tables(), again.tables()
     assert first.keys() == second.keys()
-    loss = [pd.read_csv(project.folder / "results/tiny/lm/loss.csv").drop(columns="tokens_per_second") for project in (finished, again)]
+    loss = [
+        pd.read_csv(project.folder / "results/tiny/lm/loss.csv").drop(columns="tokens_per_second")
+        for project in (finished, again)
+    ]
     pd.testing.assert_frame_equal(*loss)
     different = [name for name in first if first[name] != second[name] and name != "loss.csv"]  # it holds a speed
     assert not different
 
 
 def test_the_twenty_lines_of_the_readme_recompute_a_perplexity(finished):
-    (code,) = re.findall(r"```python\n(import numpy.*?)```", (finished.folder / "README.md").read_text(), flags=re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(import numpy.*?)```", (finished.folder / "README.md").read_text(), flags=re.DOTALL
+    )
     assert len(code.splitlines()) <= 24
-    done = subprocess.run([sys.executable, "-c", code.replace("results/demo", "results/tiny")], cwd=finished.folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("results/demo", "results/tiny")],
+        cwd=finished.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     recomputed, from_table = map(float, done.stdout.split())
     assert recomputed == pytest.approx(from_table, rel=1e-4)

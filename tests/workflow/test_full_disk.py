@@ -8,7 +8,9 @@ import pytest
 pytestmark = pytest.mark.slow
 
 RUN = "results/tiny"
-DATASTORE = [f"{RUN}/datastore/chunk-0/{name}" for name in ("att.npy", "ffn.npy", "values.npy", "positions.npy", "manifest.json")]
+DATASTORE = [
+    f"{RUN}/datastore/chunk-0/{name}" for name in ("att.npy", "ffn.npy", "values.npy", "positions.npy", "manifest.json")
+]
 INDEX = [f"{RUN}/index/att-l2/chunk-0.{kind}" for kind in ("faiss", "json")]
 
 
@@ -18,7 +20,9 @@ def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=False, capture_output=True, text=True
+        )
     except FileNotFoundError:
         pytest.skip("there is no mount command")
     if done.returncode:
@@ -39,8 +43,12 @@ def fill(folder, free):
     return filler
 
 
-@pytest.mark.parametrize(("outputs", "full"), [(DATASTORE, "ffn.npy"), (INDEX, "chunk-0.faiss")], ids=["extraction", "index filling"])
-def test_a_full_disk_is_told_in_one_sentence_and_after_making_room_the_same_command_goes_on(outputs, full, small_disk, finished):
+@pytest.mark.parametrize(
+    ("outputs", "full"), [(DATASTORE, "ffn.npy"), (INDEX, "chunk-0.faiss")], ids=["extraction", "index filling"]
+)
+def test_a_full_disk_is_told_in_one_sentence_and_after_making_room_the_same_command_goes_on(
+    outputs, full, small_disk, finished
+):
     """Everything stands on that disk: results, logs and what Snakemake writes for itself."""
     project = finished.copied(small_disk / "project", "neighbours", "report.html")
     sizes = [(finished.folder / path).stat().st_size for path in outputs]
@@ -51,8 +59,13 @@ def test_a_full_disk_is_told_in_one_sentence_and_after_making_room_the_same_comm
     before = {path for path in project.folder.rglob("*") if RUN in str(path)}
     done = project(outputs[-1], check=False)
     assert done.returncode != 0
-    (sentence,) = set(re.findall(r"Error: .*", "\n".join(line for line in done.stdout.splitlines() if "No space left" in line)))
-    assert sentence == f"Error: {outputs[number]}: No space left on device; make room on that disk, then run the same command again."
+    (sentence,) = set(
+        re.findall(r"Error: .*", "\n".join(line for line in done.stdout.splitlines() if "No space left" in line))
+    )
+    assert (
+        sentence
+        == f"Error: {outputs[number]}: No space left on device; make room on that disk, then run the same command again."
+    )
     assert "Traceback" not in done.stdout
     assert {path for path in project.folder.rglob("*") if RUN in str(path)} - before <= {project.folder / RUN / ".lock"}
     filler.unlink()

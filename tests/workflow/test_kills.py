@@ -15,7 +15,10 @@ import pytest
 
 from knnlm.cost.step_times import Times, read_times
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="an orphan ends by itself on Linux only")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="an orphan ends by itself on Linux only"),
+]
 
 RUN = "results/tiny"
 SEED = 1
@@ -26,8 +29,16 @@ STAGES = {
     "training": (f"{RUN}/lm/model.pt", ["lm"], "train_lm"),
     "extraction": (f"{RUN}/datastore/chunk-0/manifest.json", ["datastore/chunk-0"], "datastore_chunk/0"),
     "index filling": (f"{RUN}/index/att-l2/chunk-0.json", ["index/att-l2/chunk-0.*"], "fill_index/att-l2-0"),
-    "exact search": (f"{RUN}/neighbours/att-l2-exact/manifest.json", ["neighbours/att-l2-exact"], "retrieve/att-l2-exact"),
-    "head training": (f"{RUN}/hypotheses/interpolated-loss.json", ["hypotheses/interpolated-loss.*"], "hypothesis/interpolated-loss"),
+    "exact search": (
+        f"{RUN}/neighbours/att-l2-exact/manifest.json",
+        ["neighbours/att-l2-exact"],
+        "retrieve/att-l2-exact",
+    ),
+    "head training": (
+        f"{RUN}/hypotheses/interpolated-loss.json",
+        ["hypotheses/interpolated-loss.*"],
+        "hypothesis/interpolated-loss",
+    ),
 }
 
 
@@ -48,7 +59,11 @@ class Attempt:
         with suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.driver.pid).children(recursive=True):
                 with suppress(psutil.Error, OSError):
-                    if process.exe() == os.path.realpath(sys.executable) and "-m" in process.cmdline() and "snakemake" not in process.cmdline():
+                    if (
+                        process.exe() == os.path.realpath(sys.executable)
+                        and "-m" in process.cmdline()
+                        and "snakemake" not in process.cmdline()
+                    ):
                         found.append(process)
         return found
 
@@ -134,12 +149,19 @@ def delete(project, patterns):
 def assert_same_files(project, finished, patterns):
     """Compare with the undisturbed run, and see that nothing half-written is left."""
     found = [path for pattern in patterns for path in (finished.folder / RUN).glob(pattern)]
-    files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file() and "checkpoints" not in file.parts]
+    files = [
+        file
+        for path in found
+        for file in (path.rglob("*") if path.is_dir() else [path])
+        if file.is_file() and "checkpoints" not in file.parts
+    ]
     assert files
     for file in files:
         again = project.folder / file.relative_to(finished.folder)
         if file.name == "loss.csv":  # it holds a speed
-            pd.testing.assert_frame_equal(*(pd.read_csv(path).drop(columns="tokens_per_second") for path in (again, file)))
+            pd.testing.assert_frame_equal(
+                *(pd.read_csv(path).drop(columns="tokens_per_second") for path in (again, file))
+            )
         else:
             assert again.read_bytes() == file.read_bytes(), again
     assert not half_written(project)
@@ -156,7 +178,9 @@ def test_after_kills_the_same_command_ends_in_the_same_files(stage, who, attempt
     delete(project, patterns)
     for moment in moments(stage, who):
         while not killed_at(moment, who, attempt(target), times_of(project, job)):
-            delete(project, patterns)  # the step was faster this time; an earlier moment, by the times that it has left now
+            delete(
+                project, patterns
+            )  # the step was faster this time; an earlier moment, by the times that it has left now
             moment *= 0.9
     attempt(target).finish()
     assert_same_files(project, finished, patterns)
@@ -194,7 +218,9 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_loss_cur
     assert_same_files(project, finished, patterns)
 
 
-def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_back_goes_on(attempt, project, finished):
+def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_back_goes_on(
+    attempt, project, finished
+):
     target, patterns, _ = STAGES["training"]
     delete(project, patterns)
     settings = (project.folder / "config/tiny.yaml").read_text()
@@ -213,14 +239,19 @@ def test_a_config_that_changed_after_a_kill_starts_its_own_training_and_changed_
 def test_a_second_snakemake_on_a_run_is_refused_and_one_on_another_run_is_not(attempt, project, finished):
     target, patterns, _ = STAGES["training"]
     delete(project, patterns)
-    (project.folder / "config/other.yaml").write_text((project.folder / "config/tiny.yaml").read_text().replace("name: tiny", "name: other"))
+    (project.folder / "config/other.yaml").write_text(
+        (project.folder / "config/tiny.yaml").read_text().replace("name: tiny", "name: other")
+    )
     first = attempt(target)
     first.wait_for_update(2)
     fairseq = first.steps()[-1]
     fairseq.suspend()
     second = attempt(target).finish(status=1)
     (sentence,) = re.findall("^.*another Snakemake works on.*$", second.output(), flags=re.MULTILINE)
-    assert sentence == f"{RUN}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."
+    assert (
+        sentence
+        == f"{RUN}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."
+    )
     assert "Traceback" not in second.output()
     attempt("results/other/corpus/text/train.txt", config="config/other.yaml").finish()
     fairseq.resume()
@@ -239,7 +270,10 @@ def stopped_while_it_writes(project, running):
     return None
 
 
-@pytest.mark.parametrize(("how", "said"), [(signal.SIGINT, "Terminating processes on user request"), (signal.SIGTERM, "Will exit after finishing")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [(signal.SIGINT, "Terminating processes on user request"), (signal.SIGTERM, "Will exit after finishing")],
+)
 def test_an_interrupted_job_leaves_nothing_half_written(how, said, attempt, project, finished):
     """Ctrl-C reaches Snakemake and its jobs; a SIGTERM for Snakemake alone lets the jobs that run end."""
     target, patterns, _ = STAGES["exact search"]  # which writes until it ends

@@ -35,8 +35,14 @@ def test_every_stage_is_measured_without_a_run(new_project):
     assert all(float(row["rate"]) > 0 for row in rows(results / "tables/rates.csv"))
     assert {int(row["times"]) for row in rows(results / "tables/scaling.csv")} == {1, 2, 4, 8}
     assert {"processor", "threads", "torch"} <= {row["fact"] for row in rows(results / "tables/machine.csv")}
-    assert {path.name for path in (results / "figures").iterdir()} == {f"{name}.{kind}" for name in ("performance", "scaling") for kind in ("png", "pdf")}
-    assert sorted(path.name for path in results.iterdir() if not path.name.startswith(".")) == ["figures", "logs", "tables"]
+    assert {path.name for path in (results / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("performance", "scaling") for kind in ("png", "pdf")
+    }
+    assert sorted(path.name for path in results.iterdir() if not path.name.startswith(".")) == [
+        "figures",
+        "logs",
+        "tables",
+    ]
     assert not project.jobs("performance") - {"performance"}
     (results / "tables/verdicts.rst").write_text("None yet.\n")  # of a finished run; the report's first page has it
     project("performance", "--report", "performance.html")

@@ -27,7 +27,9 @@ TABLES = {"tables"} | PLOTS
 CORPUS = {"bpe", "binarise"} | {f"check_size {stage}" for stage in CHECKS}
 LM = {"train_lm", "evaluation_states"}
 STORE = {f"datastore_chunk {chunk}" for chunk in CHUNKS}
-INDEX = {f"train_index {retrieval}" for retrieval in RETRIEVALS} | {f"fill_index {of} {chunk}" for of in RETRIEVALS for chunk in CHUNKS}
+INDEX = {f"train_index {retrieval}" for retrieval in RETRIEVALS} | {
+    f"fill_index {of} {chunk}" for of in RETRIEVALS for chunk in CHUNKS
+}
 
 
 def searched(search: str) -> set[str]:
@@ -41,7 +43,9 @@ def hypotheses(*names: str) -> set[str]:
 
 
 # Those that read the kNN components: the mixture of two metrics, tokens that are stolen, what the kNN helps, and the LMs compared with or taught by it.
-ON_COMPONENTS = hypotheses("ensembling", "stolen-probabilities", "loss-weighting", "memorisation", "soft-labels", "second-seed-and-knn")
+ON_COMPONENTS = hypotheses(
+    "ensembling", "stolen-probabilities", "loss-weighting", "memorisation", "soft-labels", "second-seed-and-knn"
+)
 ON_NEIGHBOURS = hypotheses("approximate-search", "neighbours", "padding")
 ON_TEMPERATURE = ON_NEIGHBOURS | hypotheses("clustering")
 EXACT, APPROXIMATE = searched("exact"), searched("approximate")
@@ -64,7 +68,9 @@ def changed(project, old: str, new: str) -> str:
 
 
 def test_touching_every_file_reruns_nothing(project):
-    for path in sorted(project.folder.rglob("*")):  # in this order, components look older than the neighbours they were made from
+    for path in sorted(
+        project.folder.rglob("*")
+    ):  # in this order, components look older than the neighbours they were made from
         if path.is_file() and ".snakemake" not in path.parts:
             os.utime(path)
     # Arrays are larger than this, as those of a real run are larger than what the profile compares by content: their manifests stand for them.
@@ -72,7 +78,9 @@ def test_touching_every_file_reruns_nothing(project):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert project.jobs() == set()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10  # seconds, however busy the machine is
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    )  # seconds, however busy the machine is
 
 
 def test_editing_the_plotting_module_redraws_the_figures(project):
@@ -87,18 +95,36 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
         pytest.param("figures: {dpi: 80}", "figures: {dpi: 90}", PLOTS, id="dpi"),
         pytest.param("resamples: 1000", "resamples: 999", TABLES, id="resamples"),
         pytest.param("resamples: 1000}", "resamples: 1000}\nverdict: {share: 0.3}", TABLES, id="verdict"),
-        pytest.param("30.0, 100.0]", "30.0, 99.0]", COMPONENTS | ON_TEMPERATURE | ON_COMPONENTS | TABLES | {"helped_tokens"}, id="temperature grid"),
+        pytest.param(
+            "30.0, 100.0]",
+            "30.0, 99.0]",
+            COMPONENTS | ON_TEMPERATURE | ON_COMPONENTS | TABLES | {"helped_tokens"},
+            id="temperature grid",
+        ),
         pytest.param(
             "retrieval: {k: 64}",
             "retrieval: {k: 63}",
             {"check_size retrieval"} | EXACT | APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES | {"helped_tokens"},
             id="k",
         ),
-        pytest.param("training_rows: 4000, nprobe: 4}", "training_rows: 4000, nprobe: 5}", APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES, id="nprobe"),
+        pytest.param(
+            "training_rows: 4000, nprobe: 4}",
+            "training_rows: 4000, nprobe: 5}",
+            APPROXIMATE | ON_NEIGHBOURS | ON_COMPONENTS | TABLES,
+            id="nprobe",
+        ),
         pytest.param(
             "tokens_per_sample: 64",
             "tokens_per_sample: 66",
-            {"check_size training"} | LM | STORE | INDEX | EXACT | APPROXIMATE | hypotheses(*WITH_STEP) | TABLES | {"helped_tokens"},
+            {"check_size training"}
+            | LM
+            | STORE
+            | INDEX
+            | EXACT
+            | APPROXIMATE
+            | hypotheses(*WITH_STEP)
+            | TABLES
+            | {"helped_tokens"},
             id="samples of the LM",
         ),
         pytest.param(
@@ -151,7 +177,9 @@ def test_a_deleted_chunk_is_made_again_with_all_that_reads_it_or_by_its_name_alo
 def clone(finished, new_project):
     """Return a project that has nothing of `tiny` but the tables, as a clone has it: every file is as old as the checkout, whatever it was made from."""
     project = new_project("clone")
-    shutil.copytree(finished.folder / "results/tiny/tables", project.folder / "results/tiny/tables", copy_function=shutil.copyfile)
+    shutil.copytree(
+        finished.folder / "results/tiny/tables", project.folder / "results/tiny/tables", copy_function=shutil.copyfile
+    )
     return project
 
 
@@ -179,13 +207,17 @@ def test_a_clone_of_this_repository_draws_every_figure_of_sotu_and_trains_nothin
     shutil.copytree(committed / "tables", made / "tables", copy_function=shutil.copyfile)
     output = project("redraw", config="config/sotu.yaml").stdout
     assert re.findall(r"^ *(?:local)?rule (\w+):$", output, flags=re.MULTILINE) == ["redraw"]
-    assert {path.name for path in (made / "figures").iterdir()} == {path.name for path in (committed / "figures").iterdir()}
+    assert {path.name for path in (made / "figures").iterdir()} == {
+        path.name for path in (committed / "figures").iterdir()
+    }
     assert {path.name for path in made.iterdir()} == {"tables", "figures", "logs", ".lock"}
 
 
 def test_redraw_refuses_a_missing_table_and_draws_nothing(clone):
     (clone.folder / "results/tiny/tables/shares.csv").unlink()
     output = clone("redraw", check=False).stdout
-    assert re.search(r"^Error: results/tiny/tables/shares\.csv: the table is missing, .*\.$", output, flags=re.MULTILINE)
+    assert re.search(
+        r"^Error: results/tiny/tables/shares\.csv: the table is missing, .*\.$", output, flags=re.MULTILINE
+    )
     assert "Traceback" not in output
     assert not (clone.folder / "results/tiny/figures").exists()

@@ -14,7 +14,22 @@ import yaml
 pytestmark = pytest.mark.slow
 
 ODD = 'it\'s "odd" $(touch pwned) `touch pwned`; touch pwned & # * %s \\ <run> é'
-NAMES = ["a b", "it's", '"quoted"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "&& touch pwned", "| touch pwned", "-rf", "*", "%s", "\\n", "é 😀", "#"]
+NAMES = [
+    "a b",
+    "it's",
+    '"quoted"',
+    "$(touch pwned)",
+    "`touch pwned`",
+    "; touch pwned",
+    "&& touch pwned",
+    "| touch pwned",
+    "-rf",
+    "*",
+    "%s",
+    "\\n",
+    "é 😀",
+    "#",
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +45,12 @@ def odd(finished, tmp_path_factory):
         words = generator.choice(["these", "are", "words", "$(touch", "pwned)", ";", "😀", "שלום", "مرحبا"], 400)
         (texts / f"{name}.txt").write_bytes(b"\xef\xbb\xbf" + " ".join(words).encode() + b"\r\n")
     overlay = yaml.safe_load((project.folder / "config/tiny.yaml").read_text())
-    section = {"source": "text", "tokeniser": "none", "bpe_merges": 20, "text": {"folder": texts.name, "valid_fraction": 0.2, "test_fraction": 0.2}}
+    section = {
+        "source": "text",
+        "tokeniser": "none",
+        "bpe_merges": 20,
+        "text": {"folder": texts.name, "valid_fraction": 0.2, "test_fraction": 0.2},
+    }
     small = {"name": "odd", "corpus": section, "index": {"factory": "IVF2,Flat", "training_rows": 256, "nprobe": 1}}
     (project.folder / "config/odd.yaml").write_text(json.dumps(overlay | small))
     question = "Is it '$(touch pwned)', `touch pwned` or \"; touch pwned\" for $5, or $6?"
@@ -41,11 +61,17 @@ def odd(finished, tmp_path_factory):
 
 
 def nothing_was_executed(project) -> bool:
-    return not [path for path in project.folder.parent.rglob("*") if path.name == "pwned"] and not os.path.exists("pwned")
+    return not [path for path in project.folder.parent.rglob("*") if path.name == "pwned"] and not os.path.exists(
+        "pwned"
+    )
 
 
 def writable_by_all(folder) -> list[str]:
-    return [str(path) for path in (folder, *folder.rglob("*")) if not path.is_symlink() and path.stat().st_mode & stat.S_IWOTH]
+    return [
+        str(path)
+        for path in (folder, *folder.rglob("*"))
+        if not path.is_symlink() and path.stat().st_mode & stat.S_IWOTH
+    ]
 
 
 def test_nothing_of_a_whole_run_may_be_written_by_everyone(finished):

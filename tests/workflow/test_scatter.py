@@ -19,7 +19,9 @@ def test_two_jobs_find_the_neighbours_that_one_found(finished, tmp_path):
     folders = [project.folder / f"results/tiny/neighbours/att-l2-{search}" for search in ("approximate", "exact")]
     before = contents(folders)
     assert {"test.real.npy", "test.ids.npy", "manifest.json"} <= before[folders[0]].keys()
-    output = project(*(f"results/tiny/neighbours/{folder.name}/manifest.json" for folder in folders), config="config/blocks.yaml").stdout
+    output = project(
+        *(f"results/tiny/neighbours/{folder.name}/manifest.json" for folder in folders), config="config/blocks.yaml"
+    ).stdout
     ran = sorted(re.findall(r"^(?:local)?rule (\w+):", output, flags=re.MULTILINE))
     assert ran == ["join_approximate", "join_exact", *["retrieve_approximate"] * 2, *["retrieve_exact"] * 2]
     assert contents(folders) == before

@@ -68,7 +68,10 @@ def start(folder: Path, *words: str) -> subprocess.Popen:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *words, *files, *POLLING], cwd=folder, env=os.environ | {"PATH": path, "KNNLM_DEVICE": "cpu"}, **streams
+        [sys.executable, "-m", "snakemake", *words, *files, *POLLING],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "KNNLM_DEVICE": "cpu"},
+        **streams,
     )
 
 
@@ -114,7 +117,10 @@ def runs(cluster, new_project):
     whole, troubled = (small_project(new_project(name)) for name in ("whole", "troubled"))
     little = [f"{rule}:mem_mb=50 * 40 ** (attempt - 1)" for rule in CORPUS]
     on_cpu = ["train_lm:gpu=0"]  # else they would wait for the other run's GPU
-    drivers = {whole: start(whole), troubled: start(troubled, "results/tiny/lm/model.pt", "--set-resources", *little, *on_cpu)}
+    drivers = {
+        whole: start(whole),
+        troubled: start(troubled, "results/tiny/lm/model.pt", "--set-resources", *little, *on_cpu),
+    }
     try:
         hang_until_the_time_limit(cluster, troubled)
         outputs = {folder: driver.communicate(timeout=1800)[0] for folder, driver in drivers.items()}
@@ -192,7 +198,9 @@ def test_slurm_was_asked_for_what_the_rule_asks_for(name, whole):
 
 def test_small_jobs_are_grouped_and_ask_for_no_gpu(whole):
     others = [job for job in whole.jobs if job["Comment"].removeprefix("rule_") not in GPU_RULES | CPU_RULES]
-    assert [sum(rule in job["Comment"] for job in others) for rule in (*CORPUS, "knn_components", "helped_tokens")] == [1] * 6
+    assert [sum(rule in job["Comment"] for job in others) for rule in (*CORPUS, "knn_components", "helped_tokens")] == [
+        1
+    ] * 6
     assert len(others) == 3
     assert not [job for job in others if "TresPerJob" in job]
     (corpus,) = [job for job in others if "corpus_text" in job["Comment"]]
@@ -212,14 +220,19 @@ def test_a_step_says_that_it_leaves_its_gpu_alone(whole):
 def test_a_job_without_memory_succeeds_with_more_on_its_second_attempt(troubled):
     first, second = [job for job in troubled.jobs if "corpus_text" in job["Comment"]]
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
-    assert (megabytes(first["MinMemoryNode"]), megabytes(second["MinMemoryNode"])) == (50, pytest.approx(2000, rel=0.01))
+    assert (megabytes(first["MinMemoryNode"]), megabytes(second["MinMemoryNode"])) == (
+        50,
+        pytest.approx(2000, rel=0.01),
+    )
     assert "exceeded memory limit" in troubled.output
 
 
 def test_a_job_that_hits_its_time_limit_says_so_and_starts_again_with_twice_as_much(troubled):
     first, second = troubled.of_rule("train_lm")
     assert (first["JobState"], second["JobState"]) == ("TIMEOUT", "COMPLETED")
-    assert minutes(second["TimeLimit"]) == 2 * asked(troubled.folder, "train_lm", {}).runtime  # Slurm shows the first one's as it was cut short
+    assert (
+        minutes(second["TimeLimit"]) == 2 * asked(troubled.folder, "train_lm", {}).runtime
+    )  # Slurm shows the first one's as it was cut short
     assert megabytes(second["MinMemoryNode"]) == pytest.approx(2 * megabytes(first["MinMemoryNode"]), rel=0.01)
     assert "SLURM status is: 'TIMEOUT'" in troubled.output
     assert "DUE TO TIME LIMIT" in troubled.output
@@ -230,5 +243,8 @@ def test_the_second_attempt_goes_on_from_the_checkpoint_and_ends_in_the_same_los
     log = (troubled.folder / "results/tiny/logs/train_lm.log").read_text()
     assert "update 60," in log
     assert "update 5," not in log
-    undisturbed, resumed = (pd.read_csv(run.folder / "results/tiny/lm/loss.csv").drop(columns="tokens_per_second") for run in (whole, troubled))
+    undisturbed, resumed = (
+        pd.read_csv(run.folder / "results/tiny/lm/loss.csv").drop(columns="tokens_per_second")
+        for run in (whole, troubled)
+    )
     pd.testing.assert_frame_equal(undisturbed, resumed)

@@ -18,7 +18,13 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 # Next to start-ups, amounts hardly count in so small a run: any machine's rates will do.
-RATES = dict.fromkeys(OPERATIONS, 3e10) | {"lookups": 1e9, "real_score_bytes": 2e9, "neighbour_terms": 2e8, "disk_bytes": 5e8, "threads": 2}
+RATES = dict.fromkeys(OPERATIONS, 3e10) | {
+    "lookups": 1e9,
+    "real_score_bytes": 2e9,
+    "neighbour_terms": 2e8,
+    "disk_bytes": 5e8,
+    "threads": 2,
+}
 # How far the prediction may be off. The demo is held to 1.5; here constants are all that is predicted, and the tests' machine may be any.
 FACTOR = 3
 
@@ -44,7 +50,9 @@ def run_of(folder: Path, name: str, *overlays: str) -> Run:
 
 
 def test_every_job_of_the_plan_has_left_its_times_and_no_other(times, planned):
-    shown = {f"plot/hypothesis-{job.wildcards['hypothesis']}" for job in jobs(planned) if job.rule == "trained_hypothesis"}
+    shown = {
+        f"plot/hypothesis-{job.wildcards['hypothesis']}" for job in jobs(planned) if job.rule == "trained_hypothesis"
+    }
     assert {job.job for job in times} == {job.name for job in jobs(planned)} | shown
 
 
@@ -67,8 +75,13 @@ def test_the_prediction_comes_near_what_the_run_took(finished, times, tmp_path):
     output = project("plan").stdout
     assert "results/tiny/tables/rates.csv was measured" in output
     rows = list(csv.DictReader((project.folder / "results/tiny/tables/plan.csv").open()))
-    predicted, measured = ({row["stage"]: float(row[f"{kind}_seconds"]) for row in rows if row[f"{kind}_seconds"]} for kind in ("predicted", "measured"))
-    assert set(predicted) == set(measured) == {row["stage"] for row in rows} - {"real scores"}  # which the jobs of approximate retrieval make
+    predicted, measured = (
+        {row["stage"]: float(row[f"{kind}_seconds"]) for row in rows if row[f"{kind}_seconds"]}
+        for kind in ("predicted", "measured")
+    )
+    assert (
+        set(predicted) == set(measured) == {row["stage"] for row in rows} - {"real scores"}
+    )  # which the jobs of approximate retrieval make
     busy = slowdown(times)  # where others compute on this machine, everything takes longer
     assert 1 / FACTOR < ratios(predicted, measured)["total"] * busy < FACTOR
     assert 1 / FACTOR < ratios(predicted, measured)[TRAINED] * busy < FACTOR
@@ -82,7 +95,11 @@ def test_the_prediction_for_the_demo_is_within_a_half_of_what_it_took():
     run, times = run_of(ROOT, "demo"), read_times(results / "logs")
     measured = measured_seconds(run, times)
     if "total" not in measured:
-        pytest.skip("jobs of results/demo have left no times: they are of an older version, out of a cache, or unfinished")
+        pytest.skip(
+            "jobs of results/demo have left no times: they are of an older version, out of a cache, or unfinished"
+        )
     if (busy := slowdown(times)) > 1.5:
-        pytest.skip(f"the machine had other work when results/demo was made: start-ups took {busy:.1f} times their CPU time")
+        pytest.skip(
+            f"the machine had other work when results/demo was made: start-ups took {busy:.1f} times their CPU time"
+        )
     assert 1 / 1.5 < ratios(predicted_seconds(run, read_rates(results / "tables/rates.csv")), measured)["total"] < 1.5

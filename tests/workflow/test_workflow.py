@@ -17,7 +17,9 @@ def project(new_project):
     return new_project("dry")
 
 
-@pytest.mark.parametrize("overlay", ["config/config.yaml", "config/tiny.yaml", "config/sotu.yaml", "config/wikitext103.yaml"])
+@pytest.mark.parametrize(
+    "overlay", ["config/config.yaml", "config/tiny.yaml", "config/sotu.yaml", "config/wikitext103.yaml"]
+)
 def test_every_config_makes_a_plan_of_jobs(project, overlay):
     output = project("-n", config=overlay).stdout
     assert "train_lm" in output
@@ -38,10 +40,25 @@ def test_what_the_cluster_s_profile_has_in_comments_reaches_the_jobs(project):
     profile.parent.mkdir()
     text = (ROOT / "workflow/profiles/slurm/profile.yaml").read_text().replace('"..."', '"ours"')
     profile.write_text(re.sub(r"^# (?=(?:default|set)-resources:$|  +\w+:)", "", text, flags=re.MULTILINE))
-    command = [sys.executable, "-m", "snakemake", "-n", "--workflow-profile", "site", "--configfile", "config/tiny.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "--workflow-profile",
+        "site",
+        "--configfile",
+        "config/tiny.yaml",
+    ]
     output = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=True).stdout
-    asked = {rule: set(resources.split(", ")) for rule, resources in re.findall(r"^ *rule (\w+):\n(?:.+\n)*? +resources: (.*)", output, flags=re.MULTILINE)}
-    assert all({"slurm_account=ours", "qos=ours", "constraint=ours"} <= asked[rule] for rule in ("corpus_text", "train_lm", "tables"))
+    asked = {
+        rule: set(resources.split(", "))
+        for rule, resources in re.findall(r"^ *rule (\w+):\n(?:.+\n)*? +resources: (.*)", output, flags=re.MULTILINE)
+    }
+    assert all(
+        {"slurm_account=ours", "qos=ours", "constraint=ours"} <= asked[rule]
+        for rule in ("corpus_text", "train_lm", "tables")
+    )
     assert {"slurm_partition=gpu"} <= asked["datastore_chunk"]
     assert {"gpu=0", "gres=gpu:8"} <= asked["train_lm"]
     assert {"runtime=2880", "mem_mb=64000"} <= asked["hypothesis"]
@@ -88,7 +105,11 @@ def test_a_user_s_own_folder_of_text_becomes_a_corpus(project):
 def test_rules_write_below_the_run_s_folder():
     """A path without the run's name would be shared by all runs, which Snakemake's lint does not see."""
     for path in (ROOT / "workflow/rules").glob("*.smk"):
-        for block in re.findall(r"^    (?:    )?(?:output|log|benchmark):\n(.*?)(?=^    (?:    )?\w+:)", path.read_text(), flags=re.DOTALL | re.MULTILINE):
+        for block in re.findall(
+            r"^    (?:    )?(?:output|log|benchmark):\n(.*?)(?=^    (?:    )?\w+:)",
+            path.read_text(),
+            flags=re.DOTALL | re.MULTILINE,
+        ):
             for name in re.findall(r'"([^"]*/[^"]*)"', block):
                 assert name.startswith(("results/<run>/", "<logs>/", "../report/")), f"{path.name}: {name}"
 
@@ -96,7 +117,12 @@ def test_rules_write_below_the_run_s_folder():
 def test_every_rule_asks_for_what_it_needs_by_the_size_of_its_data():
     """GPUs, memory, minutes, disk and threads of all that is not done in Snakemake's own place; none of them is a number in the rules."""
     texts = [path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk"))]
-    rules = [rule for text in texts for rule in re.split(r"^ *rule\b.*:\n", text, flags=re.MULTILINE)[1:] if "localrule: True" not in rule]
+    rules = [
+        rule
+        for text in texts
+        for rule in re.split(r"^ *rule\b.*:\n", text, flags=re.MULTILINE)[1:]
+        if "localrule: True" not in rule
+    ]
     assert len(rules) > 15
     for rule in rules:
         name = re.findall(r"knnlm\.steps\.(\S+)", rule)[0]
@@ -113,7 +139,11 @@ def is_constant(expression: str) -> bool:
 
 
 def test_every_step_runs_with_a_log_beside_which_it_leaves_its_times():
-    commands = [command for path in sorted((ROOT / "workflow/rules").glob("*.smk")) for command in re.findall(r"shell:\n +[\"'](.*)", path.read_text())]
+    commands = [
+        command
+        for path in sorted((ROOT / "workflow/rules").glob("*.smk"))
+        for command in re.findall(r"shell:\n +[\"'](.*)", path.read_text())
+    ]
     assert len(commands) > 20
     assert [command for command in commands if not command.startswith("logged {log} python -m knnlm.steps.")] == []
 

@@ -22,8 +22,12 @@ class SoftLabelsConfig(CrossEntropyCriterionConfig):
     teacher_dictionary: str = field(default="", metadata={"help": "its dictionary"})
     knn_weight: float = field(default=0.0, metadata={"help": "λ: the kNN's share of the labels"})
     train_tokens: str = field(default="", metadata={"help": ".npy of the training text, int32 (tokens,)"})
-    neighbour_values: str = field(default="", metadata={"help": ".npy of the neighbours' tokens by training position, int32 (1, tokens, k)"})
-    neighbour_weights: str = field(default="", metadata={"help": ".npy of the neighbours' p_kNN, float16 (1, tokens, k)"})
+    neighbour_values: str = field(
+        default="", metadata={"help": ".npy of the neighbours' tokens by training position, int32 (1, tokens, k)"}
+    )
+    neighbour_weights: str = field(
+        default="", metadata={"help": ".npy of the neighbours' p_kNN, float16 (1, tokens, k)"}
+    )
 
 
 @register_criterion("soft_labels", dataclass=SoftLabelsConfig)
@@ -52,7 +56,9 @@ class SoftLabels(CrossEntropyCriterion):
             return super().forward(model, sample, reduce)
         real = sample["target"].ne(self.padding_idx).view(-1)
         chosen = slice(None) if bool(real.all()) else real
-        features = model(**sample["net_input"], features_only=True)[0]  # what the output embedding multiplies; no dropout stands between
+        features = model(**sample["net_input"], features_only=True)[
+            0
+        ]  # what the output embedding multiplies; no dropout stands between
         with torch.no_grad():
             teacher = self.teacher[0] = self.teacher[0].to(features.device, features.dtype)
             found = teacher(sample["net_input"]["src_tokens"], features_only=True)[0]
@@ -69,9 +75,15 @@ class SoftLabels(CrossEntropyCriterion):
     def neighbours(self, sample: dict, real: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values, int64 (n, k), and weights, float16 (n, k), of a batch's tokens; refuses a batch that is not what stands at its positions."""
         target, real = sample["target"].cpu().view(-1), real.cpu()
-        positions = sample_positions(sample["id"].cpu(), self.tokens_per_sample, sample["target"].shape[1]).view(-1)[real].numpy()
+        positions = (
+            sample_positions(sample["id"].cpu(), self.tokens_per_sample, sample["target"].shape[1])
+            .view(-1)[real]
+            .numpy()
+        )
         if positions.max() >= len(self.tokens) or not np.array_equal(self.tokens[positions], target[real].numpy()):
-            raise KnnlmError("the batches of fairseq are not in the order of the training tokens; this version of fairseq cuts the text differently.")
+            raise KnnlmError(
+                "the batches of fairseq are not in the order of the training tokens; this version of fairseq cuts the text differently."
+            )
         values, weights = self.values[positions].astype(np.int64), self.weights[positions]
         return torch.from_numpy(values).to(device), torch.from_numpy(weights).to(device)
 

@@ -3,7 +3,9 @@
 import re
 
 # PyTorch, CUDA and FAISS have no type in common for it, and a step that needs none of them shall not import them to know their errors.
-OUT_OF_MEMORY = re.compile("can(not|'t) allocate memory|out of memory|MemoryError|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(
+    "can(not|'t) allocate memory|out of memory|MemoryError|bad_alloc|ALLOC_FAILED", re.IGNORECASE
+)
 
 
 class KnnlmError(Exception):

@@ -73,12 +73,26 @@ def test_a_column_of_numbers_that_has_a_word_is_named(name, tmp_path):
         changed = whole.copy()
         changed.loc[len(changed) // 2, column] = "many"
         changed.to_csv(tmp_path / f"{name}.csv", index=False)
-        assert sentence(plot.read_csv, tmp_path / f"{name}.csv").startswith(f"{tmp_path}/{name}.csv: the column {column} has 'many', which is no number; ")
+        assert sentence(plot.read_csv, tmp_path / f"{name}.csv").startswith(
+            f"{tmp_path}/{name}.csv: the column {column} has 'many', which is no number; "
+        )
 
 
 def test_all_that_is_drawn_as_a_number_is_known_as_one():
     """What is left out is in tables alone."""
-    shown_only = {"k", "words", "ppl_alone", "ppl_low", "ppl_high", "oracle", "agreement", "epoch", "perplexity", "learning_rate", "tokens_per_second"}
+    shown_only = {
+        "k",
+        "words",
+        "ppl_alone",
+        "ppl_low",
+        "ppl_high",
+        "oracle",
+        "agreement",
+        "epoch",
+        "perplexity",
+        "learning_rate",
+        "tokens_per_second",
+    }
     tables = [pd.read_csv(TABLES / f"{name}.csv").dropna(axis="columns", how="all") for name in FIGURES.values()]
     numeric = {column for table in tables for column, kind in table.dtypes.items() if kind.kind in "if"}
     assert numeric - plot.NUMBERS == shown_only | {"low", "high"}
@@ -86,7 +100,9 @@ def test_all_that_is_drawn_as_a_number_is_known_as_one():
 
 def test_redraw_names_a_table_that_does_not_tell_the_hypotheses(tmp_path):
     shutil.copytree(TABLES, tmp_path / "tables")
-    pd.read_csv(TABLES / "components.csv").drop(columns="hypothesis").to_csv(tmp_path / "tables" / "components.csv", index=False)
+    pd.read_csv(TABLES / "components.csv").drop(columns="hypothesis").to_csv(
+        tmp_path / "tables" / "components.csv", index=False
+    )
     settings = {"main": MAIN, "figures": {"dpi": 40}, "tables": FIGURES, "hypotheses": {}}
     said = sentence(redraw.main, Namespace(settings=settings, folders=[tmp_path]))
     assert said == f"{tmp_path}/tables/components.csv: there is no column 'hypothesis'; remake the tables."

@@ -71,7 +71,14 @@ def properties(scored, train):
             yield (
                 t,
                 PROPERTIES[number],
-                next(((low, high) for low, high in zip(powers[number], powers[number][1:], strict=False) if value is not None and low <= value < high), None),
+                next(
+                    (
+                        (low, high)
+                        for low, high in zip(powers[number], powers[number][1:], strict=False)
+                        if value is not None and low <= value < high
+                    ),
+                    None,
+                ),
             )
         yield t, PROPERTIES[1], (1, 2) if PIECES[before].endswith("@@") else (0, 1)
 
@@ -121,7 +128,9 @@ def test_types_are_ranked_by_their_summed_gain(data):
     gains = {PIECES[token]: scored.gain[here].sum() for token, here in places.items() if len(here)}
     ranked = sorted(gains, key=gains.get, reverse=True)
     assert table.loc[table["effect"] == "helped", "type"].tolist() == [name for name in ranked if gains[name] > 0][:20]
-    assert table.loc[table["effect"] == "hurt", "type"].tolist() == [name for name in ranked[::-1] if gains[name] < 0][:20]
+    assert (
+        table.loc[table["effect"] == "hurt", "type"].tolist() == [name for name in ranked[::-1] if gains[name] < 0][:20]
+    )
     for row in table.to_dict("records"):
         here = places[PIECES.index(row["type"])]
         assert (row["tokens"], row["train_count"]) == (len(here), int((train == PIECES.index(row["type"])).sum()))

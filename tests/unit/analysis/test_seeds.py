@@ -19,7 +19,10 @@ def test_mean_and_spread_by_hand():
 
 def test_verdicts_are_counted_and_a_row_that_one_seed_lacks_is_kept():
     key = ["hypothesis", "question", "paper"]
-    first = pd.DataFrame([["a", "A?", "refuted", 0.1, "refuted"], ["b", "B?", "silent", None, "inconclusive"]], columns=[*key, "share", "verdict"])
+    first = pd.DataFrame(
+        [["a", "A?", "refuted", 0.1, "refuted"], ["b", "B?", "silent", None, "inconclusive"]],
+        columns=[*key, "share", "verdict"],
+    )
     second = pd.DataFrame([["a", "A?", "refuted", 0.3, "inconclusive"]], columns=[*key, "share", "verdict"])
     table = over_seeds([first, second], key).set_index("hypothesis")
     assert table.loc["a", ["seeds", "supported", "refuted", "inconclusive"]].tolist() == [2, 0, 1, 1]

@@ -41,7 +41,9 @@ def test_bootstrap_is_what_resampling_the_tokens_one_by_one_gives():
         for resample, drawn in enumerate(counts):
             picked = [np.arange(offsets[d], offsets[d + 1]) for d in range(5) for _ in range(drawn[d])]
             rows = np.concatenate(picked)
-            assert samples[component, resample] == pytest.approx(np.exp(-log_p[component, rows].sum() / is_word[rows].sum()), rel=1e-12)
+            assert samples[component, resample] == pytest.approx(
+                np.exp(-log_p[component, rows].sum() / is_word[rows].sum()), rel=1e-12
+            )
 
 
 def test_bootstrap_by_hand():
@@ -56,7 +58,10 @@ def test_pairing_removes_what_the_components_share():
     sums = np.stack([hard, hard + generator.normal(10, 1, 30)])
     base, other = bootstrap(sums, np.full(30, 100.0), 2000, seed=0)
     low, high = interval(base - other, 0.95)
-    separate_low, separate_high = interval(base, 0.95)[0] - interval(other, 0.95)[1], interval(base, 0.95)[1] - interval(other, 0.95)[0]
+    separate_low, separate_high = (
+        interval(base, 0.95)[0] - interval(other, 0.95)[1],
+        interval(base, 0.95)[1] - interval(other, 0.95)[0],
+    )
     assert separate_low < 0 < low
     assert high - low < 0.2 * (separate_high - separate_low)
 

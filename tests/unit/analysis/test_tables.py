@@ -6,7 +6,17 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
 
-from knnlm.analysis.tables import COMPONENT_COLUMNS, DESCRIPTION, HYPOTHESIS, Split, component_table, datastore_size_table, lambda_table, main_variants, summary
+from knnlm.analysis.tables import (
+    COMPONENT_COLUMNS,
+    DESCRIPTION,
+    HYPOTHESIS,
+    Split,
+    component_table,
+    datastore_size_table,
+    lambda_table,
+    main_variants,
+    summary,
+)
 from knnlm.components.catalogue import BASE, Component
 from knnlm.components.columns import save_components
 from knnlm.errors import KnnlmError
@@ -15,14 +25,32 @@ from knnlm.steps import tables as tables_step
 from knnlm.storage.files import load_array, save_array
 
 CONTINUATION = np.array([False] * 4 + [True] * 3 + [False] * 5)
-OFFSETS = {"valid": np.array([0, 100, 180, 300, 360, 400]), "test": np.array([0, 50, 90, 140, 200, 260, 330, 400, 450, 500])}
+OFFSETS = {
+    "valid": np.array([0, 100, 180, 300, 360, 400]),
+    "test": np.array([0, 50, 90, 140, 200, 260, 330, 400, 450, 500]),
+}
 VARIANTS = [("approximate", "faiss", "faiss"), ("approximate", "faiss", "real"), ("exact", "real", "real")]
 FRACTIONS = [0.05, 0.5, 1.0]
 REFERENCE = "knn-att-l2-exact-real"
 ENTRY = {"question": "Do zero rows matter?", "paper": "silent", "share": None, "against": "{main}", "candidates": None}
-SETTINGS = {"seed": 1, "significance": {"resamples": 400, "level": 0.9}, "main": {"h": "att", "metric": "l2"}, "fractions": FRACTIONS}
+SETTINGS = {
+    "seed": 1,
+    "significance": {"resamples": 400, "level": 0.9},
+    "main": {"h": "att", "metric": "l2"},
+    "fractions": FRACTIONS,
+}
 SETTINGS |= {"verdict": {"share": 0.25}, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
-TABLES = ("components", "temperature", "datastore-size", "lambda", "loss", "verdicts", "shares", "input-representation", "facts")
+TABLES = (
+    "components",
+    "temperature",
+    "datastore-size",
+    "lambda",
+    "loss",
+    "verdicts",
+    "shares",
+    "input-representation",
+    "facts",
+)
 TEXTS = {"summary": "summary.txt", "verdicts-text": "verdicts.txt", "verdicts-rst": "verdicts.rst"}
 
 
@@ -37,13 +65,27 @@ def descriptions():
         knn = {"family": "knn", "mask": mask, "score": score, "k": 64, "added_parameters": 0}
         for fraction in FRACTIONS:
             suffix = "" if fraction == 1 else f"-f{fraction:g}"
-            name, main = f"knn-att-l2-{search}-{score}{suffix}", knn | {"h": "att", "metric": "l2", "fraction": fraction}
+            name, main = (
+                f"knn-att-l2-{search}-{score}{suffix}",
+                knn | {"h": "att", "metric": "l2", "fraction": fraction},
+            )
             made.append(describe(name, temperature=4.5, temperature_status="optimum", **main))
-        made.append(describe(f"knn-att-l2-{search}-{score}-untuned", temperature=1.0, temperature_status="fixed", **main))
+        made.append(
+            describe(f"knn-att-l2-{search}-{score}-untuned", temperature=1.0, temperature_status="fixed", **main)
+        )
     other = knn | {"h": "ffn", "metric": "ip", "fraction": 1.0}
     made.append(describe("knn-ffn-ip-exact-real", temperature=100.0, temperature_status="edge", **other))
-    padded = main | {"family": "padding", "hypothesis": "padding", "temperature": 4.5, "temperature_status": "optimum"}  # looks like the main component
-    return [*made, describe("padding-0.1", rows=1100, series="exact", x=10.0, **padded), describe("padding-0.2", **padded | {"family": "knn"})]
+    padded = main | {
+        "family": "padding",
+        "hypothesis": "padding",
+        "temperature": 4.5,
+        "temperature_status": "optimum",
+    }  # looks like the main component
+    return [
+        *made,
+        describe("padding-0.1", rows=1100, series="exact", x=10.0, **padded),
+        describe("padding-0.2", **padded | {"family": "knn"}),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +112,9 @@ def run():
 def test_one_row_per_component_and_split_base_first(run):
     parts, _, _, _, _, table = run
     assert list(table) == COMPONENT_COLUMNS
-    assert list(zip(table["component"], table["split"], strict=True)) == [(part["component"], split) for part in parts for split in OFFSETS]
+    assert list(zip(table["component"], table["split"], strict=True)) == [
+        (part["component"], split) for part in parts for split in OFFSETS
+    ]
 
 
 def test_rows_are_what_plain_arithmetic_gives(run):
@@ -80,7 +124,9 @@ def test_rows_are_what_plain_arithmetic_gives(run):
         words = sum(not CONTINUATION[token] for token in tokens[row["split"]])
         assert (row["tokens"], row["words"]) == (len(base), words)
         with np.errstate(divide="ignore"):
-            assert row["ppl"] == pytest.approx(np.prod(((1 - row["lambda"]) * base + row["lambda"] * own) ** (-1 / words)), rel=1e-9)
+            assert row["ppl"] == pytest.approx(
+                np.prod(((1 - row["lambda"]) * base + row["lambda"] * own) ** (-1 / words)), rel=1e-9
+            )
             assert row["ppl_alone"] == pytest.approx(np.exp(-np.log(own).sum() / words), rel=1e-9)
         assert row["oracle"] == pytest.approx(np.exp(-np.log(np.maximum(base, own)).sum() / words), rel=1e-9)
 
@@ -90,7 +136,12 @@ def test_the_weight_is_tuned_on_valid_and_used_on_test(run):
     for component, rows in table.groupby("component"):
         assert rows["lambda"].nunique() == 1
         base, own = (np.exp(np.float64(log_p[name, "valid"])) for name in ("base", component))
-        best = minimize_scalar(lambda weight: -np.log((1 - weight) * base + weight * own).sum(), bounds=(0, 1), method="bounded", options={"xatol": 1e-9})  # noqa: B023
+        best = minimize_scalar(
+            lambda weight: -np.log((1 - weight) * base + weight * own).sum(),
+            bounds=(0, 1),
+            method="bounded",
+            options={"xatol": 1e-9},
+        )  # noqa: B023
         assert component == "base" or rows["lambda"].iloc[0] == pytest.approx(best.x, abs=1e-4)
 
 
@@ -98,7 +149,13 @@ def test_gains_and_intervals(run):
     table = run[-1]
     for _, rows in table.groupby("split"):
         base = rows.iloc[0]
-        assert (base["ppl_alone"], base["lambda"], base["gain"], base["gain_low"], base["gain_high"]) == (base["ppl"], 0, 0, 0, 0)
+        assert (base["ppl_alone"], base["lambda"], base["gain"], base["gain_low"], base["gain_high"]) == (
+            base["ppl"],
+            0,
+            0,
+            0,
+            0,
+        )
         np.testing.assert_allclose(rows["gain"], base["ppl"] - rows["ppl"])
         assert (rows["ppl_low"] < rows["ppl"]).all()
         assert (rows["ppl"] < rows["ppl_high"]).all()
@@ -116,10 +173,14 @@ def test_intervals_are_those_of_a_plain_paired_bootstrap(run):
     mixture, is_word = np.log((1 - row["lambda"]) * base + row["lambda"] * own), ~CONTINUATION[tokens["test"]]
     generator, gains = np.random.default_rng(99), []
     for _ in range(4000):
-        drawn = np.concatenate([np.arange(offsets[d], offsets[d + 1]) for d in generator.integers(0, len(offsets) - 1, len(offsets) - 1)])
+        drawn = np.concatenate(
+            [np.arange(offsets[d], offsets[d + 1]) for d in generator.integers(0, len(offsets) - 1, len(offsets) - 1)]
+        )
         words = is_word[drawn].sum()
         gains.append(np.exp(-np.log(base[drawn]).sum() / words) - np.exp(-mixture[drawn].sum() / words))
-    np.testing.assert_allclose([row["gain_low"], row["gain_high"]], np.quantile(gains, [0.05, 0.95]), atol=0.05 * np.ptp(gains))
+    np.testing.assert_allclose(
+        [row["gain_low"], row["gain_high"]], np.quantile(gains, [0.05, 0.95]), atol=0.05 * np.ptp(gains)
+    )
 
 
 def test_a_split_of_one_document_has_no_intervals(run):
@@ -156,7 +217,9 @@ def test_what_is_known_of_a_hypothesis_component_stands_in_the_table_and_not_in_
     row = table[table["component"] == "padding-0.1"].iloc[0]
     assert (row["rows"], row["hypothesis"], row["series"], row["x"]) == (1100, "padding", "exact", 10.0)
     shown = summary(table, 0.9).splitlines()
-    main = table[(table["split"] == "test") & table["hypothesis"].isna() & (table["fraction"].isna() | (table["fraction"] == 1))]
+    main = table[
+        (table["split"] == "test") & table["hypothesis"].isna() & (table["fraction"].isna() | (table["fraction"] == 1))
+    ]
     assert len(shown) == 5 + len(main)
 
 
@@ -186,7 +249,9 @@ def test_lambda_curves_run_from_the_base_lm_to_the_component_alone(run):
         assert curve["ppl"].iloc[-1] == known.loc[(name, split), "ppl_alone"] == np.inf
         if split == "valid":
             assert curve["ppl"].min() >= known.loc[(name, split), "ppl"] * (1 - 1e-12)
-            assert curve["lambda"].iloc[curve["ppl"].argmin()] == pytest.approx(known.loc[(name, split), "lambda"], abs=0.01)
+            assert curve["lambda"].iloc[curve["ppl"].argmin()] == pytest.approx(
+                known.loc[(name, split), "lambda"], abs=0.01
+            )
 
 
 @pytest.fixture
@@ -202,10 +267,18 @@ def folder(run, tmp_path, monkeypatch):
         save_array(tmp_path / f"documents-{split}.npy", offsets)
     save_array(tmp_path / "continuation.npy", CONTINUATION)
     header = "component,h,metric,mask,score,fraction,temperature,split,lambda,ppl\n"
-    (tmp_path / "a.temperature.csv").write_text(header + "knn-att-l2-exact-real,att,l2,real,real,1.0,0.10,valid,0.123456789012345,99.5\n")
-    (tmp_path / "b.temperature.csv").write_text(header + "knn-ffn-ip-exact-real,ffn,ip,real,real,1.0,0.10,test,0.2,inf\n")
-    (tmp_path / "loss.csv").write_text("update,epoch,split,loss,perplexity,learning_rate,tokens_per_second\n50,1,train,5.0,148.4131591,0.001,9000\n")
-    (tmp_path / "padding.facts.csv").write_text("hypothesis,component,quantity,value\npadding,padding-0.1,recall,0.50\npadding,,rows,7\n")
+    (tmp_path / "a.temperature.csv").write_text(
+        header + "knn-att-l2-exact-real,att,l2,real,real,1.0,0.10,valid,0.123456789012345,99.5\n"
+    )
+    (tmp_path / "b.temperature.csv").write_text(
+        header + "knn-ffn-ip-exact-real,ffn,ip,real,real,1.0,0.10,test,0.2,inf\n"
+    )
+    (tmp_path / "loss.csv").write_text(
+        "update,epoch,split,loss,perplexity,learning_rate,tokens_per_second\n50,1,train,5.0,148.4131591,0.001,9000\n"
+    )
+    (tmp_path / "padding.facts.csv").write_text(
+        "hypothesis,component,quantity,value\npadding,padding-0.1,recall,0.50\npadding,,rows,7\n"
+    )
     return tmp_path
 
 
@@ -223,14 +296,18 @@ def step(monkeypatch, folder, output, **changed):
     }
     options |= {f"{table}-table": [f"{output}/{table}.csv"] for table in TABLES}
     options |= {text: [f"{output}/{file}"] for text, file in TEXTS.items()} | changed
-    monkeypatch.setattr(sys, "argv", ["tables", *(word for name, values in options.items() for word in (f"--{name}", *values))])
+    monkeypatch.setattr(
+        sys, "argv", ["tables", *(word for name, values in options.items() for word in (f"--{name}", *values))]
+    )
     run_step(tables_step.main, tables_step.parser())
 
 
 def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
     for output in ("once", "twice"):
         step(monkeypatch, folder, output)
-    once, twice = ({path.name: path.read_bytes() for path in (folder / output).iterdir()} for output in ("once", "twice"))
+    once, twice = (
+        {path.name: path.read_bytes() for path in (folder / output).iterdir()} for output in ("once", "twice")
+    )
     assert once == twice
     assert len(once) == len(TABLES) + len(TEXTS)
     base = run[-1].iloc[1]
@@ -262,7 +339,10 @@ def test_the_step_asks_every_hypothesis_and_needs_none(run, folder, monkeypatch)
     assert "Do zero rows matter?" in (folder / "some/verdicts.rst").read_text()
     shares = pd.read_csv(folder / "some/shares.csv").set_index("component")
     assert set(shares.index) == set(test.index)
-    assert set(pd.read_csv(folder / "some/input-representation.csv")["component"]) == {REFERENCE, "knn-ffn-ip-exact-real"}
+    assert set(pd.read_csv(folder / "some/input-representation.csv")["component"]) == {
+        REFERENCE,
+        "knn-ffn-ip-exact-real",
+    }
     step(monkeypatch, folder, "none", settings=[json.dumps(SETTINGS | {"hypotheses": {}})], facts=[])
     for table in ("verdicts", "facts"):
         assert len((folder / f"none/{table}.csv").read_text().splitlines()) == 1
@@ -272,7 +352,12 @@ def test_the_step_asks_every_hypothesis_and_needs_none(run, folder, monkeypatch)
 def save_base(folder, log_p, checkpoint="abc"):
     """Write the base LM as a component anew, with this log p of test."""
     columns = {"valid": load_array(folder / "base.valid.npy"), "test": [log_p]}
-    save_components(folder / "base.json", [BASE], {split: [np.array(column) for column in columns[split]] for split in columns}, checkpoint)
+    save_components(
+        folder / "base.json",
+        [BASE],
+        {split: [np.array(column) for column in columns[split]] for split in columns},
+        checkpoint,
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,14 +365,35 @@ def save_base(folder, log_p, checkpoint="abc"):
     [
         (lambda folder: save_base(folder, np.zeros(7)), "base.test.npy: has shape (1, 7), expected (1, 500)"),
         (lambda folder: save_base(folder, np.full(500, np.nan)), "component base, test: not log-probabilities"),
-        (lambda folder: save_base(folder, np.zeros(500), "another"), "knn.json: checkpoint is 'abc', but 'another' is needed here"),
-        (lambda folder: save_array(folder / "base.test.npy", np.zeros((1, 500), np.float32)), "base.test.npy: not as it was when base.json was written"),
-        (lambda folder: save_array(folder / "documents-test.npy", np.array([0, 50])), "documents-test.npy: document offsets"),
-        (lambda folder: save_array(folder / "continuation.npy", np.zeros(5, bool)), "tokens-valid.npy: holds ids beyond"),
-        (lambda folder: (folder / "loss.csv").write_text("update,loss\n1,2\n"), "loss.csv: has the columns update, loss"),
-        (lambda folder: (folder / "base.json").write_text('[{"component": "other"}]'), "base.json: not a readable manifest"),
+        (
+            lambda folder: save_base(folder, np.zeros(500), "another"),
+            "knn.json: checkpoint is 'abc', but 'another' is needed here",
+        ),
+        (
+            lambda folder: save_array(folder / "base.test.npy", np.zeros((1, 500), np.float32)),
+            "base.test.npy: not as it was when base.json was written",
+        ),
+        (
+            lambda folder: save_array(folder / "documents-test.npy", np.array([0, 50])),
+            "documents-test.npy: document offsets",
+        ),
+        (
+            lambda folder: save_array(folder / "continuation.npy", np.zeros(5, bool)),
+            "tokens-valid.npy: holds ids beyond",
+        ),
+        (
+            lambda folder: (folder / "loss.csv").write_text("update,loss\n1,2\n"),
+            "loss.csv: has the columns update, loss",
+        ),
+        (
+            lambda folder: (folder / "base.json").write_text('[{"component": "other"}]'),
+            "base.json: not a readable manifest",
+        ),
         (lambda folder: (folder / "b.temperature.csv").write_text(""), "b.temperature.csv: not a readable table"),
-        (lambda folder: (folder / "padding.facts.csv").write_text("component,value\n"), "padding.facts.csv: has the columns component, value"),
+        (
+            lambda folder: (folder / "padding.facts.csv").write_text("component,value\n"),
+            "padding.facts.csv: has the columns component, value",
+        ),
     ],
 )
 def test_the_step_names_a_damaged_file_and_writes_nothing(folder, monkeypatch, damage, message):

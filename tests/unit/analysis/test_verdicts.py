@@ -29,7 +29,14 @@ ENTRY = {"question": "Does it help?", "paper": "refuted", "share": None, "agains
 RULE = {"share": 0.25}
 # Perplexity of each of two documents of one word each; of both together it is the geometric mean.
 TOY = {"base": (8, 8), REFERENCE: (4, 1), APPROXIMATE: (4, 2), "new-a": (8, 4), "new-b": (4, 2), "other-a": (8, 8)}
-VALID = {"base": 8, REFERENCE: 2, APPROXIMATE: 3, "new-a": 5, "new-b": 6, "other-a": 8}  # new-a is chosen though new-b is better on test
+VALID = {
+    "base": 8,
+    REFERENCE: 2,
+    APPROXIMATE: 3,
+    "new-a": 5,
+    "new-b": 6,
+    "other-a": 8,
+}  # new-a is chosen though new-b is better on test
 
 
 def toy(documents):
@@ -37,13 +44,36 @@ def toy(documents):
     rows = []
     for name, ppls in documents.items():
         knn = name.startswith("knn")
-        known = {"component": name, "lambda": 1.0, "hypothesis": None if knn or name == "base" else name.partition("-")[0]}
-        known |= {"family": "knn" if knn else "lm" if name == "base" else "new", "h": None if name == "base" else "att", "metric": "l2" if knn else None}
-        known |= {"rows": 9, "added_parameters": 3, "ppl_alone": np.inf, "oracle": 1.0, "agreement": 0.5, "helped": 0.25, "temperature_status": "optimum"}
-        known |= {"mask": "real" if name == REFERENCE else None, "score": "real" if name == REFERENCE else None, "fraction": 1.0 if knn else None}
+        known = {
+            "component": name,
+            "lambda": 1.0,
+            "hypothesis": None if knn or name == "base" else name.partition("-")[0],
+        }
+        known |= {
+            "family": "knn" if knn else "lm" if name == "base" else "new",
+            "h": None if name == "base" else "att",
+            "metric": "l2" if knn else None,
+        }
+        known |= {
+            "rows": 9,
+            "added_parameters": 3,
+            "ppl_alone": np.inf,
+            "oracle": 1.0,
+            "agreement": 0.5,
+            "helped": 0.25,
+            "temperature_status": "optimum",
+        }
+        known |= {
+            "mask": "real" if name == REFERENCE else None,
+            "score": "real" if name == REFERENCE else None,
+            "fraction": 1.0 if knn else None,
+        }
         mean = exp(np.mean(np.log(ppls)))
         first = exp(np.mean(np.log(documents["base"])))
-        rows += [known | {"split": split, "ppl": ppl, "gain": first - ppl} for split, ppl in (("valid", VALID.get(name, mean)), ("test", mean))]
+        rows += [
+            known | {"split": split, "ppl": ppl, "gain": first - ppl}
+            for split, ppl in (("valid", VALID.get(name, mean)), ("test", mean))
+        ]
     count = len(documents["base"])
     split = Split("test", np.zeros(count, np.int32), np.arange(count + 1), np.ones(count))
     return pd.DataFrame(rows), lambda name, _: -np.log(np.array(documents[name], float)), [split]
@@ -71,7 +101,9 @@ def test_a_narrower_interval_decides():
 
 
 def test_the_threshold_is_the_rule_s_or_the_entry_s_own():
-    assert verdicts({"a": ENTRY | {"candidates": ["new-a"]}, "b": ENTRY | {"candidates": ["new-a"], "share": 0.6}}, 0.3)["threshold"].tolist() == [0.25, 0.6]
+    assert verdicts(
+        {"a": ENTRY | {"candidates": ["new-a"]}, "b": ENTRY | {"candidates": ["new-a"], "share": 0.6}}, 0.3
+    )["threshold"].tolist() == [0.25, 0.6]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +127,13 @@ def test_agreement_with_the_paper(paper, agrees):
 
 
 def test_against_another_component_and_candidates_by_pattern():
-    table = verdicts({"approximate": ENTRY | {"against": "{main}", "candidates": ["{approximate}"]}, "mix": ENTRY | {"candidates": ["new-[b-z]", "oth*"]}}, 0.9)
+    table = verdicts(
+        {
+            "approximate": ENTRY | {"against": "{main}", "candidates": ["{approximate}"]},
+            "mix": ENTRY | {"candidates": ["new-[b-z]", "oth*"]},
+        },
+        0.9,
+    )
     assert table["component"].tolist() == [APPROXIMATE, "new-b"]
     ratio = [(4 - 4) / 4, (2 - sqrt(8)) / 6, (1 - 2) / 7]  # AA, AB, BB
     assert [table["gain"][0], table["share"][0]] == pytest.approx([2 - sqrt(8), ratio[1]])
@@ -104,7 +142,10 @@ def test_against_another_component_and_candidates_by_pattern():
 
 
 def test_what_was_not_run_has_no_row_and_a_mistake_is_named():
-    table = verdicts({"not-run": ENTRY, "nothing": ENTRY | {"candidates": ["not-run-*"]}, "new": ENTRY | {"against": "not-run-1"}}, 0.9)
+    table = verdicts(
+        {"not-run": ENTRY, "nothing": ENTRY | {"candidates": ["not-run-*"]}, "new": ENTRY | {"against": "not-run-1"}},
+        0.9,
+    )
     assert table.empty
     assert list(table) == VERDICT_COLUMNS
     with pytest.raises(KnnlmError, match=r"hypotheses\.new\.against: there is no component knn-att-l3"):
@@ -132,7 +173,10 @@ def test_few_undefined_ratios_count_against_both_ends():
     gains, reference = np.arange(1.0, 101), np.full(100, 100.0)
     assert share_interval(gains, reference, 0.9) == (0.05, 0.95)
     reference[[10, 50, 90]] = 0, -1, 0
-    assert share_interval(gains, reference, 0.9) == (0.02, 0.98)  # the second defined ratio from below, the 95th from below
+    assert share_interval(gains, reference, 0.9) == (
+        0.02,
+        0.98,
+    )  # the second defined ratio from below, the 95th from below
     reference[:5] = 0
     assert np.isnan(share_interval(gains, reference, 0.9)).all()
 
@@ -140,18 +184,29 @@ def test_few_undefined_ratios_count_against_both_ends():
 def test_shares_are_those_of_a_bootstrap_in_plain_python():
     generator = np.random.default_rng(3)
     base = generator.uniform(50, 200, 7)
-    documents = {"base": base, REFERENCE: base * generator.uniform(0.6, 1.02, 7), "new-a": base * generator.uniform(0.8, 1.1, 7)}
+    documents = {
+        "base": base,
+        REFERENCE: base * generator.uniform(0.6, 1.02, 7),
+        "new-a": base * generator.uniform(0.8, 1.1, 7),
+    }
     components, read, splits = toy({name: tuple(ppls) for name, ppls in documents.items()})
     table = share_table(components, resampled(components, read, splits, 500, 1), MAIN, 0.8)
     assert list(table) == SHARE_COLUMNS
     shares = []
     for counts in resample_counts(7, 500, 1).tolist():
-        ppl = {name: exp(sum(n * log(p) for n, p in zip(counts, ppls, strict=True)) / sum(counts)) for name, ppls in documents.items()}
+        ppl = {
+            name: exp(sum(n * log(p) for n, p in zip(counts, ppls, strict=True)) / sum(counts))
+            for name, ppls in documents.items()
+        }
         shares.append((ppl["base"] - ppl["new-a"]) / (ppl["base"] - ppl[REFERENCE]))
     shares.sort()
     row = table.set_index("component").loc["new-a"]
-    assert [row["share_low"], row["share_high"]] == pytest.approx([shares[ceil(0.1 * 500) - 1], shares[ceil(0.9 * 500) - 1]], rel=1e-9)
-    assert table.set_index("component").loc[REFERENCE, ["share", "share_low", "share_high"]].tolist() == pytest.approx([1, 1, 1])
+    assert [row["share_low"], row["share_high"]] == pytest.approx(
+        [shares[ceil(0.1 * 500) - 1], shares[ceil(0.9 * 500) - 1]], rel=1e-9
+    )
+    assert table.set_index("component").loc[REFERENCE, ["share", "share_low", "share_high"]].tolist() == pytest.approx(
+        [1, 1, 1]
+    )
     assert table.set_index("component").loc["base", ["share", "share_low", "share_high"]].tolist() == [0, 0, 0]
 
 
@@ -169,13 +224,22 @@ def test_input_representation_holds_the_exact_knn_and_the_learned_embeddings():
     shares = share_table(components, resampled(components, read, splits, 50, 1), MAIN, 0.9)
     table = input_representation_table(components, shares, entries, MAIN)
     assert list(table) == INPUT_COLUMNS
-    assert dict(zip(table["component"], table["similarity"], strict=True)) == {REFERENCE: "l2", "new-a": "ip", "new-b": "ip"}
+    assert dict(zip(table["component"], table["similarity"], strict=True)) == {
+        REFERENCE: "l2",
+        "new-a": "ip",
+        "new-b": "ip",
+    }
 
 
 def judged():
     """A table with an awkward question and unknown ends."""
     table = verdicts(
-        {"new": ENTRY | {"question": "Is *p_x* `all` | there is, or does a \\ stand in a long question that must be wrapped?"}, "other": ENTRY}, 0.3
+        {
+            "new": ENTRY
+            | {"question": "Is *p_x* `all` | there is, or does a \\ stand in a long question that must be wrapped?"},
+            "other": ENTRY,
+        },
+        0.3,
     )
     table.loc[1, ["share_low", "share_high"]] = np.nan
     return table
@@ -186,7 +250,10 @@ def test_the_text_is_aligned_and_fits_a_terminal():
     assert max(map(len, lines)) <= 120
     header = next(line for line in lines if line.startswith("question"))
     column = header.index("verdict")
-    assert [line[column:].split() for line in lines if "refuted " in line and "[" in line] == [["supported", "no"], ["refuted", "yes"]]
+    assert [line[column:].split() for line in lines if "refuted " in line and "[" in line] == [
+        ["supported", "no"],
+        ["refuted", "yes"],
+    ]
     assert {"90%", "25%"} <= set(" ".join(lines).replace(",", " ").split())
     assert "No hypothesis" in verdict_text(judged().iloc[:0], RULE, 0.9)
 
@@ -194,10 +261,18 @@ def test_the_text_is_aligned_and_fits_a_terminal():
 def test_the_rst_is_a_valid_table_of_every_verdict():
     table = judged()
     strict = {"halt_level": 2, "report_level": 2}
-    cells = [node.astext() for node in publish_doctree(verdict_rst(table, RULE, 0.9), settings_overrides=strict).findall(entry)]
+    cells = [
+        node.astext()
+        for node in publish_doctree(verdict_rst(table, RULE, 0.9), settings_overrides=strict).findall(entry)
+    ]
     assert len(cells) == 4 * 3
-    assert [cell.split() for cell in cells[4::4]] == [[*question.split(), name] for question, name in zip(table["question"], table["component"], strict=True)]
-    said = [f" (the paper: {paper})" if agrees == "no" else "" for paper, agrees in zip(table["paper"], table["agrees"], strict=True)]
+    assert [cell.split() for cell in cells[4::4]] == [
+        [*question.split(), name] for question, name in zip(table["question"], table["component"], strict=True)
+    ]
+    said = [
+        f" (the paper: {paper})" if agrees == "no" else ""
+        for paper, agrees in zip(table["paper"], table["agrees"], strict=True)
+    ]
     assert cells[7::4] == [verdict + other for verdict, other in zip(table["verdict"], said, strict=True)]
     emptied = publish_doctree(verdict_rst(table.iloc[:0], RULE, 0.9), settings_overrides=strict)
     assert not list(emptied.findall(entry)) + list(emptied.findall(strong))

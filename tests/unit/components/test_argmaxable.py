@@ -20,7 +20,9 @@ from knnlm.components.argmaxable import (
 )
 
 COUNTS = ("duplicates", "cleared_by_direction", "cleared_by_states", "cleared_by_perceptron", "linear_programs")
-POINT_SETS = st.integers(2, 4).flatmap(lambda width: arrays(np.int8, st.tuples(st.integers(1, 25), st.just(width)), elements=st.integers(-4, 4)))
+POINT_SETS = st.integers(2, 4).flatmap(
+    lambda width: arrays(np.int8, st.tuples(st.integers(1, 25), st.just(width)), elements=st.integers(-4, 4))
+)
 
 
 def verdicts(rows, steps=20, states=None, **settings):
@@ -108,7 +110,10 @@ def test_a_state_at_which_a_type_wins_clears_it():
     assert cleared_by_states(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), np.array([[1, 0]], np.float32)).tolist() == []
     assert cleared_by_states(rows, states[:0]).tolist() == []
     generator = np.random.default_rng(0)
-    blunt, many = generator.normal(size=(30, 3)).astype(np.float32), generator.normal(size=(20_000, 3)).astype(np.float32)
+    blunt, many = (
+        generator.normal(size=(30, 3)).astype(np.float32),
+        generator.normal(size=(20_000, 3)).astype(np.float32),
+    )
     (without, facts_without), (with_states, facts) = verdicts(blunt, steps=0), verdicts(blunt, steps=0, states=many)
     np.testing.assert_array_equal(without, with_states)
     assert facts["cleared_by_states"] > 0 == facts_without["cleared_by_states"]
@@ -134,7 +139,9 @@ def test_a_limit_leaves_types_undecided_and_says_how_many():
 
 def test_processes_give_the_same_verdicts():
     rows = np.random.default_rng(6).normal(size=(40, 3))
-    np.testing.assert_array_equal(decide(rows, np.arange(40), rows, processes=2), decide(rows, np.arange(40), rows, processes=1))
+    np.testing.assert_array_equal(
+        decide(rows, np.arange(40), rows, processes=2), decide(rows, np.arange(40), rows, processes=1)
+    )
 
 
 def test_the_perceptron_finds_an_h_for_every_vertex_it_reports():

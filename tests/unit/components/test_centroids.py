@@ -63,7 +63,10 @@ def test_probabilities_are_the_formula_and_sum_to_one(seed, metric, temperature)
     queries = queries[:20]
     similarities, ids = nearest_to_queries(queries, clusters, metric, kept=1000)
     assert ids.shape == (20, 12)
-    columns = [log_p_knn(similarities, gold_shares(clusters.distribution, ids, np.full(20, word)), temperature) for word in range(9)]
+    columns = [
+        log_p_knn(similarities, gold_shares(clusters.distribution, ids, np.full(20, word)), temperature)
+        for word in range(9)
+    ]
     assert np.allclose(np.exp(columns).sum(axis=0), 1, atol=1e-5)
     logits = similarities_of(queries, clusters.centroids, metric) / temperature
     expected = np.exp(logits - logsumexp(logits, axis=1, keepdims=True)) @ clusters.distribution.toarray()
@@ -116,7 +119,10 @@ def test_k_means_with_every_row_a_centroid_has_no_error_left():
 
 def test_k_means_lowers_its_objective_and_assigns_to_the_nearest():
     keys = np.random.default_rng(4).standard_normal((600, 5)).astype(np.float32)
-    found = [k_means(keys, 20, iterations, seed=1, spherical=False, factory="Flat", nprobe=1) for iterations in (1, 2, 4, 8, 16)]
+    found = [
+        k_means(keys, 20, iterations, seed=1, spherical=False, factory="Flat", nprobe=1)
+        for iterations in (1, 2, 4, 8, 16)
+    ]
     objectives = [objective(keys, centroids) for centroids, _ in found]
     assert objectives == sorted(objectives, reverse=True)
     assert objectives[-1] < 0.9 * objectives[0]
@@ -140,7 +146,11 @@ def test_unit_clusters_scale_their_queries():
     queries, _, clusters = made_up(6)
     unit = Clusters(unit_length(clusters.centroids), clusters.distribution, unit=True)
     similarities, _ = nearest_to_queries(queries * 5, unit, "ip", kept=12)
-    cosines = similarities_of(queries, clusters.centroids, "ip") / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(clusters.centroids, axis=1)
+    cosines = (
+        similarities_of(queries, clusters.centroids, "ip")
+        / np.linalg.norm(queries, axis=1)[:, None]
+        / np.linalg.norm(clusters.centroids, axis=1)
+    )
     assert np.allclose(similarities, -np.sort(-cosines, axis=1), atol=1e-5)
     assert (unit_length(np.zeros((1, 3))) == 0).all()
 
@@ -169,7 +179,9 @@ def test_the_gradient_is_that_of_autograd(metric, seed, temperature):
     similarities = points @ centroids.T if metric == "ip" else -(points[:, None] - centroids[None]).square().sum(2)
     probability = (torch.softmax(similarities / temperature, 1) * shares).sum(1)
     (-probability.log()).mean().backward()
-    found = centroid_gradient(torch.from_numpy(keys), centroids.detach().float(), shares.log().float(), temperature, metric)
+    found = centroid_gradient(
+        torch.from_numpy(keys), centroids.detach().float(), shares.log().float(), temperature, metric
+    )
     assert np.allclose(found, centroids.grad, rtol=1e-3, atol=1e-5)
 
 

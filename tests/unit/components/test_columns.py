@@ -80,7 +80,10 @@ def test_tuning_fills_in_the_temperature_alone():
 @pytest.fixture
 def saved(tmp_path):
     components = [BASE, Component("knn-x", "knn", "att", "l2", "faiss", "real", 1.5, "edge", 0.05, 8)]
-    log_p = {"valid": [np.array([-1.0, -np.inf, -3.0]), np.array([-0.5, -2.0, -9.0])], "test": [np.array([-4.0]), np.array([-np.inf])]}
+    log_p = {
+        "valid": [np.array([-1.0, -np.inf, -3.0]), np.array([-0.5, -2.0, -9.0])],
+        "test": [np.array([-4.0]), np.array([-np.inf])],
+    }
     save_components(tmp_path / "some.json", components, log_p, "abc")
     return tmp_path / "some.json", components, log_p
 
@@ -115,16 +118,23 @@ def test_a_missing_component_is_refused_by_name(saved):
 
 def test_components_of_another_base_lm_are_refused_by_name(saved):
     assert checkpoint_of(saved[0]) == "abc"
-    with pytest.raises(KnnlmError, match=r"some\.json: checkpoint is 'abc', but 'abd' is needed here; delete it and rerun"):
+    with pytest.raises(
+        KnnlmError, match=r"some\.json: checkpoint is 'abc', but 'abd' is needed here; delete it and rerun"
+    ):
         load_components(saved[0], "valid", 3, "abd")
 
 
 def test_a_component_is_found_in_the_file_that_has_it(saved, tmp_path):
     path, components, log_p = saved
-    save_components(tmp_path / "other.json", [Component("other", "knn")], {split: [log_p[split][0]] for split in log_p}, "abc")
+    save_components(
+        tmp_path / "other.json", [Component("other", "knn")], {split: [log_p[split][0]] for split in log_p}, "abc"
+    )
     found, columns = find_component([tmp_path / "other.json", path], "knn-x", {"valid": 3, "test": 1}, "abc")
     assert found == components[1]
-    assert {split: column.tolist() for split, column in columns.items()} == {"valid": [-0.5, -2.0, -9.0], "test": [-np.inf]}
+    assert {split: column.tolist() for split, column in columns.items()} == {
+        "valid": [-0.5, -2.0, -9.0],
+        "test": [-np.inf],
+    }
     with pytest.raises(KnnlmError, match=r"component none: not among the stored ones \(other, base, knn-x\)"):
         find_component([tmp_path / "other.json", path], "none", {"valid": 3}, "abc")
 
@@ -138,7 +148,21 @@ def test_a_table_that_was_written_beside_the_components_is_checked_too(tmp_path)
         load_components(tmp_path / "some.json", "valid", 2, "abc")
 
 
-@pytest.mark.parametrize("content", [b"", b"[{]", b"3", b"null", b'[{"component": "base"}]', b'[{"name": "base"}]', b"[1]", b'{"a": 1}', b'["base"]', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[{]",
+        b"3",
+        b"null",
+        b'[{"component": "base"}]',
+        b'[{"name": "base"}]',
+        b"[1]",
+        b'{"a": 1}',
+        b'["base"]',
+        b"\xff",
+    ],
+)
 def test_a_damaged_description_is_refused_by_name(saved, content):
     saved[0].write_bytes(content)
     with pytest.raises(KnnlmError, match=r"some\.json: (not a readable manifest|format is None)"):

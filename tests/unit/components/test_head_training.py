@@ -14,7 +14,15 @@ from knnlm.components import heads
 from knnlm.components.catalogue import BASE
 from knnlm.components.columns import checkpoint_of, load_components, save_components
 from knnlm.components.head_training import Rows, learning_rates, log_p_of, store_log_p, store_rows, train_head
-from knnlm.components.heads import MixtureOfSoftmaxes, OutputEmbedding, copied_weights, even_rows, interpolated_likelihood, likelihood, random_weights
+from knnlm.components.heads import (
+    MixtureOfSoftmaxes,
+    OutputEmbedding,
+    copied_weights,
+    even_rows,
+    interpolated_likelihood,
+    likelihood,
+    random_weights,
+)
 from knnlm.datastore.store import open_datastore
 from knnlm.language_model.transformer import save_model
 from knnlm.storage.files import save_array, write_manifest
@@ -75,7 +83,9 @@ def test_training_on_separable_states(kind):
     generator = torch.Generator().manual_seed(2)
     if kind == "mixture":
         W = torch.randn(6, 8, generator=generator)
-        head = MixtureOfSoftmaxes(W, torch.zeros(2, 8), torch.zeros(2), torch.randn(2, 8, 8, generator=generator), torch.zeros(2, 8))
+        head = MixtureOfSoftmaxes(
+            W, torch.zeros(2, 8), torch.zeros(2), torch.randn(2, 8, 8, generator=generator), torch.zeros(2, 8)
+        )
     else:
         n = {"one": 1, "three": 3}[kind]
         head = OutputEmbedding(random_weights(6 * n, 8, generator), even_rows(6, n), 6)
@@ -90,7 +100,10 @@ def test_training_on_separable_states(kind):
 
 
 def test_the_best_pass_is_kept_and_the_same_seed_trains_the_same():
-    rows, valid = separable(300, 1), Rows(separable(50, 2).states, np.zeros(50, np.int32))  # valid that training makes worse
+    rows, valid = (
+        separable(300, 1),
+        Rows(separable(50, 2).states, np.zeros(50, np.int32)),
+    )  # valid that training makes worse
     start = copied_weights(np.eye(6, 8, dtype=np.float32), even_rows(6, 1), 0.0, torch.Generator())
     start[0] = 10.0
     head = OutputEmbedding(start.clone(), even_rows(6, 1), 6)
@@ -122,7 +135,14 @@ def run_folder(tmp_path_factory):
         chunk = folder / f"chunk-{number}"
         for name, array in {"att": states(60), "ffn": states(60), "values": tokens(60)}.items():
             save_array(chunk / f"{name}.npy", array)
-        facts = {"kind": "datastore chunk", "chunk": number, "chunks": 2, "rows": 60, "first_position": first, "width": 4}
+        facts = {
+            "kind": "datastore chunk",
+            "chunk": number,
+            "chunks": 2,
+            "rows": 60,
+            "first_position": first,
+            "width": 4,
+        }
         write_manifest(chunk / "manifest.json", **facts, corpus_tokens=120, checkpoint=checkpoint)
     for split in ("valid", "test"):
         save_array(folder / f"{split}.npy", tokens(25))
@@ -130,14 +150,26 @@ def run_folder(tmp_path_factory):
         save_array(folder / f"{split}.ffn.npy", states(25))
     write_manifest(folder / "states.json", kind="evaluation states", width=4, checkpoint=checkpoint)
     save_array(folder / "continuation.npy", np.arange(11) % 3 == 0)
-    save_components(folder / "base.json", [BASE], {split: [np.full(25, -2.0, np.float32)] for split in ("valid", "test")}, checkpoint)
+    save_components(
+        folder / "base.json",
+        [BASE],
+        {split: [np.full(25, -2.0, np.float32)] for split in ("valid", "test")},
+        checkpoint,
+    )
     return folder
 
 
 SHORT = {"passes": 1, "rows": 100, "batch": 32, "learning_rate": 0.01, "betas": [0.9, 0.999], "warmup": 0.1}
 INITIAL = {"random": {"rows": 100, "learning_rate": 0.01}, "copies": {"rows": None, "learning_rate": 0.001}}
 SETTINGS = {
-    "output_embeddings": {"h": ["att", "ffn"], "n": [1, 2], "initial": INITIAL, "extra": ["loss"], "total_ratio": 3, "noise": 0.1},
+    "output_embeddings": {
+        "h": ["att", "ffn"],
+        "n": [1, 2],
+        "initial": INITIAL,
+        "extra": ["loss"],
+        "total_ratio": 3,
+        "noise": 0.1,
+    },
     "additional_linear": {"noise": 0.01},
     "mixture_of_softmaxes": {"h": ["att", "ffn"], "K": [2], "noise": 0.01},
     "interpolated_loss": {"h": ["att"], "n": [1], "lambda": 0.25},
@@ -148,11 +180,32 @@ def test_the_steps_train_without_fairseq(run_folder, tmp_path):
     """Every step that needs no index, through its command line in one process in which importing fairseq fails."""
     commands = []
     for family, own in SETTINGS.items():
-        given = {"hypothesis": family, "settings": own | {"recipe": SHORT}, "seed": 1, "main": {}, "temperature": {}, "retrieval": {"k": 4}}
-        names = {"--tokens": ["valid.npy", "test.npy"], "--continuation": ["continuation.npy"], "--base": ["base.json"], "--states": ["states.json"]}
+        given = {
+            "hypothesis": family,
+            "settings": own | {"recipe": SHORT},
+            "seed": 1,
+            "main": {},
+            "temperature": {},
+            "retrieval": {"k": 4},
+        }
+        names = {
+            "--tokens": ["valid.npy", "test.npy"],
+            "--continuation": ["continuation.npy"],
+            "--base": ["base.json"],
+            "--states": ["states.json"],
+        }
         names |= {"--chunks": ["chunk-0/manifest.json", "chunk-1/manifest.json"], "--model": ["model.pt"]}
-        paths = [str(part) for option, files in names.items() for part in (option, *(run_folder / file for file in files))]
-        made = ["--descriptions", str(tmp_path / f"{family}.json"), "--facts", str(tmp_path / f"{family}.csv"), "--checkpoints", str(tmp_path / family)]
+        paths = [
+            str(part) for option, files in names.items() for part in (option, *(run_folder / file for file in files))
+        ]
+        made = [
+            "--descriptions",
+            str(tmp_path / f"{family}.json"),
+            "--facts",
+            str(tmp_path / f"{family}.csv"),
+            "--checkpoints",
+            str(tmp_path / family),
+        ]
         commands.append([family, "--family", family, "--settings", json.dumps(given), *paths, *made])
     program = f"""
 import importlib, json, runpy, sys
@@ -165,12 +218,25 @@ for sys.argv in json.load(sys.stdin):
 assert not [name for name in sys.modules if name.startswith("fairseq.")]
 """
     environment = {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1", "PATH": ""}
-    ran = subprocess.run([sys.executable, "-c", program], input=json.dumps(commands), text=True, capture_output=True, env=environment, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(commands),
+        text=True,
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     checkpoint = checkpoint_of(run_folder / "base.json")
-    found = {family: [component for component, _ in load_components(tmp_path / f"{family}.json", "valid", 25, checkpoint)] for family in SETTINGS}
+    found = {
+        family: [component for component, _ in load_components(tmp_path / f"{family}.json", "valid", 25, checkpoint)]
+        for family in SETTINGS
+    }
     assert [component.component.removeprefix("output_embeddings-") for component in found["output_embeddings"]] == [
-        f"{h}-{layout}-{initial}" for layout in ("1v", "2v", "loss") for h in ("att", "ffn") for initial in ("random", "copies")
+        f"{h}-{layout}-{initial}"
+        for layout in ("1v", "2v", "loss")
+        for h in ("att", "ffn")
+        for initial in ("random", "copies")
     ]
     assert [component.rows for component in found["output_embeddings"][:8]] == [11] * 4 + [22] * 4
     assert {component.added_parameters for component in found["output_embeddings"][4:8]} == {22 * 4}

@@ -51,7 +51,9 @@ def log_p_by_definition(logits, row_types, gold):
     """Log of the sum of the probabilities of the gold's rows, one row of the batch after the other."""
     log_probabilities = torch.log_softmax(logits, 1)
     rows_of_type = [torch.from_numpy(np.flatnonzero(row_types == token)) for token in gold.tolist()]
-    return torch.stack([row[columns].logsumexp(0) for row, columns in zip(log_probabilities, rows_of_type, strict=True)])
+    return torch.stack(
+        [row[columns].logsumexp(0) for row, columns in zip(log_probabilities, rows_of_type, strict=True)]
+    )
 
 
 def losses_by_definition(objective, log_p, batch, types):
@@ -95,7 +97,10 @@ def test_gradient_of_a_mixture_of_softmaxes_is_that_of_autograd(problem, K, obje
     parameters = [random_matrix(generator, *shape) for shape in ((K, width), (K,), (K, width, width), (K, width))]
     prior, prior_bias, experts, biases = checked = [parameter.clone().requires_grad_() for parameter in parameters]
     log_prior = torch.log_softmax(batch.states @ prior.T + prior_bias, 1)
-    gold_of_experts = [torch.log_softmax((batch.states @ experts[k].T + biases[k]) @ W.T, 1).gather(1, batch.gold[:, None])[:, 0] for k in range(K)]
+    gold_of_experts = [
+        torch.log_softmax((batch.states @ experts[k].T + biases[k]) @ W.T, 1).gather(1, batch.gold[:, None])[:, 0]
+        for k in range(K)
+    ]
     log_p = (log_prior + torch.stack(gold_of_experts, 1)).logsumexp(1)
     ours, losses = losses_by_definition(objective, log_p, batch, types)
     losses.mean().backward()
@@ -132,9 +137,15 @@ def test_identical_copies_give_the_original_distribution(problem, n):
 
 @pytest.mark.parametrize("K", [1, 3])
 def test_identical_experts_are_the_softmax(K):
-    states, W = (torch.from_numpy(np.random.default_rng(seed).standard_normal((rows, 6))) for seed, rows in ((1, 20), (2, 9)))
+    states, W = (
+        torch.from_numpy(np.random.default_rng(seed).standard_normal((rows, 6))) for seed, rows in ((1, 20), (2, 9))
+    )
     gold = torch.arange(20) % 9
-    parts = [torch.randn(K, 6, dtype=torch.float64), torch.randn(K, dtype=torch.float64), torch.eye(6, dtype=torch.float64).repeat(K, 1, 1)]
+    parts = [
+        torch.randn(K, 6, dtype=torch.float64),
+        torch.randn(K, dtype=torch.float64),
+        torch.eye(6, dtype=torch.float64).repeat(K, 1, 1),
+    ]
     head = MixtureOfSoftmaxes(W, *parts, torch.zeros(K, 6, dtype=torch.float64))
     expected = log_softmax((states @ W.T).numpy(), axis=1)[np.arange(20), gold]
     assert np.allclose(head.log_p(Batch(states, gold)), expected, rtol=1e-12)
@@ -143,7 +154,10 @@ def test_identical_experts_are_the_softmax(K):
 def test_probabilities_that_float32_cannot_hold():
     """The gold's rows are 400 nats away: log p is exact, and each row's share of the gradient is finite and sums to −1."""
     weights = torch.tensor([[0.0], [0.0], [400.0]])
-    head, batch = OutputEmbedding(weights, np.array([0, 0, 1]), 2), Batch(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))
+    head, batch = (
+        OutputEmbedding(weights, np.array([0, 0, 1]), 2),
+        Batch(torch.ones(1, 1), torch.zeros(1, dtype=torch.long)),
+    )
     assert head.log_p(batch).item() == pytest.approx(np.log(2) - 400)
     head.accumulate(batch, likelihood)
     assert head.parameters[0].grad.flatten().tolist() == pytest.approx([-0.5, -0.5, 1.0])

@@ -7,7 +7,9 @@ from hypothesis.extra.numpy import arrays
 from knnlm.components.interpolation import count_words, interpolate, optimal_weight, oracle, perplexity
 
 LOG_P = st.floats(-30, 0, width=32)
-PAIRS = st.integers(1, 40).flatmap(lambda n: st.tuples(arrays(np.float32, n, elements=LOG_P), arrays(np.float32, n, elements=LOG_P | st.just(-np.inf))))
+PAIRS = st.integers(1, 40).flatmap(
+    lambda n: st.tuples(arrays(np.float32, n, elements=LOG_P), arrays(np.float32, n, elements=LOG_P | st.just(-np.inf)))
+)
 
 
 def log_likelihood(log_p_base, log_p_component, weight):
@@ -80,7 +82,9 @@ def test_tiny_optimal_weight_is_found():
 @settings(max_examples=100, deadline=None)
 def test_interpolate_mixes_probabilities(pair, weight):
     p_base, p_component = (np.exp(np.float64(log_p)) for log_p in pair)
-    np.testing.assert_allclose(np.exp(interpolate(*pair, weight)), (1 - weight) * p_base + weight * p_component, rtol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(interpolate(*pair, weight)), (1 - weight) * p_base + weight * p_component, rtol=1e-12
+    )
 
 
 def test_interpolated_probabilities_sum_to_one_over_the_vocabulary():

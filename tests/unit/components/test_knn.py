@@ -31,7 +31,11 @@ def formula(ids, similarities, values, gold, temperature):
     result = []
     for row_ids, row, token in zip(ids.tolist(), similarities.astype(np.float64), gold.tolist(), strict=True):
         scores = [score / temperature for number, score in zip(row_ids, row, strict=True) if number >= 0]
-        hits = [score / temperature for number, score in zip(row_ids, row, strict=True) if number >= 0 and values[number] == token]
+        hits = [
+            score / temperature
+            for number, score in zip(row_ids, row, strict=True)
+            if number >= 0 and values[number] == token
+        ]
         result.append(logsumexp(hits) - logsumexp(scores) if hits else -np.inf)
     return np.array(result)
 
@@ -40,7 +44,10 @@ def formula(ids, similarities, values, gold, temperature):
 @settings(max_examples=150, deadline=None)
 def test_log_p_knn_is_the_formula(retrieval, temperature):
     ids, similarities, values, gold = retrieval
-    found, expected = log_p_knn(similarities, gold_matches(ids, values, gold), temperature), formula(*retrieval, temperature)
+    found, expected = (
+        log_p_knn(similarities, gold_matches(ids, values, gold), temperature),
+        formula(*retrieval, temperature),
+    )
     assert found.dtype == np.float32
     assert (found <= 0).all()
     representable = expected > -85
@@ -53,7 +60,12 @@ def test_log_p_knn_is_the_formula(retrieval, temperature):
 @settings(max_examples=50, deadline=None)
 def test_probabilities_of_all_values_sum_to_one(retrieval, temperature):
     ids, similarities, values, _ = retrieval
-    total = sum(np.exp(log_p_knn(similarities, gold_matches(ids, values, np.full(len(ids), value)), temperature), dtype=np.float64) for value in range(6))
+    total = sum(
+        np.exp(
+            log_p_knn(similarities, gold_matches(ids, values, np.full(len(ids), value)), temperature), dtype=np.float64
+        )
+        for value in range(6)
+    )
     assert np.allclose(total[(ids >= 0).any(axis=1)], 1, atol=1e-5)
     assert (total[(ids < 0).all(axis=1)] == 0).all()
 
@@ -97,7 +109,9 @@ def test_a_missing_neighbour_never_matches():
 def test_the_mixture_sums_to_one_over_the_vocabulary():
     generator = np.random.default_rng(1)
     types, queries, k = 50, 20, 16
-    base = torch.log_softmax(torch.from_numpy(generator.normal(size=(queries, types)).astype(np.float32)), dim=1).numpy()
+    base = torch.log_softmax(
+        torch.from_numpy(generator.normal(size=(queries, types)).astype(np.float32)), dim=1
+    ).numpy()
     values, ids = generator.integers(0, types, 400), generator.integers(0, 400, (queries, k))
     similarities = generator.normal(size=(queries, k)).astype(np.float32)
     total = np.zeros(queries)

@@ -10,7 +10,9 @@ from knnlm.components.interpolation import interpolate, optimal_weight
 from knnlm.components.mixture import mixture, simplex_weights
 
 LOG_P = st.floats(-30, 0, width=32) | st.just(-np.inf)
-TABLES = st.tuples(st.integers(1, 5), st.integers(1, 30)).flatmap(lambda shape: arrays(np.float32, shape, elements=LOG_P))
+TABLES = st.tuples(st.integers(1, 5), st.integers(1, 30)).flatmap(
+    lambda shape: arrays(np.float32, shape, elements=LOG_P)
+)
 
 
 def log_likelihood(log_p, weights):

@@ -10,14 +10,19 @@ from knnlm.components.sparse_softmax import STATES_AT_ONCE, log_p_sparsified
 
 def model(tokens, types, seed=0):
     generator = np.random.default_rng(seed)
-    states, weights = generator.normal(size=(tokens, 8)).astype(np.float32), generator.normal(size=(types, 8)).astype(np.float32)
+    states, weights = (
+        generator.normal(size=(tokens, 8)).astype(np.float32),
+        generator.normal(size=(types, 8)).astype(np.float32),
+    )
     return states, weights, generator.integers(types, size=tokens).astype(np.int32)
 
 
 @pytest.mark.parametrize("size", [50, 51, 10**6])
 def test_all_types_are_the_identity(size):
     states, weights, gold = model(STATES_AT_ONCE + 7, 50)
-    expected = torch.log_softmax(torch.from_numpy(states).double() @ torch.from_numpy(weights).double().T, dim=1)[range(len(gold)), gold]
+    expected = torch.log_softmax(torch.from_numpy(states).double() @ torch.from_numpy(weights).double().T, dim=1)[
+        range(len(gold)), gold
+    ]
     np.testing.assert_allclose(log_p_sparsified(states, weights, gold, [size])[0], expected, atol=1e-5)
 
 

@@ -25,7 +25,9 @@ PRIORITIES = [variance_per_row, widest_cluster]
 
 def rows_of_words(seed, rows=120, width=3, types=8):
     generator = np.random.default_rng(seed)
-    return generator.standard_normal((rows, width)).astype(np.float16), generator.choice(np.arange(types) * 2, rows).astype(np.int32)
+    return generator.standard_normal((rows, width)).astype(np.float16), generator.choice(
+        np.arange(types) * 2, rows
+    ).astype(np.int32)
 
 
 @given(SEEDS)
@@ -52,7 +54,9 @@ def test_random_rows_are_of_every_word_and_repeat_with_their_seed(seed, per_word
 
 def test_random_rows_are_uniform():
     values = np.array([7, 7, 7, 7, 2])
-    found = pd.Series([row for seed in range(2000) for row in random_rows(values, 2, seed)[:-1].tolist()]).value_counts(normalize=True)
+    found = pd.Series([row for seed in range(2000) for row in random_rows(values, 2, seed)[:-1].tolist()]).value_counts(
+        normalize=True
+    )
     assert (found - 0.25).abs().max() < 0.03
 
 
@@ -74,7 +78,9 @@ def test_halves_are_an_optimum_of_two_means(seed, rows):
     assert (distances[1][~side] <= distances[0][~side] + 1e-5).all()
     keys[: rows // 2] += 50
     side = halves(keys, 50)
-    assert sum_of_squares(keys[side]) + sum_of_squares(keys[~side]) == pytest.approx(best_halves(keys), rel=1e-3, abs=1e-3)
+    assert sum_of_squares(keys[side]) + sum_of_squares(keys[~side]) == pytest.approx(
+        best_halves(keys), rel=1e-3, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 1000])
@@ -112,7 +118,9 @@ def test_the_word_with_two_modes_gets_the_further_centroid(priority):
 
 def test_the_priorities_worked_by_hand():
     """Word 0: 4 rows at ±3, 36 in all. Word 1: 100 rows at ±1, 100 in all: more in all, less a row."""
-    rows = sorted_by_word(np.repeat([-3, 3, -1, 1], [2, 2, 50, 50])[:, None].astype(np.float32), np.repeat([0, 1], [4, 100]))
+    rows = sorted_by_word(
+        np.repeat([-3, 3, -1, 1], [2, 2, 50, 50])[:, None].astype(np.float32), np.repeat([0, 1], [4, 100])
+    )
     clusters = [[(sum_of_squares(rows.of(number)), rows.of(number))] for number in (0, 1)]
     assert [variance_per_row(parts) for parts in clusters] == [9, 1]
     assert [widest_cluster(parts) for parts in clusters] == [36, 100]
@@ -141,6 +149,9 @@ def test_the_variance_of_a_frequent_word_is_that_of_all_its_rows():
 def test_lloyd_lowers_the_sum_of_squares_and_keeps_what_is_empty():
     keys = np.random.default_rng(5).standard_normal((200, 3)).astype(np.float32)
     start = np.concatenate([keys[:4], [[1e3, 1e3, 1e3]]]).astype(np.float32)
-    objectives = [np.square(keys[:, None] - lloyd(keys, start, iterations)[None]).sum(2).min(1).sum() for iterations in (0, 1, 3, 9)]
+    objectives = [
+        np.square(keys[:, None] - lloyd(keys, start, iterations)[None]).sum(2).min(1).sum()
+        for iterations in (0, 1, 3, 9)
+    ]
     assert objectives == sorted(objectives, reverse=True)
     assert (lloyd(keys, start, 3)[4] == 1e3).all()

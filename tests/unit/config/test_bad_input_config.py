@@ -43,10 +43,22 @@ def changed(config: dict, key: str, value: object) -> dict:
 
 BAD_FILES = {
     "a key twice": (b"name: x\nseed: 1\nseed: 2\n", "the key seed stands twice, in lines 2 and 3"),
-    "a key twice in a section": (b"name: x\nlm:\n  training:\n    updates: 1\n    fp16: true\n    updates: 2\n", "the key lm.training.updates stands twice"),
-    "a section twice": (b"lm: {training: {updates: 1}}\nname: x\nlm: {architecture: {layers: 1}}\n", "the key lm stands twice, in lines 1 and 3"),
-    "a key twice in braces": (b"name: x\nretrieval: {k: 1, k: 2}\n", "the key retrieval.k stands twice, in lines 2 and 2"),
-    "a hypothesis twice": (b"hypotheses:\n  a: {paper: silent}\n  b: {paper: silent}\n  a: {paper: silent}\n", "the key hypotheses.a stands twice"),
+    "a key twice in a section": (
+        b"name: x\nlm:\n  training:\n    updates: 1\n    fp16: true\n    updates: 2\n",
+        "the key lm.training.updates stands twice",
+    ),
+    "a section twice": (
+        b"lm: {training: {updates: 1}}\nname: x\nlm: {architecture: {layers: 1}}\n",
+        "the key lm stands twice, in lines 1 and 3",
+    ),
+    "a key twice in braces": (
+        b"name: x\nretrieval: {k: 1, k: 2}\n",
+        "the key retrieval.k stands twice, in lines 2 and 2",
+    ),
+    "a hypothesis twice": (
+        b"hypotheses:\n  a: {paper: silent}\n  b: {paper: silent}\n  a: {paper: silent}\n",
+        "the key hypotheses.a stands twice",
+    ),
     "a key twice in a list": (b"name: x\nlist: [{a: 1}, {b: 1, b: 2}]\n", "the key list[1].b stands twice"),
     "a key twice in JSON": (b'{"name": "x", "seed": 1, "seed": 2}', "the key seed stands twice"),
     "empty": (b"", "has no keys"),
@@ -120,7 +132,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         assert "secret.yaml: cannot be read (Permission denied)" in sentence(check_file, tmp_path / "secret.yaml")
 
 
-@pytest.mark.parametrize(("name", "said"), [("a:b", "the character :"), ("{seed}", "the character {"), ("two\nlines", "a line end"), ("a\x07", "U+0007")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a:b", "the character :"), ("{seed}", "the character {"), ("two\nlines", "a line end"), ("a\x07", "U+0007")],
+)
 def test_a_folder_that_no_workflow_can_run_in_is_named(name, said, tmp_path):
     assert said in sentence(check_folder, tmp_path / name)
 
@@ -202,18 +217,35 @@ BAD_VALUES = [
     ("hypotheses", {"mine": ENTRY | {"candidates": []}}, "hypotheses.mine.candidates", "at least 1"),
     ("hypotheses", {"mine": ENTRY | {"candidates": "base"}}, "hypotheses.mine.candidates", "a list or null"),
     ("hypotheses", {"mine": ENTRY | {"after": ["a", "a"]}}, "hypotheses.mine.after", "twice"),
-    ("hypotheses", {"mine": ENTRY | {"familly": "padding"}}, "hypotheses.mine.familly", "did you mean hypotheses.mine.family"),
+    (
+        "hypotheses",
+        {"mine": ENTRY | {"familly": "padding"}},
+        "hypotheses.mine.familly",
+        "did you mean hypotheses.mine.family",
+    ),
     ("hypotheses", {"mine": ENTRY | {"family": "../steps"}}, "hypotheses.mine.family", "not allowed"),
     ("hypotheses", {"mine": ENTRY | {"question": "Does\nit?"}}, "hypotheses.mine.question", "has a line end"),
     ("hypotheses", {"mine": ENTRY | {"question": "Does\0it?"}}, "hypotheses.mine.question", "the character U+0000"),
     ("hypotheses", {"mine": ENTRY | {"x_label": "\ud800"}}, "hypotheses.mine.x_label", "the character U+D800"),
-    ("hypotheses", {"mine": ENTRY | {"settings": {"k": datetime.date(2024, 1, 1)}}}, "hypotheses.mine.settings.k", "neither text nor a number"),
-    ("hypotheses", {"mine": ENTRY | {"settings": {"k": b"bytes"}}}, "hypotheses.mine.settings.k", "neither text nor a number"),
+    (
+        "hypotheses",
+        {"mine": ENTRY | {"settings": {"k": datetime.date(2024, 1, 1)}}},
+        "hypotheses.mine.settings.k",
+        "neither text nor a number",
+    ),
+    (
+        "hypotheses",
+        {"mine": ENTRY | {"settings": {"k": b"bytes"}}},
+        "hypotheses.mine.settings.k",
+        "neither text nor a number",
+    ),
     ("hypotheses", {"mine": ENTRY | {"settings": {True: 1}}}, "hypotheses.mine.settings.True", "the name is not text"),
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "named", "said"), BAD_VALUES, ids=[f"{case[2]} {case[3]}" for case in BAD_VALUES])
+@pytest.mark.parametrize(
+    ("key", "value", "named", "said"), BAD_VALUES, ids=[f"{case[2]} {case[3]}" for case in BAD_VALUES]
+)
 def test_a_bad_value_is_told_by_its_key(key, value, named, said):
     config = written() | {key: value} if not isinstance(key, str) or "\n" in key else changed(written(), key, value)
     message = sentence(check, config, SCHEMA)
@@ -221,7 +253,26 @@ def test_a_bad_value_is_told_by_its_key(key, value, named, said):
     assert said in message
 
 
-ODD = [None, True, "", "x", "x\n", "; touch pwned", "$(x)", "~", ".", "\0", "\ud800", "a" * 5000, [], [None], [[]], {}, {"x": 1}, {None: 1}]
+ODD = [
+    None,
+    True,
+    "",
+    "x",
+    "x\n",
+    "; touch pwned",
+    "$(x)",
+    "~",
+    ".",
+    "\0",
+    "\ud800",
+    "a" * 5000,
+    [],
+    [None],
+    [[]],
+    {},
+    {"x": 1},
+    {None: 1},
+]
 ODD += [float("nan"), float("inf"), -1, 0, 1.5, 1e308, 10**400, datetime.date(2024, 1, 1), b"x", {"a"}]
 
 
@@ -232,7 +283,9 @@ def test_an_odd_value_under_any_key_passes_or_is_told(section):
     filled = changed(TINY, "hypotheses", {"mine": TINY["hypotheses"]["temperature"]})
     told = 0
     for key, value in itertools.product(keys, ODD):
-        config = changed({"name": "odd", "hypotheses": {"mine": ENTRY} if section == "hypotheses" else {}}, key, copy.deepcopy(value))
+        config = changed(
+            {"name": "odd", "hypotheses": {"mine": ENTRY} if section == "hypotheses" else {}}, key, copy.deepcopy(value)
+        )
         if key.startswith("corpus.text"):
             config = changed(config, "corpus.source", "text")
         try:
@@ -253,7 +306,12 @@ def own_files(folder: Path) -> dict:
     paths = {split: folder / f"{split}.txt" for split in ("train", "valid", "test")}
     for split, path in paths.items():
         path.write_text(f"{split} " + "words of a text\n" * 200)
-    return changed(TINY, "corpus", TINY["corpus"] | {"source": "text", "text": TINY["corpus"]["text"] | {split: str(path) for split, path in paths.items()}})
+    return changed(
+        TINY,
+        "corpus",
+        TINY["corpus"]
+        | {"source": "text", "text": TINY["corpus"]["text"] | {split: str(path) for split, path in paths.items()}},
+    )
 
 
 def link(folder: Path) -> str:
@@ -274,7 +332,10 @@ def pipe(folder: Path) -> str:
 BAD_PATHS = {
     "a file that is a folder": (str, "is not a file"),
     "the training file under another name": (link, "is given for another split too"),
-    "the training file by another way": (lambda folder: f"{folder}/../{folder.name}/train.txt", "is given for another split too"),
+    "the training file by another way": (
+        lambda folder: f"{folder}/../{folder.name}/train.txt",
+        "is given for another split too",
+    ),
     "a broken link": (broken_link, "No such file or directory"),
     "a pipe": (pipe, "is not a file"),
     "a name that is too long": (lambda folder: str(folder / ("x" * 300)), "File name too long"),
@@ -319,6 +380,8 @@ def test_text_that_may_not_be_read_is_told(tmp_path):
     (tmp_path / "valid.txt").chmod(0)
     with as_somebody_else():
         message = sentence(check_combinations, config)
-        assert "corpus.text.train: " in message or "corpus.text.valid: " in message  # where even the folder is not the reader's, the first
+        assert (
+            "corpus.text.train: " in message or "corpus.text.valid: " in message
+        )  # where even the folder is not the reader's, the first
         folder = changed(config, "corpus.text", TINY["corpus"]["text"] | {"folder": str(tmp_path)})
         assert "corpus.text.folder: " in sentence(check_combinations, folder)

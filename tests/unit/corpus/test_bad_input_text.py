@@ -26,7 +26,10 @@ def make_text(folder: Path, separator: str = "file", **texts: bytes) -> list[Pat
         path.write_bytes(texts.get(split, split.encode() + b" " + PLAIN))
     text = {"folder": None, "document_separator": separator} | {split: str(path) for split, path in paths.items()}
     made = [folder / "made" / "text" / f"{split}.txt" for split in sources.SPLITS]
-    files = {"documents": [path.with_suffix(".documents.npy") for path in made], "manifest": folder / "made" / "text" / "manifest.json"}
+    files = {
+        "documents": [path.with_suffix(".documents.npy") for path in made],
+        "manifest": folder / "made" / "text" / "manifest.json",
+    }
     corpus_text.main(Namespace(settings={"seed": 1, "corpus": {"source": "text", "text": text}}, texts=made, **files))
     return made
 
@@ -46,7 +49,9 @@ def make_pieces(folder: Path, tokeniser: str, merges: int, separator: str = "fil
 
 def words_of(pieces: Path) -> list[list[str]]:
     """Return the words of every line of a file of pieces, put together again."""
-    return [re.sub(f"{CONTINUATION} ", "", line).split() for line in pieces.read_text(encoding="utf-8").split("\n")[:-1]]
+    return [
+        re.sub(f"{CONTINUATION} ", "", line).split() for line in pieces.read_text(encoding="utf-8").split("\n")[:-1]
+    ]
 
 
 BAD_TEXTS = {
@@ -101,7 +106,9 @@ def test_a_folder_and_an_unreadable_file_are_named(tmp_path):
 @pytest.mark.parametrize("text", [b"<unk>\n", b"<unk> <unk>\n<unk>\n", b"@-@ <unk> @.@\n"])
 @pytest.mark.parametrize("tokeniser", ["moses", "none"])
 def test_a_training_text_of_nothing_but_unknown_words_is_told(text, tokeniser, tmp_path):
-    with pytest.raises(KnnlmError, match=r"tokenised/train\.txt: the training text has no word to learn BPE from; give more text\."):
+    with pytest.raises(
+        KnnlmError, match=r"tokenised/train\.txt: the training text has no word to learn BPE from; give more text\."
+    ):
         make_pieces(tmp_path, tokeniser, 10, train=text)
     assert not (tmp_path / "made" / "pieces").exists()
     assert not (tmp_path / "made" / "bpe.json").exists()
@@ -164,7 +171,10 @@ SOTU = {"first_year": 1990, "last_year": 1997, "kinds": ["spoken"], "period": 6,
 @pytest.mark.parametrize(
     ("settings", "key"),
     [
-        ({"source": "text", "text": {"folder": "texts", "valid_fraction": 0.1, "test_fraction": 0.4}}, "raise corpus.text.valid_fraction"),
+        (
+            {"source": "text", "text": {"folder": "texts", "valid_fraction": 0.1, "test_fraction": 0.4}},
+            "raise corpus.text.valid_fraction",
+        ),
         ({"source": "sotu", "sotu": SOTU}, "lower corpus.sotu.period"),
     ],
 )
@@ -174,7 +184,10 @@ def test_the_key_is_that_of_the_source(settings, key, tmp_path, monkeypatch, cap
     (tmp_path / "texts").mkdir()
     for number in range(10):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number}\n")
-    files = {"texts": [Path("made/text", f"{split}.txt") for split in sources.SPLITS], "documents": [Path(f"{split}.npy") for split in sources.SPLITS]}
+    files = {
+        "texts": [Path("made/text", f"{split}.txt") for split in sources.SPLITS],
+        "documents": [Path(f"{split}.npy") for split in sources.SPLITS],
+    }
     files["manifest"] = Path("made/text/manifest.json")
     corpus_text.main(Namespace(settings={"seed": 1, "corpus": settings}, **files))
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if NO_INTERVALS.format("valid") in line]
@@ -210,7 +223,11 @@ def test_words_that_stand_between_spaces_are_kept_one_for_one(kind, tmp_path):
         assert [len(line) for line in found] == [30] * 20
         for line, words in zip(lines, found, strict=True):
             assert all(word in (meant, "<unk>") for meant, word in zip(line, words, strict=True))
-        kept = sum(word == meant for line, words in zip(lines, found, strict=True) for meant, word in zip(line, words, strict=True))
+        kept = sum(
+            word == meant
+            for line, words in zip(lines, found, strict=True)
+            for meant, word in zip(line, words, strict=True)
+        )
         assert kept > (0 if kind in ("marks of BPE", "names of symbols") else 599)
 
 
@@ -242,7 +259,9 @@ def test_lines_end_as_they_may(kind, tokeniser, tmp_path):
 
 
 def test_one_line_is_a_text(tmp_path):
-    assert words_of(make_pieces(tmp_path, "moses", 5, train=b"one line", valid=b"x", test=b"y\n")[0]) == [["one", "line"]]
+    assert words_of(make_pieces(tmp_path, "moses", 5, train=b"one line", valid=b"x", test=b"y\n")[0]) == [
+        ["one", "line"]
+    ]
 
 
 def test_a_line_with_every_character_that_could_stand_for_a_unit():

@@ -15,8 +15,14 @@ from knnlm.errors import KnnlmError
 from knnlm.steps import binarise
 from knnlm.storage.files import save_array, write_manifest
 
-DICTIONARY = "the 5\nlow@@ 3\ner 2\né 1\n@-@ 0\nmadeupword0000 0\nmadeupword0001 0\nmadeupword0002 0\nmadeupword0003 0\n"
-PIECES = {"train": "the low@@ er\n\né the @-@ <unk>\nlow@@ low@@ er\n", "valid": "the\nabsent the\n", "test": "\nlow@@ er\n"}
+DICTIONARY = (
+    "the 5\nlow@@ 3\ner 2\né 1\n@-@ 0\nmadeupword0000 0\nmadeupword0001 0\nmadeupword0002 0\nmadeupword0003 0\n"
+)
+PIECES = {
+    "train": "the low@@ er\n\né the @-@ <unk>\nlow@@ low@@ er\n",
+    "valid": "the\nabsent the\n",
+    "test": "\nlow@@ er\n",
+}
 TOKENS = {"train": [4, 5, 6, 2, 2, 7, 4, 8, 3, 2, 5, 5, 6, 2], "valid": [4, 2, 3, 4, 2], "test": [2, 5, 6, 2]}
 LINES = {"train": [0, 4, 5, 10, 14], "valid": [0, 2, 5], "test": [0, 1, 4]}
 LINE_DOCUMENTS = {"train": [0, 2, 4], "valid": [0, 1, 2], "test": [0, 2]}
@@ -31,12 +37,20 @@ def run(folder: Path) -> subprocess.CompletedProcess:
         (folder / f"{split}.txt").write_text(pieces)
         save_array(folder / f"{split}.npy", np.array(LINE_DOCUMENTS[split]))
     out = folder / "out"
-    write_manifest(folder / "pieces.json", [folder / "dictionary.txt", *(folder / f"{split}.txt" for split in PIECES)], kind="pieces")
+    write_manifest(
+        folder / "pieces.json",
+        [folder / "dictionary.txt", *(folder / f"{split}.txt" for split in PIECES)],
+        kind="pieces",
+    )
     write_manifest(folder / "text.json", [folder / f"{split}.npy" for split in PIECES], kind="text")
     command += ["--of-pieces", str(folder / "pieces.json"), "--of-texts", str(folder / "text.json")]
     command += ["--pieces", *(str(folder / f"{split}.txt") for split in PIECES)]
     command += ["--line-documents", *(str(folder / f"{split}.npy") for split in PIECES)]
-    command += ["--binary", *(str(out / "binary" / f"{split}.{end}") for split in PIECES for end in ("bin", "idx")), str(out / "binary/dict.txt")]
+    command += [
+        "--binary",
+        *(str(out / "binary" / f"{split}.{end}") for split in PIECES for end in ("bin", "idx")),
+        str(out / "binary/dict.txt"),
+    ]
     for option, name in {"tokens": "{}.npy", "lines": "{}.lines.npy", "documents": "{}.documents.npy"}.items():
         command += [f"--{option}", *(str(out / "tokens" / name.format(split)) for split in PIECES)]
     command += ["--continuation", str(out / "tokens/continuation.npy"), "--manifest", str(out / "tokens/manifest.json")]
@@ -55,7 +69,11 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("split", PIECES)
 def test_arrays(made, split):
-    for name, values, dtype in [("", TOKENS, np.int32), (".lines", LINES, np.int64), (".documents", DOCUMENTS, np.int64)]:
+    for name, values, dtype in [
+        ("", TOKENS, np.int32),
+        (".lines", LINES, np.int64),
+        (".documents", DOCUMENTS, np.int64),
+    ]:
         array = np.load(made / "tokens" / f"{split}{name}.npy")
         assert array.dtype == dtype
         assert array.tolist() == values[split]
@@ -77,7 +95,11 @@ def test_manifest(made):
     assert manifest["words"] == {"train": 11, "valid": 5, "test": 3}
     assert manifest["documents"] == {"train": 2, "valid": 2, "test": 1}
     assert manifest["unknown"] == {"train": 1, "valid": 1, "test": 0}
-    assert manifest["files"]["../../dictionary.txt"] == manifest["files"]["../binary/dict.txt"] == hashlib.sha256(DICTIONARY.encode()).hexdigest()
+    assert (
+        manifest["files"]["../../dictionary.txt"]
+        == manifest["files"]["../binary/dict.txt"]
+        == hashlib.sha256(DICTIONARY.encode()).hexdigest()
+    )
     assert len(manifest["files"]) == 18  # ten arrays, seven files of fairseq's and the dictionary
 
 
@@ -98,7 +120,9 @@ def test_why_fairseqs_tool_has_failed_is_told_and_its_traceback_kept_beside_the_
     with pytest.raises(KnnlmError) as caught:
         binarise.preprocess([str(tmp_path / split) for split in PIECES], str(dictionary), tmp_path / "binary", 1)
     sentence = str(caught.value)
-    assert sentence.startswith(f"{dictionary}: fairseq-preprocess ended with status 1: RuntimeError: Duplicate word found when loading Dictionary: 'the'")
+    assert sentence.startswith(
+        f"{dictionary}: fairseq-preprocess ended with status 1: RuntimeError: Duplicate word found when loading Dictionary: 'the'"
+    )
     assert sentence.endswith(f"; see {kept} for what else it said.")
     assert sentence.isprintable()
     assert "Traceback" in kept.read_text()
@@ -113,17 +137,46 @@ def sample_of(tokens: int) -> dict:
     ("stage", "fits", "too_much", "sentence"),
     [
         ("training", sample_of(14), sample_of(15), "lm.training.tokens_per_sample: a sample of 15 tokens is too long"),
-        ("retrieval", {"retrieval": {"k": 7}}, {"retrieval": {"k": 8}}, "retrieval.k: 8 is more than the 7 rows of the smallest store"),
-        ("index", {"index": {"factory": "IVF14,Flat"}}, {"index": {"factory": "IVF15,Flat"}}, "index.factory: IVF15,Flat needs 15 rows to train"),
-        ("datastore", {"datastore": {"chunks": 3}}, {"datastore": {"chunks": 4}}, "datastore.chunks: 4 is more than the 3 windows of the training text"),
+        (
+            "retrieval",
+            {"retrieval": {"k": 7}},
+            {"retrieval": {"k": 8}},
+            "retrieval.k: 8 is more than the 7 rows of the smallest store",
+        ),
+        (
+            "index",
+            {"index": {"factory": "IVF14,Flat"}},
+            {"index": {"factory": "IVF15,Flat"}},
+            "index.factory: IVF15,Flat needs 15 rows to train",
+        ),
+        (
+            "datastore",
+            {"datastore": {"chunks": 3}},
+            {"datastore": {"chunks": 4}},
+            "datastore.chunks: 4 is more than the 3 windows of the training text",
+        ),
     ],
 )
 def test_what_the_counted_tokens_are_too_few_for_is_refused(made, stage, fits, too_much, sentence):
     environment = os.environ | {"PYTHONPATH": str(Path(knnlm.__file__).parent.parent)}
     common = {"fractions": [0.5, 1.0], "lm": {"architecture": {"width": 4}}, "windows": {"train": {"new": 5}}}
     for settings, status in ((fits, 0), (too_much, 1)):
-        command = [sys.executable, "-m", "knnlm.steps.check_size", "--stage", stage, "--settings", json.dumps(common | settings)]
-        done = subprocess.run([*command, "--manifest", made / "tokens/manifest.json"], check=False, capture_output=True, text=True, env=environment)
+        command = [
+            sys.executable,
+            "-m",
+            "knnlm.steps.check_size",
+            "--stage",
+            stage,
+            "--settings",
+            json.dumps(common | settings),
+        ]
+        done = subprocess.run(
+            [*command, "--manifest", made / "tokens/manifest.json"],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
         assert done.returncode == status
     assert done.stderr.startswith(f"Error: config key {sentence}")
     assert "the training text has 14 BPE tokens" in done.stderr

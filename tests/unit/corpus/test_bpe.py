@@ -31,7 +31,10 @@ def naive_merges(text: str, merges: int) -> list[tuple[str, str]]:
     counts = Counter(word for word in text.split() if word not in moses.UNITS)
     words = {word: [*word[:-1], word[-1] + bpe.END] for word in counts}
     symbols = {symbol for word in words.values() for symbol in word}
-    age = {symbol: number for number, symbol in enumerate(sorted(s for s in symbols if len(s) == 2) + sorted({s[0] for s in symbols}))}
+    age = {
+        symbol: number
+        for number, symbol in enumerate(sorted(s for s in symbols if len(s) == 2) + sorted({s[0] for s in symbols}))
+    }
     learned = []
     for _ in range(merges):
         pairs = Counter()
@@ -57,8 +60,12 @@ def naive_merges(text: str, merges: int) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("seed", range(5))
 def test_merges_are_those_of_a_naive_learner(tmp_path, seed):
     generator = random.Random(seed)
-    words = ["".join(generator.choices("abcdé", weights=[5, 4, 3, 2, 1], k=generator.randint(1, 6))) for _ in range(150)]
-    words = [word for word in words if not any(a == b for a, b in pairwise(word))]  # pairs that overlap may be counted either way
+    words = [
+        "".join(generator.choices("abcdé", weights=[5, 4, 3, 2, 1], k=generator.randint(1, 6))) for _ in range(150)
+    ]
+    words = [
+        word for word in words if not any(a == b for a, b in pairwise(word))
+    ]  # pairs that overlap may be counted either way
     text = " ".join(generator.choices([*words, "<unk>", "@-@"], k=800)) + "\n"
     expected = naive_merges(text, 60)
     assert len(expected) == 60
@@ -85,7 +92,9 @@ def test_encoding_by_hand(tmp_path):
     assert bpe.Encoder(tokenizer)("lowest newer low") == "lo@@ we@@ st n@@ e@@ we@@ r lo@@ w"
     for unit in moses.UNITS:
         assert bpe.encode_word(tokenizer, unit) == unit
-    assert not any(set(merge) & {"<", ">", "> ", "@", "@ ", "u", "k"} for merge in bpe.merges_of(learn(tmp_path, TEXT, 100)))
+    assert not any(
+        set(merge) & {"<", ">", "> ", "@", "@ ", "u", "k"} for merge in bpe.merges_of(learn(tmp_path, TEXT, 100))
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +127,10 @@ def trained(tmp_path_factory) -> Tokenizer:
     return learn(tmp_path_factory.mktemp("bpe"), text, 300)
 
 
-WORD = st.one_of(st.text("abcdetionsABZ.'@", min_size=1, max_size=9), st.sampled_from([*moses.UNITS, "naïve", "@@", "1949", "zz\u4e2d"]))
+WORD = st.one_of(
+    st.text("abcdetionsABZ.'@", min_size=1, max_size=9),
+    st.sampled_from([*moses.UNITS, "naïve", "@@", "1949", "zz\u4e2d"]),
+)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -140,7 +152,9 @@ def test_dictionary(tmp_path):
     counts = bpe.count_pieces(Counter(text.split()), bpe.Encoder(tokenizer))
     lines = [line.rsplit(" ", 1) for line in bpe.dictionary_lines(tokenizer, counts)]
     names, numbers = [name for name, _ in lines], [int(number) for _, number in lines]
-    padding = [name for name in names if name.startswith("madeupword") and name != "madeupword0000" and not name.endswith("@@")]
+    padding = [
+        name for name in names if name.startswith("madeupword") and name != "madeupword0000" and not name.endswith("@@")
+    ]
     assert (len(names) + 4) % 8 == 0
     assert len(padding) < 8
     assert len(set(names)) == len(names)
@@ -172,14 +186,20 @@ def test_step(tmp_path, capsys):
     assert len(read_manifest(names["manifest"], kind="pieces")["files"]) == 5
     assert Path(pieces[1]).read_text().replace("@@ ", "") == "lowest\n\n<unk> <unk> low\n"
     stored = Tokenizer.from_file(names["codes"])
-    assert " ".join(bpe.marked(piece) for piece in stored.encode("lowest newer").tokens) == bpe.Encoder(stored)("lowest newer")
+    assert " ".join(bpe.marked(piece) for piece in stored.encode("lowest newer").tokens) == bpe.Encoder(stored)(
+        "lowest newer"
+    )
 
 
 def test_text_without_words_leaves_nothing_behind(tmp_path):
     tokenised = [str(tmp_path / f"{split}.txt") for split in sources.SPLITS]
     for path in tokenised:
         Path(path).write_text("<unk> @-@\n")
-    names = {"codes": str(tmp_path / "out/bpe.json"), "dictionary": str(tmp_path / "out/dictionary.txt"), "pieces": [str(tmp_path / "out/p")] * 3}
+    names = {
+        "codes": str(tmp_path / "out/bpe.json"),
+        "dictionary": str(tmp_path / "out/dictionary.txt"),
+        "pieces": [str(tmp_path / "out/p")] * 3,
+    }
     names["of_tokenised"] = manifest_of(tokenised, tmp_path)
     with pytest.raises(KnnlmError, match=r"train\.txt: the training text has no word"):
         step.main(Namespace(settings={"corpus": {"bpe_merges": 5}}, tokenised=tokenised, **names))

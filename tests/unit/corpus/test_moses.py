@@ -47,7 +47,9 @@ def test_same_as_sacremoses_on_real_lines():
     lines = addresses()
     assert len(lines) > 300
     for line in lines:
-        expected = reference.tokenize(line.replace("--", " -- "), aggressive_dash_splits=True, return_str=True, escape=False)
+        expected = reference.tokenize(
+            line.replace("--", " -- "), aggressive_dash_splits=True, return_str=True, escape=False
+        )
         assert re.sub(r" @([.,])@ ", r"\1", moses.tokenise(line)) == re.sub(" +", " ", expected)
 
 
@@ -60,7 +62,12 @@ def test_nothing_but_spaces_and_marks_is_added_to_real_lines():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["<unk>", "@-@", "@,@", "@.@", "word", "1,5", "don't", "U.S.", "(", "\ue000", "é", "-", "."]), max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(["<unk>", "@-@", "@,@", "@.@", "word", "1,5", "don't", "U.S.", "(", "\ue000", "é", "-", "."]),
+        max_size=12,
+    )
+)
 def test_units_survive_and_lines_stay_lines(words):
     tokenised = moses.tokenise(" ".join(words))
     assert tokenised == " ".join(tokenised.split())
@@ -70,7 +77,9 @@ def test_units_survive_and_lines_stay_lines(words):
 
 
 def test_step_with_processes_keeps_lines_and_order(tmp_path):
-    paths = {split: (str(tmp_path / f"{split}.txt"), str(tmp_path / f"{split}.tokenised.txt")) for split in sources.SPLITS}
+    paths = {
+        split: (str(tmp_path / f"{split}.txt"), str(tmp_path / f"{split}.tokenised.txt")) for split in sources.SPLITS
+    }
     lines = [f"line {number}, well-known." if number % 7 else "" for number in range(2 * moses.LINES_PER_TASK + 3)]
     for text, _ in paths.values():
         with open(text, "w", encoding="utf-8") as file:

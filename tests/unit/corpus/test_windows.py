@@ -23,7 +23,12 @@ def test_fixed_windows_score_every_token_once_behind_its_context(tokens, context
 
 def test_fixed_windows_of_the_paper():
     # 1536 new tokens behind 1536; the first window has no context, the last is short.
-    assert fixed_windows(5000, 1536, 1536).tolist() == [[0, 0, 1536], [0, 1536, 3072], [1536, 3072, 4608], [3072, 4608, 5000]]
+    assert fixed_windows(5000, 1536, 1536).tolist() == [
+        [0, 0, 1536],
+        [0, 1536, 3072],
+        [1536, 3072, 4608],
+        [3072, 4608, 5000],
+    ]
 
 
 @given(LINES, CONTEXT, NEW)
@@ -49,7 +54,10 @@ def test_only_lines_longer_than_a_block_are_cut(lines, new):
 
 @given(LINES, NEW)
 def test_no_block_had_room_for_the_line_behind_it(lines, new):
-    windows, length = whole_line_windows(lines, 0, new), dict(zip(lines[:-1].tolist(), np.diff(lines).tolist(), strict=True))
+    windows, length = (
+        whole_line_windows(lines, 0, new),
+        dict(zip(lines[:-1].tolist(), np.diff(lines).tolist(), strict=True)),
+    )
     for _, begin, end in windows[:-1].tolist():
         cut_from_a_longer_line = begin not in length or length[begin] > new
         if not cut_from_a_longer_line:

@@ -51,7 +51,9 @@ def times(name: str, started: float, ended: float, driver: float = 0.0) -> Times
     return Times(name, driver, started, started, 1.0, ended, 1, 0)
 
 
-@pytest.mark.parametrize("run", [DEMO, PAPER, TINY, changed(DEMO, resources={"query_blocks": 3})], ids=["demo", "paper", "tiny", "blocks"])
+@pytest.mark.parametrize(
+    "run", [DEMO, PAPER, TINY, changed(DEMO, resources={"query_blocks": 3})], ids=["demo", "paper", "tiny", "blocks"]
+)
 def test_every_rule_has_a_stage_and_amounts_and_every_job_its_name(run):
     found = list(jobs(run))
     assert len({job.name for job in found}) == len(found)
@@ -76,7 +78,9 @@ def test_exact_retrieval_by_hand():
     flops, written = 2 * 48499 * 404231 * 128, 48499 * 512 * 8
     one = TORCH + flops / 1e10 + written / 1e10
     assert job_seconds(DEMO, job(DEMO, "retrieve/att-ip-exact"), RATES) == (pytest.approx(one), 1.0)
-    assert predicted_seconds(DEMO, RATES)["exact retrieval"] == pytest.approx(4 * one + 5 * written / 1e10)  # att, l2 also at the other five fractions
+    assert predicted_seconds(DEMO, RATES)["exact retrieval"] == pytest.approx(
+        4 * one + 5 * written / 1e10
+    )  # att, l2 also at the other five fractions
 
 
 def test_small_jobs_run_side_by_side_and_a_rule_takes_no_less_than_its_longest_job():
@@ -118,7 +122,9 @@ def test_the_whole_plan_adds_text_hypotheses_and_figures_to_the_main_result():
     whole = dict(zip(names, stages, strict=True))
     assert whole["total"].disk_bytes == sum(stage.disk_bytes for stage in stages[:-2])
     assert whole["hypotheses"].rows + whole[TRAINED].rows == len(registry.with_step(DEMO.config))
-    without = changed(DEMO, hypotheses={name: entry | {"enabled": False} for name, entry in DEMO.config["hypotheses"].items()})
+    without = changed(
+        DEMO, hypotheses={name: entry | {"enabled": False} for name, entry in DEMO.config["hypotheses"].items()}
+    )
     assert [stage.stage for stage in whole_plan(without)][-1] == "total"
 
 
@@ -136,7 +142,10 @@ def test_what_a_finished_run_took_adds_up():
     assert found["total"] == pytest.approx(1 + 3 * len(names))
     assert found[SNAKEMAKE] == pytest.approx(2 + len(names) - 1)
     assert found["figures"] == pytest.approx(2 * len([name for name in names if name.startswith("plot/")]))
-    assert ratios({"figures": 84.0, "total": 1.0, TRAINED: 5.0}, found) == {"figures": 84 / found["figures"], "total": 1 / found["total"]}
+    assert ratios({"figures": 84.0, "total": 1.0, TRAINED: 5.0}, found) == {
+        "figures": 84 / found["figures"],
+        "total": 1 / found["total"],
+    }
 
 
 def write_rates(path, rates: dict) -> str:
@@ -173,7 +182,9 @@ def test_the_prediction_for_the_demo_is_within_a_half_of_what_it_took():
     facts = json.loads((RECORD / "manifest.json").read_text())
     run = Run(config_of(), facts["tokens"], facts["vocabulary_size"])
     with open(RECORD / "plan.csv", newline="") as file:
-        measured = {row["stage"]: float(row["measured_seconds"]) for row in csv.DictReader(file) if row["measured_seconds"]}
+        measured = {
+            row["stage"]: float(row["measured_seconds"]) for row in csv.DictReader(file) if row["measured_seconds"]
+        }
     assert measured["total"] > 600
     found = ratios(predicted_seconds(run, read_rates(RECORD / "rates.csv")), measured)
     assert 1 / 1.5 < found["total"] < 1.5

@@ -75,7 +75,10 @@ def test_training_is_286_000_updates_of_73_728_tokens():
 
 
 def test_forward_without_logits():
-    assert forward_flops(PAPER["lm"]["architecture"], 3072, 33_344) - forward_flops(PAPER["lm"]["architecture"], 3072) == 2 * 1024 * 33_344
+    assert (
+        forward_flops(PAPER["lm"]["architecture"], 3072, 33_344) - forward_flops(PAPER["lm"]["architecture"], 3072)
+        == 2 * 1024 * 33_344
+    )
 
 
 def test_datastore_of_the_paper_by_hand():
@@ -87,7 +90,9 @@ def test_datastore_of_the_paper_by_hand():
 
 
 def test_index_of_the_paper_by_hand():
-    one = TRAIN * 72 + 65 * (4096 + 256) * 1024 * 4  # 64 codes and an id; centroids in 64 filled files and the trained one
+    one = (
+        TRAIN * 72 + 65 * (4096 + 256) * 1024 * 4
+    )  # 64 codes and an id; centroids in 64 filled files and the trained one
     assert STAGES["index"].disk_bytes == 4 * one
     codes_and_ids = one - 65 * (4096 + 256) * 1024 * 4
     assert codes_and_ids / 1e9 == pytest.approx(8.1, abs=0.05)  # what the paper's code would need for its real rows
@@ -162,7 +167,9 @@ def test_disk_of_an_index_that_is_written(tmp_path):
         index.fill_index(filled, Chunk(tmp_path, 3000, 32, 3000 * number), "att")
         index.save_index(filled, tmp_path / f"chunk-{number}.faiss")
     (tmp_path / "att.npy").unlink()
-    predicted = {stage.stage: stage.disk_bytes for stage in plan(config, {"train": 6000, "valid": 10, "test": 10}, 64)}["index"]
+    predicted = {stage.stage: stage.disk_bytes for stage in plan(config, {"train": 6000, "valid": 10, "test": 10}, 64)}[
+        "index"
+    ]
     written = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert predicted <= written <= predicted + 3 * 1024
 
@@ -172,16 +179,26 @@ def test_block_sizes_are_those_of_the_code():
 
     from knnlm.language_model.states import extract_states
 
-    assert (QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE) == (approximate.QUERIES_AT_ONCE, approximate.KEYS_AT_ONCE, index.ROWS_AT_ONCE)
+    assert (QUERIES_AT_ONCE, KEYS_AT_ONCE, ROWS_AT_ONCE) == (
+        approximate.QUERIES_AT_ONCE,
+        approximate.KEYS_AT_ONCE,
+        index.ROWS_AT_ONCE,
+    )
     assert BLOCK_KEYS == exact.BLOCK_KEYS
     assert WIDER == bounds.WIDER
     assert ID_BYTES == index.ID_BYTES
-    assert inspect.signature(extract_states).parameters["tokens_at_once"].default == TOKENS_AT_ONCE == transformer.POSITIONS_AT_ONCE
+    assert (
+        inspect.signature(extract_states).parameters["tokens_at_once"].default
+        == TOKENS_AT_ONCE
+        == transformer.POSITIONS_AT_ONCE
+    )
 
 
 def run_step(*options: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "knnlm.steps.plan", *options]
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True)
+    return subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True
+    )
 
 
 def test_step_prints_and_writes_the_plan(tmp_path):
@@ -210,16 +227,32 @@ def test_step_takes_the_corpus_that_is_there(tmp_path):
 
 def test_step_predicts_hours_from_rates_and_tells_what_the_finished_stages_took(tmp_path):
     rates, table, logs = tmp_path / "rates.csv", tmp_path / "plan.csv", tmp_path / "logs"
-    rates.write_text("operation,rate,unit\n" + "".join(f"{name},1e10,a second\n" for name in OPERATIONS[:-1]) + "threads,8,threads\n")
+    rates.write_text(
+        "operation,rate,unit\n" + "".join(f"{name},1e10,a second\n" for name in OPERATIONS[:-1]) + "threads,8,threads\n"
+    )
     logs.mkdir()
-    times = {"driver_started": 0, "started": 100, "began": 101, "starting_cpu_seconds": 1, "ended": 3700, "threads": 8, "peak_memory_bytes": 1}
+    times = {
+        "driver_started": 0,
+        "started": 100,
+        "began": 101,
+        "starting_cpu_seconds": 1,
+        "ended": 3700,
+        "threads": 8,
+        "peak_memory_bytes": 1,
+    }
     (logs / "train_lm.json").write_text(json.dumps(times))
     done = run_step("--settings", json.dumps(PAPER), "--table", str(table), "--rates", str(rates), "--logs", str(logs))
     assert done.returncode == 0, done.stderr
     rows = {row["stage"]: row for row in csv.DictReader(table.open())}
-    predicted = predicted_seconds(Run(PAPER, PAPER["corpus"]["token_counts"], estimated_vocabulary(32_000)), read_rates(rates))
-    assert {name: row["predicted_seconds"] for name, row in rows.items() if row["predicted_seconds"]} == {name: f"{s:.1f}" for name, s in predicted.items()}
-    assert {name: row["measured_seconds"] for name, row in rows.items() if row["measured_seconds"]} == {"training": "3600.0"}
+    predicted = predicted_seconds(
+        Run(PAPER, PAPER["corpus"]["token_counts"], estimated_vocabulary(32_000)), read_rates(rates)
+    )
+    assert {name: row["predicted_seconds"] for name, row in rows.items() if row["predicted_seconds"]} == {
+        name: f"{s:.1f}" for name, s in predicted.items()
+    }
+    assert {name: row["measured_seconds"] for name, row in rows.items() if row["measured_seconds"]} == {
+        "training": "3600.0"
+    }
     assert "1.000" in next(line for line in done.stdout.splitlines() if line.startswith("training"))
     assert done.stdout.splitlines()[-1] == f"Hours are those of a machine like the one on which {rates} was measured."
 

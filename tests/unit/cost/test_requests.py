@@ -21,7 +21,9 @@ NOWHERE = "there/is/no/manifest.json"
 def jobs(config: dict) -> list[tuple[str, dict]]:
     """Return every kind of job of a run, with the wildcards of one."""
     some = {"h": "att", "metric": "l2", "search": "exact", "chunk": "0", "block": "0", "hypothesis": "soft-labels"}
-    return [(job, some) for job in WORK if job != "hypothesis"] + [("hypothesis", {"hypothesis": name}) for name in registry.with_step(config)]
+    return [(job, some) for job in WORK if job != "hypothesis"] + [
+        ("hypothesis", {"hypothesis": name}) for name in registry.with_step(config)
+    ]
 
 
 @pytest.mark.parametrize("config", [PAPER, DEMO, TINY], ids=["paper", "demo", "tiny"])
@@ -55,7 +57,9 @@ DEMO_TOKENS = {"train": 404231, "valid": 16743, "test": 31756}
 def test_the_demo_s_stages_take_less_than_they_ask_for(job, measured):
     run = run_of(DEMO, DEMO_TOKENS, 8160)
     pairs = [{}] if job == "train_lm" else PAIRS
-    estimated = sum(request(WORK[job](run, pair), 0, 1, 2, 1).runtime - requests.STARTING_SECONDS / 60 for pair in pairs)
+    estimated = sum(
+        request(WORK[job](run, pair), 0, 1, 2, 1).runtime - requests.STARTING_SECONDS / 60 for pair in pairs
+    )
     assert measured <= estimated <= 20 * measured
 
 
@@ -74,37 +78,62 @@ def test_blocks_of_queries_share_the_work():
     whole, divided = copy.deepcopy(PAPER), copy.deepcopy(PAPER)
     whole["resources"]["query_blocks"], divided["resources"]["query_blocks"] = 1, 10
     run = requests.of_pair(run_of(PAPER, *tokens_of(PAPER, NOWHERE)), PAIRS[0])
-    for search, joined in (("retrieve_exact", 0), ("retrieve_approximate", joined_bytes(run) / 1e6)):  # each block joins the lists for itself
+    for search, joined in (
+        ("retrieve_exact", 0),
+        ("retrieve_approximate", joined_bytes(run) / 1e6),
+    ):  # each block joins the lists for itself
         one, part = (asked(config, NOWHERE, search, PAIRS[0], 1) for config in (whole, divided))
         assert part.mem_mb < one.mem_mb / 1.5
-        assert part.disk_mb - joined == pytest.approx((one.disk_mb - joined) / 10, rel=0.15)  # blocks are whole matrix products
+        assert part.disk_mb - joined == pytest.approx(
+            (one.disk_mb - joined) / 10, rel=0.15
+        )  # blocks are whole matrix products
         assert one.runtime / 10 < part.runtime < one.runtime / 2
         small = copy.deepcopy(DEMO)
         small["resources"]["query_blocks"] = 6
-        assert asked(small, NOWHERE, search, PAIRS[0], 1).threads == asked(DEMO, NOWHERE, search, PAIRS[0], 1).threads  # on which rounding depends
+        assert (
+            asked(small, NOWHERE, search, PAIRS[0], 1).threads == asked(DEMO, NOWHERE, search, PAIRS[0], 1).threads
+        )  # on which rounding depends
 
 
-@pytest.mark.parametrize(("job", "name"), [("training_neighbours", "soft-labels"), ("hypothesis", "loss-weighting"), ("hypothesis", "approximate-search")])
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [("training_neighbours", "soft-labels"), ("hypothesis", "loss-weighting"), ("hypothesis", "approximate-search")],
+)
 def test_joined_lists_are_asked_for_as_disk_and_not_as_memory(job, name):
     config = copy.deepcopy(PAPER)
     config["hypotheses"]["approximate-search"]["settings"]["codes"] = []  # each of which is an index in memory
     tokens, vocabulary = tokens_of(config, NOWHERE)
     config_of_twice = config | {"datastore": config["datastore"] | {"chunks": 2 * config["datastore"]["chunks"]}}
-    once, twice = run_of(config, tokens, vocabulary), run_of(config_of_twice, tokens | {"train": 2 * tokens["train"]}, vocabulary)
+    once, twice = (
+        run_of(config, tokens, vocabulary),
+        run_of(config_of_twice, tokens | {"train": 2 * tokens["train"]}, vocabulary),
+    )
     small, large = (WORK[job](run, {"hypothesis": name}) for run in (once, twice))
     assert small.passing_bytes == tokens["train"] * (64 + 8)
-    assert asked(config, NOWHERE, job, {"hypothesis": name}, 1).disk_mb >= (small.disk_bytes + small.passing_bytes) / 1e6
+    assert (
+        asked(config, NOWHERE, job, {"hypothesis": name}, 1).disk_mb >= (small.disk_bytes + small.passing_bytes) / 1e6
+    )
     values, centroids = 2 * 4 * tokens["train"], config["datastore"]["chunks"] * 4 * 1024 * (4096 + 256)
     assert large.memory_bytes - small.memory_bytes <= values + centroids
 
 
 def test_only_steps_that_use_a_device_ask_for_one():
-    asking = {name for name in registry.with_step(PAPER) if asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": name}, 1).gpu}
-    assert set(registry.with_step(PAPER)) - asking == {"approximate-search", "neighbours", "padding", "ensembling", "second-seed-and-knn"}
+    asking = {
+        name for name in registry.with_step(PAPER) if asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": name}, 1).gpu
+    }
+    assert set(registry.with_step(PAPER)) - asking == {
+        "approximate-search",
+        "neighbours",
+        "padding",
+        "ensembling",
+        "second-seed-and-knn",
+    }
     assert {job for job, wildcards in jobs(PAPER) if job != "hypothesis" and asked(PAPER, NOWHERE, job, wildcards, 1).gpu} == {
         "train_lm", "evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate", "measure_performance",
     }  # fmt: skip
-    assert asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": "second-seed"}, 1).gpu == PAPER["resources"]["training_gpus"]
+    assert (
+        asked(PAPER, NOWHERE, "hypothesis", {"hypothesis": "second-seed"}, 1).gpu == PAPER["resources"]["training_gpus"]
+    )
 
 
 def test_several_nodes_are_asked_for_by_node():

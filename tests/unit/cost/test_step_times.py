@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnlm.cost.step_times import Times, covered_seconds, idle_seconds, read_times, slowdown, wall_seconds, whole_run_share
+from knnlm.cost.step_times import (
+    Times,
+    covered_seconds,
+    idle_seconds,
+    read_times,
+    slowdown,
+    wall_seconds,
+    whole_run_share,
+)
 from knnlm.errors import KnnlmError
 from knnlm.running.step import run
 

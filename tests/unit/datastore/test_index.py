@@ -62,7 +62,10 @@ def test_training_depends_on_the_seed_alone(metric):
     first, same, other = (train_index("IVF4,PQ2", metric, sample, seed) for seed in (1, 1, 2))
     assert first.metric_type == METRICS[metric]
     assert first.ntotal == 0
-    for centroids in (lambda index: index.quantizer.reconstruct_n(0, 4), lambda index: faiss.vector_to_array(index.pq.centroids)):
+    for centroids in (
+        lambda index: index.quantizer.reconstruct_n(0, 4),
+        lambda index: faiss.vector_to_array(index.pq.centroids),
+    ):
         assert np.array_equal(centroids(first), centroids(same))
         assert not np.array_equal(centroids(first), centroids(other))
 
@@ -98,7 +101,11 @@ def test_joined_chunks_are_one_index_filled_at_once(factory, block, chunks, tmp_
 def test_joined_band_holds_its_share_of_every_chunk(low, high, chunks, tmp_path):
     trained = trained_index()
     joined = join_indexes(trained, filled_indexes(trained, chunks, tmp_path), chunks, low, high, tmp_path)
-    expected = [first + row for first, size in zip((0, SIZES[0]), SIZES, strict=True) for row in range(round(low * size), round(high * size))]
+    expected = [
+        first + row
+        for first, size in zip((0, SIZES[0]), SIZES, strict=True)
+        for row in range(round(low * size), round(high * size))
+    ]
     assert sorted(lists_of(joined)) == expected
 
 
@@ -134,7 +141,12 @@ def test_lists_of_a_filled_index_stay_on_disk(chunks, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"), [({"metric": "ip"}, "metric is 1, but 0"), ({"width": 8}, "dimension is 16, but 8"), ({"rows": 499}, "rows is 500, but 499")]
+    ("wrong", "named"),
+    [
+        ({"metric": "ip"}, "metric is 1, but 0"),
+        ({"width": 8}, "dimension is 16, but 8"),
+        ({"rows": 499}, "rows is 500, but 499"),
+    ],
 )
 def test_another_index_is_refused_by_name(wrong, named, chunks, tmp_path):
     filled_indexes(trained_index(), chunks, tmp_path)

@@ -49,7 +49,10 @@ def test_prefix_is_a_uniform_sample_of_the_text():
     assert stats.chisquare(np.bincount(tenths, minlength=10)).pvalue > 1e-4
 
 
-@pytest.mark.parametrize(("fraction", "rows", "prefix"), [(0.3, 10, 3), (0.7, 10, 7), (0.29, 100, 29), (1.0, 7, 7), (0.05, 19, 0), (0.5, 7, 3), (0.6, 5, 3)])
+@pytest.mark.parametrize(
+    ("fraction", "rows", "prefix"),
+    [(0.3, 10, 3), (0.7, 10, 7), (0.29, 100, 29), (1.0, 7, 7), (0.05, 19, 0), (0.5, 7, 3), (0.6, 5, 3)],
+)
 def test_prefix_rows_by_hand(fraction, rows, prefix):
     assert prefix_rows(fraction, rows) == prefix
 
@@ -66,10 +69,14 @@ def test_store_has_all_rows_by_global_id(tmp_path):
         assert set(values[stretch]) == set(range(stretch.start, stretch.stop))
 
 
-@pytest.mark.parametrize(("rows", "prefixes"), [(61, (30, 20, 11)), (1000, (30, 20, 11)), (31, (15, 10, 5)), (13, (6, 4, 2))])
+@pytest.mark.parametrize(
+    ("rows", "prefixes"), [(61, (30, 20, 11)), (1000, (30, 20, 11)), (31, (15, 10, 5)), (13, (6, 4, 2))]
+)
 def test_sample_is_the_same_prefix_of_each_chunk(tmp_path, rows, prefixes):
     store = open_datastore(write_chunks(tmp_path))
-    expected = np.concatenate([np.load(chunk.folder / "ffn.npy")[:prefix] for chunk, prefix in zip(store.chunks, prefixes, strict=True)])
+    expected = np.concatenate(
+        [np.load(chunk.folder / "ffn.npy")[:prefix] for chunk, prefix in zip(store.chunks, prefixes, strict=True)]
+    )
     sample = store.sample("ffn", rows)
     assert sample.dtype == np.float32
     assert np.array_equal(sample, expected)
@@ -77,7 +84,14 @@ def test_sample_is_the_same_prefix_of_each_chunk(tmp_path, rows, prefixes):
 
 @pytest.mark.parametrize(
     ("fact", "value"),
-    [("checkpoint", "another"), ("corpus_tokens", 62), ("chunks", 4), ("width", 8), ("first_position", 49), ("chunk", 3)],
+    [
+        ("checkpoint", "another"),
+        ("corpus_tokens", 62),
+        ("chunks", 4),
+        ("width", 8),
+        ("first_position", 49),
+        ("chunk", 3),
+    ],
 )
 def test_chunk_of_another_store_is_refused_by_name(tmp_path, fact, value):
     with pytest.raises(KnnlmError, match=r"chunk-2/manifest\.json"):
@@ -89,7 +103,9 @@ def test_wrong_number_of_rows_is_refused_by_name(tmp_path):
         open_datastore(write_chunks(tmp_path, rows=10))
 
 
-@pytest.mark.parametrize(("missing", "named"), [(0, "chunk-1/manifest.json"), (1, "chunk-2/manifest.json"), (2, "holds 50 rows for 61")])
+@pytest.mark.parametrize(
+    ("missing", "named"), [(0, "chunk-1/manifest.json"), (1, "chunk-2/manifest.json"), (2, "holds 50 rows for 61")]
+)
 def test_missing_chunk_is_refused(tmp_path, missing, named):
     manifests = write_chunks(tmp_path)
     del manifests[missing]

@@ -25,18 +25,35 @@ def rows_of(name, better, hypothesis=None, **known):
     made = []
     for split, base in BASE.items():
         gain = better - 0.1 * (split == "test")
-        facts = {"component": name, "split": split, "hypothesis": hypothesis, "series": None, "x": np.nan, "added_parameters": 0, "ppl": base - gain}
+        facts = {
+            "component": name,
+            "split": split,
+            "hypothesis": hypothesis,
+            "series": None,
+            "x": np.nan,
+            "added_parameters": 0,
+            "ppl": base - gain,
+        }
         made.append(facts | {"gain": gain, "gain_low": gain - 0.5, "gain_high": gain + 0.75} | known)
     return made
 
 
 @pytest.fixture(scope="module")
 def components():
-    rows = [row | {"ppl": BASE[row["split"]], "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0} for row in rows_of("base", 0)]
+    rows = [
+        row | {"ppl": BASE[row["split"]], "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0} for row in rows_of("base", 0)
+    ]
     rows += rows_of(REFERENCE, 8)
     for series in ("att", "ffn"):
         for n in WIDTHS:
-            rows += rows_of(f"wide-{series}-{n}", np.log(n) + (series == "att"), "wide", series=series, x=float(n), added_parameters=1000 * n)
+            rows += rows_of(
+                f"wide-{series}-{n}",
+                np.log(n) + (series == "att"),
+                "wide",
+                series=series,
+                x=float(n),
+                added_parameters=1000 * n,
+            )
     rows += rows_of("wide-plain", 0.5, "wide")
     for number in range(34):
         rows += rows_of(f"many-variant-{number}", np.sin(number), "many", added_parameters=10**6 + number)
@@ -45,19 +62,43 @@ def components():
 
 @pytest.fixture(scope="module")
 def verdicts():
-    shares = [(0.6, 0.4, 0.8, "supported"), (0.1, -0.2, 0.2, "refuted"), (0.3, 0.1, 9.0, "inconclusive"), (np.nan, np.nan, np.nan, "inconclusive")]
-    facts = [{"hypothesis": f"h{n}", "question": QUESTION if n else "Why?", "paper": ("supported", "silent")[n % 2], "agrees": "no"} for n in range(4)]
-    ends = [dict(zip(("share", "share_low", "share_high", "verdict"), share, strict=True)) | {"threshold": 0.25 * (n > 0)} for n, share in enumerate(shares)]
+    shares = [
+        (0.6, 0.4, 0.8, "supported"),
+        (0.1, -0.2, 0.2, "refuted"),
+        (0.3, 0.1, 9.0, "inconclusive"),
+        (np.nan, np.nan, np.nan, "inconclusive"),
+    ]
+    facts = [
+        {
+            "hypothesis": f"h{n}",
+            "question": QUESTION if n else "Why?",
+            "paper": ("supported", "silent")[n % 2],
+            "agrees": "no",
+        }
+        for n in range(4)
+    ]
+    ends = [
+        dict(zip(("share", "share_low", "share_high", "verdict"), share, strict=True)) | {"threshold": 0.25 * (n > 0)}
+        for n, share in enumerate(shares)
+    ]
     return pd.DataFrame([fact | end for fact, end in zip(facts, ends, strict=True)], columns=VERDICT_COLUMNS)
 
 
 @pytest.fixture(scope="module")
 def helped():
     rows = []
-    for name, bins in (("training frequency", 5), ("place in the word", 2), ("tokens into the document", 6), ("entropy of successors (nats)", 4)):
+    for name, bins in (
+        ("training frequency", 5),
+        ("place in the word", 2),
+        ("tokens into the document", 6),
+        ("entropy of successors (nats)", 4),
+    ):
         tokens, gain = np.arange(1, bins + 1) * 100, np.linspace(-0.3, 1, bins)
         parts = zip(tokens, np.linspace(0.2, 0.8, bins), gain, gain * tokens / (gain * tokens).sum(), strict=True)
-        rows += [{"property": name, "bin": f"{n}–{n + 9}", "tokens": t, "helped": h, "gain": g, "share_of_gain": s} for n, (t, h, g, s) in enumerate(parts)]
+        rows += [
+            {"property": name, "bin": f"{n}–{n + 9}", "tokens": t, "helped": h, "gain": g, "share_of_gain": s}
+            for n, (t, h, g, s) in enumerate(parts)
+        ]
     return pd.DataFrame(rows)
 
 
@@ -66,7 +107,9 @@ def pictures(components, verdicts, helped):
     """Every new picture, by name, drawn again at each call."""
     return {
         "hypothesis-wide": lambda: draw("hypothesis-wide", components, None, MAIN, ABOUT),
-        "hypothesis-many": lambda: draw("hypothesis-many", components, None, MAIN, {"name": "many", "question": "Do many?", "x_label": None}),
+        "hypothesis-many": lambda: draw(
+            "hypothesis-many", components, None, MAIN, {"name": "many", "question": "Do many?", "x_label": None}
+        ),
         "verdicts": lambda: draw("verdicts", verdicts, components, MAIN),
         "parameters": lambda: draw("parameters", components, components, MAIN),
         "helped_tokens": lambda: draw("helped_tokens", helped, components, MAIN),
@@ -77,11 +120,15 @@ NAMES = ("hypothesis-wide", "hypothesis-many", "verdicts", "parameters", "helped
 
 
 def horizontal(axes):
-    return {line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1] and np.ptp(line.get_ydata()) == 0}
+    return {
+        line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1] and np.ptp(line.get_ydata()) == 0
+    }
 
 
 def vertical(axes):
-    return {line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1] and np.ptp(line.get_xdata()) == 0}
+    return {
+        line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1] and np.ptp(line.get_xdata()) == 0
+    }
 
 
 def drawn(axes):
@@ -109,12 +156,23 @@ def test_a_hypothesis_has_a_curve_a_series_on_both_splits(pictures, components):
     assert picture.get_suptitle().replace("\n", " ") == QUESTION
     assert [text.get_text() for text in picture.legends[0].get_texts()] == ["att", "ffn", "best on valid"]
     for axes, split in zip(picture.axes, BASE, strict=False):
-        rows = components[(components["split"] == split) & (components["hypothesis"] == "wide") & components["x"].notna()]
+        rows = components[
+            (components["split"] == split) & (components["hypothesis"] == "wide") & components["x"].notna()
+        ]
         np.testing.assert_allclose(drawn(axes), rows[["x", "ppl"]])
-        bars = sorted((bar[:, 1].min(), bar[:, 1].max()) for container in axes.containers for bar in container[2][0].get_segments())
-        np.testing.assert_allclose(bars, sorted(zip(BASE[split] - rows["gain_high"], BASE[split] - rows["gain_low"], strict=True)))
+        bars = sorted(
+            (bar[:, 1].min(), bar[:, 1].max())
+            for container in axes.containers
+            for bar in container[2][0].get_segments()
+        )
+        np.testing.assert_allclose(
+            bars, sorted(zip(BASE[split] - rows["gain_high"], BASE[split] - rows["gain_low"], strict=True))
+        )
         assert axes.get_xscale() == "log"
-        assert horizontal(axes) == {BASE[split], components.loc[(components["component"] == REFERENCE) & (components["split"] == split), "ppl"].item()}
+        assert horizontal(axes) == {
+            BASE[split],
+            components.loc[(components["component"] == REFERENCE) & (components["split"] == split), "ppl"].item(),
+        }
         assert axes.get_title() == split
         assert axes.get_xlabel() == ABOUT["x_label"]
         ring = [line.get_xydata().tolist() for line in axes.lines if line.get_markersize() == 7]
@@ -140,7 +198,12 @@ def test_the_axis_is_logarithmic_over_more_than_a_decade_and_a_half(components, 
 
 @pytest.mark.parametrize(
     ("values", "names"),
-    [((0.502401, 0.749, 0.851277), ["0.502", "0.749", "0.851"]), ((1, 16, 1024), ["1", "16", "1024"]), ((2.9998, 3.0, 3.0003), ["3"]), ((1, 1, 1), ["1"])],
+    [
+        ((0.502401, 0.749, 0.851277), ["0.502", "0.749", "0.851"]),
+        ((1, 16, 1024), ["1", "16", "1024"]),
+        ((2.9998, 3.0, 3.0003), ["3"]),
+        ((1, 1, 1), ["1"]),
+    ],
 )
 def test_places_on_the_axis_are_named_shortly(components, values, names):
     some = components[~components["component"].str.contains("wide-.*-(?:8|64)")].copy()
@@ -153,7 +216,10 @@ def test_many_components_make_a_tall_picture_with_the_best_on_top(pictures, comp
     picture = pictures["hypothesis-many"]()
     (axes,) = picture.axes
     rows = components[(components["split"] == "test") & (components["hypothesis"] == "many")].sort_values("gain")
-    np.testing.assert_allclose(sorted(drawn(axes).tolist(), key=lambda point: point[1]), [[gain, place] for place, gain in enumerate(rows["gain"])])
+    np.testing.assert_allclose(
+        sorted(drawn(axes).tolist(), key=lambda point: point[1]),
+        [[gain, place] for place, gain in enumerate(rows["gain"])],
+    )
     assert axes.get_yticklabels()[-1].get_text() == rows["component"].iloc[-1].removeprefix("many-")
     assert picture.get_figheight() > 34 * 0.15
 
@@ -165,13 +231,27 @@ def test_verdicts_show_each_interval_as_far_as_it_is_known(pictures):
     assert [tick[0, 0] for tick in ticks] == [0, 0.25, 0.25, 0.25]
     assert all(tick[0, 1] < place < tick[1, 1] for tick, place in zip(ticks, axes.get_yticks(), strict=True))
     left, right = axes.get_xlim()
-    segments = [line.get_xdata().tolist() for line in axes.lines if len(line.get_xdata()) == 2 and line.get_xdata()[0] != line.get_xdata()[1]]
+    segments = [
+        line.get_xdata().tolist()
+        for line in axes.lines
+        if len(line.get_xdata()) == 2 and line.get_xdata()[0] != line.get_xdata()[1]
+    ]
     assert segments == [[0.4, 0.8], [-0.2, 0.2], [0.1, right]]
     points = [(line.get_marker(), float(line.get_xdata()[0])) for line in axes.lines if len(line.get_xdata()) == 1]
     assert points == [("o", 0.6), ("s", 0.1), (">", right), ("D", 0.3)]
     assert left < -0.2
-    assert [text.get_text() for text in axes.texts] == ["supported (paper: supported)", "refuted", "inconclusive (paper: supported)", "inconclusive"]
-    assert [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()] == ["Why?", QUESTION, QUESTION, QUESTION]
+    assert [text.get_text() for text in axes.texts] == [
+        "supported (paper: supported)",
+        "refuted",
+        "inconclusive (paper: supported)",
+        "inconclusive",
+    ]
+    assert [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()] == [
+        "Why?",
+        QUESTION,
+        QUESTION,
+        QUESTION,
+    ]
     assert axes.yaxis_inverted()
 
 
@@ -219,7 +299,13 @@ def test_mistakes_are_named(components, verdicts):
         ("hypothesis-wide", components, MAIN, None, "add hypothesis to the settings"),
         ("hypothesis-wide", components, None, ABOUT, "add main"),
         ("hypothesis-none", components, MAIN, ABOUT | {"name": "none"}, "no component of this hypothesis"),
-        ("hypothesis-wide", components[components["component"] != REFERENCE], MAIN, ABOUT, "0 rows of knn-att-l2-exact-real on valid"),
+        (
+            "hypothesis-wide",
+            components[components["component"] != REFERENCE],
+            MAIN,
+            ABOUT,
+            "0 rows of knn-att-l2-exact-real on valid",
+        ),
         ("verdicts", verdicts.drop(columns="threshold"), MAIN, None, "no column 'threshold'"),
         ("verdicts-x", verdicts, MAIN, None, "unknown"),
         ("parameters", components, MAIN, None, "--components"),
@@ -233,8 +319,20 @@ def test_the_step_draws_a_hypothesis_and_the_verdicts_from_their_files(component
     components.to_csv("components.csv", index=False)
     verdicts.to_csv("verdicts.csv", index=False)
     shared = {"figures": {"dpi": 50}, "main": MAIN}
-    for figure, table, extra in (("hypothesis-wide", "components.csv", {"hypothesis": ABOUT}), ("verdicts", "verdicts.csv", {})):
-        files = ["--table", table, "--components", "components.csv", "--pdf", f"made/{figure}.pdf", "--png", f"made/{figure}.png"]
+    for figure, table, extra in (
+        ("hypothesis-wide", "components.csv", {"hypothesis": ABOUT}),
+        ("verdicts", "verdicts.csv", {}),
+    ):
+        files = [
+            "--table",
+            table,
+            "--components",
+            "components.csv",
+            "--pdf",
+            f"made/{figure}.pdf",
+            "--png",
+            f"made/{figure}.png",
+        ]
         monkeypatch.setattr(sys, "argv", ["plot", "--figure", figure, "--settings", json.dumps(shared | extra), *files])
         step.run(plot.main, plot.parser())
     assert sorted(os.listdir("made")) == ["hypothesis-wide.pdf", "hypothesis-wide.png", "verdicts.pdf", "verdicts.png"]
@@ -250,5 +348,7 @@ def test_dollar_signs_are_no_mathematics(components, verdicts, tmp_path):
     ):
         picture = draw(figure, table, components, MAIN, about)
         save(picture, tmp_path / f"{figure}.png", 40)
-        texts = [text for axes in picture.axes for text in (axes.xaxis.label, *axes.get_yticklabels())] + ([picture._suptitle] if picture._suptitle else [])
+        texts = [text for axes in picture.axes for text in (axes.xaxis.label, *axes.get_yticklabels())] + (
+            [picture._suptitle] if picture._suptitle else []
+        )
         assert {text.get_text().replace(r"\$", "$").replace("\n", " ") for text in texts} >= {odd}

@@ -16,7 +16,14 @@ PERFORMANCE = pd.DataFrame(
 )
 STAGES = ["datastore build", "index fill", "exact search", "approximate search"]
 SCALING = pd.DataFrame(
-    {"stage": stage, "times": times, "rows": 1000 * times, "seconds": slower * times**exponent, "memory_bytes": 2e8 + times, "exponent": exponent}
+    {
+        "stage": stage,
+        "times": times,
+        "rows": 1000 * times,
+        "seconds": slower * times**exponent,
+        "memory_bytes": 2e8 + times,
+        "exponent": exponent,
+    }
     for stage, exponent in zip(STAGES, (1, 1.1, 0.9, 0.5), strict=True)
     for times in (1, 2, 4, 8)
     for slower in (1.0, 1.2, 1.4)
@@ -25,10 +32,18 @@ SCALING = pd.DataFrame(
 
 def test_performance_shows_ratio_spread_and_goal_of_every_speed():
     (axes,) = draw("performance", PERFORMANCE).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["training: products", "search: library", "search: product"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "training: products",
+        "search: library",
+        "search: product",
+    ]
     marks = [container[0] for container in axes.containers]
     assert [mark.get_xdata()[0] for mark in marks] == [0.33, 1.2, 0.6]
-    assert [mark.get_markerfacecolor() == "white" for mark in marks] == [False, True, False]  # open where the goal is not reached
+    assert [mark.get_markerfacecolor() == "white" for mark in marks] == [
+        False,
+        True,
+        False,
+    ]  # open where the goal is not reached
     assert marks[0].get_color() != marks[2].get_color()  # there is no goal
     (whisker,) = axes.containers[2][2][0].get_segments()
     assert whisker[:, 0] == pytest.approx([0.5, 0.8])

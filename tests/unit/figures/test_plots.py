@@ -21,40 +21,97 @@ OPTIMUM = {("faiss", "faiss"): 3.0, ("faiss", "real"): 5.0, ("real", "real"): 5.
 
 def gain(variant, fraction, temperature):
     """A gain that rises to an optimum and falls off towards both ends, as kNN-LMs show it."""
-    return 10 * (0.5 + 0.5 * fraction) * np.exp(-(np.log10(temperature / OPTIMUM[variant]) ** 2)) + (variant == ("real", "real"))
+    return 10 * (0.5 + 0.5 * fraction) * np.exp(-(np.log10(temperature / OPTIMUM[variant]) ** 2)) + (
+        variant == ("real", "real")
+    )
 
 
 def knn_row(variant, split, fraction, h="att", metric="l2", temperature=None, status="optimum"):
     mask, score = variant
-    name = f"knn-{h}-{metric}-{'exact' if mask == 'real' else 'approximate'}-{score}" + ("" if fraction == 1 else f"-f{fraction}")
+    name = f"knn-{h}-{metric}-{'exact' if mask == 'real' else 'approximate'}-{score}" + (
+        "" if fraction == 1 else f"-f{fraction}"
+    )
     better = gain(variant, fraction, temperature or OPTIMUM[variant]) - 2 * (h == "ffn") - (metric == "ip")
-    row = {"component": name, "family": "knn", "h": h, "metric": metric, "mask": mask, "score": score, "fraction": fraction, "split": split}
-    row |= {"temperature": temperature or OPTIMUM[variant], "temperature_status": status, "lambda": 0.25, "ppl": BASE[split] - better}
+    row = {
+        "component": name,
+        "family": "knn",
+        "h": h,
+        "metric": metric,
+        "mask": mask,
+        "score": score,
+        "fraction": fraction,
+        "split": split,
+    }
+    row |= {
+        "temperature": temperature or OPTIMUM[variant],
+        "temperature_status": status,
+        "lambda": 0.25,
+        "ppl": BASE[split] - better,
+    }
     return row | {"gain": better, "gain_low": better - 1, "gain_high": better + 1.5, "hypothesis": None}
 
 
 @pytest.fixture(scope="module")
 def tables():
-    bases = [{"component": "base", "family": "lm", "split": split, "lambda": 0.0, "ppl": ppl, "gain": 0.0, "hypothesis": None} for split, ppl in BASE.items()]
+    bases = [
+        {
+            "component": "base",
+            "family": "lm",
+            "split": split,
+            "lambda": 0.0,
+            "ppl": ppl,
+            "gain": 0.0,
+            "hypothesis": None,
+        }
+        for split, ppl in BASE.items()
+    ]
     main = [knn_row(variant, split, fraction) for variant in VARIANTS for fraction in FRACTIONS for split in BASE]
-    others = [knn_row(variant, split, 1.0, h, metric) for variant in VARIANTS for h, metric in (("ffn", "l2"), ("att", "ip")) for split in BASE]
-    alike = [row | {"component": "x-1", "family": "x", "hypothesis": "x", "gain": 99.0} for row in main if row["fraction"] == 1]
+    others = [
+        knn_row(variant, split, 1.0, h, metric)
+        for variant in VARIANTS
+        for h, metric in (("ffn", "l2"), ("att", "ip"))
+        for split in BASE
+    ]
+    alike = [
+        row | {"component": "x-1", "family": "x", "hypothesis": "x", "gain": 99.0}
+        for row in main
+        if row["fraction"] == 1
+    ]
     untuned = [knn_row(variant, split, 1.0, temperature=1.0, status="fixed") for variant in VARIANTS for split in BASE]
     grid = np.geomspace(0.1, 100, 13)
-    curves = [knn_row(variant, split, fraction, temperature=t) for variant in VARIANTS for fraction in (0.05, 1.0) for split in BASE for t in grid]
+    curves = [
+        knn_row(variant, split, fraction, temperature=t)
+        for variant in VARIANTS
+        for fraction in (0.05, 1.0)
+        for split in BASE
+        for t in grid
+    ]
     weights = np.linspace(0, 1, 101)
     lambdas = []
     for row in (row for row in main if row["fraction"] == 1):
         ppl = row["ppl"] + row["gain"] * ((weights - 0.25) / 0.25) ** 2
         ppl[-1] = np.inf
-        lambdas += [{"component": row["component"], "split": row["split"], "lambda": weight, "ppl": p} for weight, p in zip(weights, ppl, strict=True)]
+        lambdas += [
+            {"component": row["component"], "split": row["split"], "lambda": weight, "ppl": p}
+            for weight, p in zip(weights, ppl, strict=True)
+        ]
     updates = np.arange(50, 1050, 50)
     losses = [
-        {"update": u, "split": split, "loss": 4.5 + 4 * np.exp(-u / 200) + (split == "valid") * (0.3 + 1e-6 * (u - 800) ** 2)}
+        {
+            "update": u,
+            "split": split,
+            "loss": 4.5 + 4 * np.exp(-u / 200) + (split == "valid") * (0.3 + 1e-6 * (u - 800) ** 2),
+        }
         for u in updates
         for split in ("train", "valid")
     ]
-    rows = {"components": bases + main + others + untuned + alike, "temperature": curves, "datastore_size": main, "lambda": lambdas, "loss": losses}
+    rows = {
+        "components": bases + main + others + untuned + alike,
+        "temperature": curves,
+        "datastore_size": main,
+        "lambda": lambdas,
+        "loss": losses,
+    }
     return {name: pd.DataFrame(content) for name, content in rows.items()}
 
 
@@ -68,12 +125,18 @@ def picture(tables, name):
 def curves_of(axes):
     """The drawn curves by variant, without the base line and the single marks."""
     colours = {style["color"]: variant for variant, (_, style) in VARIANTS.items()}
-    return {colours[line.get_color()]: line.get_xydata() for line in axes.lines if line.get_color() in colours and len(line.get_xdata()) > 1}
+    return {
+        colours[line.get_color()]: line.get_xydata()
+        for line in axes.lines
+        if line.get_color() in colours and len(line.get_xdata()) > 1
+    }
 
 
 def base_of(axes):
     """The height of the horizontal line over the whole width."""
-    return [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1] and np.ptp(line.get_ydata()) == 0]
+    return [
+        line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1] and np.ptp(line.get_ydata()) == 0
+    ]
 
 
 @pytest.mark.parametrize("name", MAIN_FIGURES)
@@ -100,8 +163,12 @@ def test_the_same_table_gives_the_same_bytes(tables, name, kind, tmp_path):
 def test_temperature_draws_the_table_of_the_main_component(tables):
     elsewhere = tables["temperature"].assign(h="ffn", ppl=1.0)  # other components may stand in the table
     figure = draw("temperature", pd.concat([tables["temperature"], elsewhere]), tables["components"], MAIN)
-    assert [axes.get_title() for axes in figure.axes] == [f"{split}, {part} of the datastore" for split in BASE for part in ("5 %", "100 %")]
-    for axes, (split, fraction) in zip(figure.axes, [(split, fraction) for split in BASE for fraction in (0.05, 1.0)], strict=True):
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"{split}, {part} of the datastore" for split in BASE for part in ("5 %", "100 %")
+    ]
+    for axes, (split, fraction) in zip(
+        figure.axes, [(split, fraction) for split in BASE for fraction in (0.05, 1.0)], strict=True
+    ):
         assert axes.get_xscale() == "log"
         assert base_of(axes) == [BASE[split]]
         drawn = curves_of(axes)
@@ -113,7 +180,9 @@ def test_temperature_draws_the_table_of_the_main_component(tables):
 
 
 def test_an_optimum_at_the_edge_is_an_open_mark(tables):
-    components = tables["components"].assign(temperature_status=tables["components"]["temperature_status"].replace("optimum", "edge"))
+    components = tables["components"].assign(
+        temperature_status=tables["components"]["temperature_status"].replace("optimum", "edge")
+    )
     for source, fill in ((tables["components"], None), (components, (1, 1, 1))):
         figure = draw("temperature", tables["temperature"], source, MAIN)
         for line in (line for line in figure.axes[0].lines if len(line.get_xdata()) == 1):
@@ -136,7 +205,9 @@ def test_datastore_size_hangs_the_interval_of_the_gain_below_the_base_lm(tables)
         bars = [path for container in axes.containers for path in container[2][0].get_segments()]
         rows = tables["datastore_size"][tables["datastore_size"]["split"] == split]
         drawn = sorted((bar[:, 1].min(), bar[:, 1].max()) for bar in bars)
-        np.testing.assert_allclose(drawn, sorted(zip(BASE[split] - rows["gain_high"], BASE[split] - rows["gain_low"], strict=True)))
+        np.testing.assert_allclose(
+            drawn, sorted(zip(BASE[split] - rows["gain_high"], BASE[split] - rows["gain_low"], strict=True))
+        )
         top = axes.get_ylim()[1]
         assert axes.get_ylim()[0] < min(low for low, _ in drawn)
         assert top > BASE[split]
@@ -174,7 +245,10 @@ def test_components_are_sorted_tuned_and_of_the_whole_store(tables):
 
 
 def test_one_variant_and_one_fraction_are_enough(tables):
-    only = {name: table[(table["mask"] == "faiss") & (table["fraction"] == 1)] if "mask" in table else table for name, table in tables.items()}
+    only = {
+        name: table[(table["mask"] == "faiss") & (table["fraction"] == 1)] if "mask" in table else table
+        for name, table in tables.items()
+    }
     for name in ("temperature", "datastore_size", "components"):
         assert draw(name, only[name], tables["components"], MAIN).axes
 
@@ -196,7 +270,16 @@ def test_the_step_writes_both_pictures(tables, tmp_path, monkeypatch):
     for name in ("temperature", "components"):
         tables[name].to_csv(f"{name}.csv", index=False)
     settings = json.dumps({"figures": {"dpi": 50}, "main": MAIN})
-    files = ["--table", "temperature.csv", "--components", "components.csv", "--pdf", "made/a.pdf", "--png", "made/a.png"]
+    files = [
+        "--table",
+        "temperature.csv",
+        "--components",
+        "components.csv",
+        "--pdf",
+        "made/a.pdf",
+        "--png",
+        "made/a.png",
+    ]
     monkeypatch.setattr(sys, "argv", ["plot", "--figure", "temperature", "--settings", settings, *files])
     step.run(plot.main, plot.parser())
     assert sorted(os.listdir("made")) == ["a.pdf", "a.png"]

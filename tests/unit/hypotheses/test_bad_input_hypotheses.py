@@ -102,7 +102,12 @@ COMPONENTS = [
     ("padding", "candidates", ["padding-*", "paddings-*"], "'paddings-*' is no component"),
     ("padding", "candidates", ["knn-att-cos-*"], "no component of this run"),
     ("padding", "candidates", ["temperature-*"], "a component of temperature, which makes none in this run"),
-    ("ensembling", "settings.ensembles", {"two": ["{l2}", "knn-att-l3-exact-real"]}, "did you mean knn-att-l2-exact-real"),
+    (
+        "ensembling",
+        "settings.ensembles",
+        {"two": ["{l2}", "knn-att-l3-exact-real"]},
+        "did you mean knn-att-l2-exact-real",
+    ),
 ]
 
 
@@ -114,7 +119,19 @@ def test_a_component_that_no_run_has_is_told(name, field, value, said):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["base", "{main}", "{main}-untuned", "{approximate}", "{ip}", "knn-ffn-*", "*", "soft*", "softmax-capacity-att-[2-9]v-*", "padding-exact-0.1"]
+    "pattern",
+    [
+        "base",
+        "{main}",
+        "{main}-untuned",
+        "{approximate}",
+        "{ip}",
+        "knn-ffn-*",
+        "*",
+        "soft*",
+        "softmax-capacity-att-[2-9]v-*",
+        "padding-exact-0.1",
+    ],
 )
 def test_a_component_that_a_run_may_have_is_let_pass(pattern):
     assert not list(registry.problems(with_changes("padding", candidates=[pattern])))
@@ -152,7 +169,10 @@ def test_hypotheses_that_wait_for_each_other_are_told():
 @pytest.mark.parametrize(("seed", "seeds"), [(1, []), (2**31 - 1, []), (7, [3, 2**31 - 1, 5])])
 def test_a_second_seed_is_one_that_numpy_has(seed, seeds):
     largest = max(seeds or [seed])
-    config = with_changes("second-seed", **{"settings.seed_offset": 2**32 - 1 - largest}) | {"seed": seed, "seeds": seeds}
+    config = with_changes("second-seed", **{"settings.seed_offset": 2**32 - 1 - largest}) | {
+        "seed": seed,
+        "seeds": seeds,
+    }
     check_combinations(config)
     np.random.RandomState(2**32 - 1)
     for offset in (2**32 - largest, 10**79):
@@ -180,8 +200,20 @@ def test_codes_that_the_training_rows_cannot_train_are_told():
 
 
 def test_values_are_found_by_their_kind_wherever_they_stand():
-    kinds = {"k": "count", "none": "count or null", "many": "list of count or null", "name": "component", "inner": {"*": {"deep": "one or more count"}}}
-    given = {"k": 1, "none": None, "many": [2, None, 3], "name": "base", "inner": {"a": {"deep": [4]}, "b": {"deep": [5, 6]}}}
+    kinds = {
+        "k": "count",
+        "none": "count or null",
+        "many": "list of count or null",
+        "name": "component",
+        "inner": {"*": {"deep": "one or more count"}},
+    }
+    given = {
+        "k": 1,
+        "none": None,
+        "many": [2, None, 3],
+        "name": "base",
+        "inner": {"a": {"deep": [4]}, "b": {"deep": [5, 6]}},
+    }
     assert list(setting_kinds.values_of("count", given, kinds)) == [
         ("k", 1), ("many", 2), ("many", 3), ("inner.a.deep", 4), ("inner.b.deep", 5), ("inner.b.deep", 6)
     ]  # fmt: skip

@@ -42,17 +42,37 @@ def step(tmp_path):
     for split in ("valid", "test"):
         save_array(tmp_path / f"{split}.npy", random.integers(0, 5, 9).astype(np.int32))
     save_array(tmp_path / "continuation.npy", np.zeros(5, bool))
-    save_components(tmp_path / "base.json", [BASE], {split: [np.full(9, -2.0, np.float32)] for split in ("valid", "test")}, "checkpoint")
+    save_components(
+        tmp_path / "base.json",
+        [BASE],
+        {split: [np.full(9, -2.0, np.float32)] for split in ("valid", "test")},
+        "checkpoint",
+    )
     code = tmp_path / "step.py"
     code.write_text(STEP)
 
     def run(output: str, dies_after: int = -1, **settings: object) -> list[int]:
         given = {"hypothesis": "four", "seed": 1, "settings": settings}
-        words = ["--settings", json.dumps(given), "--family", "four", "--tokens", "valid.npy", "test.npy", "--continuation", "continuation.npy"]
+        words = [
+            "--settings",
+            json.dumps(given),
+            "--family",
+            "four",
+            "--tokens",
+            "valid.npy",
+            "test.npy",
+            "--continuation",
+            "continuation.npy",
+        ]
         words += ["--base", "base.json", "--code", "step.py", "--checkpoints", "four.checkpoints"]
         words += ["--descriptions", f"{output}.json", "--facts", f"{output}.csv"]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "workflow"), "DIES_AFTER": str(dies_after)}
-        done = subprocess.run([sys.executable, code, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        environment = os.environ | {
+            "PYTHONPATH": str(Path(__file__).parents[3] / "workflow"),
+            "DIES_AFTER": str(dies_after),
+        }
+        done = subprocess.run(
+            [sys.executable, code, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == (0 if dies_after < 0 else -signal.SIGKILL), done.stderr
         assert (tmp_path / "four.checkpoints").exists() == (dies_after >= 0)
         return [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("making")]
@@ -63,7 +83,11 @@ def step(tmp_path):
 def outputs(folder: Path, name: str) -> dict[str, bytes | dict]:
     """Return the content of a step's files, whatever they are called."""
     manifest = json.loads((folder / f"{name}.json").read_text())
-    files = {path.name.removeprefix(name): path.read_bytes() for path in folder.glob(f"{name}.*") if path.suffix in (".npy", ".csv")}
+    files = {
+        path.name.removeprefix(name): path.read_bytes()
+        for path in folder.glob(f"{name}.*")
+        if path.suffix in (".npy", ".csv")
+    }
     return {**files, "components": manifest["components"]}
 
 
@@ -83,12 +107,20 @@ def test_nothing_is_kept_of_other_settings_code_or_inputs(step, tmp_path):
     assert step("first", dies_after=0, k=2) == [0]
     (tmp_path / "step.py").write_text(STEP.replace("number / 7", "number / 8"))
     assert step("first", dies_after=0) == [0]
-    save_components(tmp_path / "base.json", [BASE], {split: [np.full(9, -2.5, np.float32)] for split in ("valid", "test")}, "checkpoint")
+    save_components(
+        tmp_path / "base.json",
+        [BASE],
+        {split: [np.full(9, -2.5, np.float32)] for split in ("valid", "test")},
+        "checkpoint",
+    )
     assert step("first") == [0, 1, 2, 3]
 
 
 def test_what_is_not_whole_is_not_taken(tmp_path):
-    folder, log_p = tmp_path / "checkpoints" / "results", {"valid": np.arange(3, dtype=np.float32), "test": np.arange(2, dtype=np.float32)}
+    folder, log_p = (
+        tmp_path / "checkpoints" / "results",
+        {"valid": np.arange(3, dtype=np.float32), "test": np.arange(2, dtype=np.float32)},
+    )
     assert kept(folder, log_p) is None
     keep(folder, Component("a", "b", x=1 / 3), log_p, {"loss": 0.1})
     component, found, facts = kept(folder, log_p)

@@ -32,7 +32,9 @@ def test_a_step_reads_the_settings_it_declares_and_no_others(family):
     read = {
         node.slice.value
         for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and ast.unparse(node.value).endswith(("inputs.settings", "self.settings"))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.slice, ast.Constant)
+        and ast.unparse(node.value).endswith(("inputs.settings", "self.settings"))
     }
     assert read <= registry.read_step(family)[1].keys()
 
@@ -44,7 +46,16 @@ def test_what_trains_an_lm():
 
 def changed(**entries: dict) -> dict:
     config = copy.deepcopy(SHIPPED)
-    empty = {"enabled": True, "family": None, "question": "?", "paper": "silent", "against": None, "candidates": None, "after": [], "x_label": None}
+    empty = {
+        "enabled": True,
+        "family": None,
+        "question": "?",
+        "paper": "silent",
+        "against": None,
+        "candidates": None,
+        "after": [],
+        "x_label": None,
+    }
     for name, entry in entries.items():
         config["hypotheses"][name] = {**config["hypotheses"].get(name, {**empty, "settings": {}}), **entry}
     return config
@@ -60,9 +71,20 @@ def changed(**entries: dict) -> dict:
         ({"family": "sparsification", "settings": {"k": [3], "size": 1}}, "settings.size", "known here are k"),
         ({"family": "second_seed", "settings": {"seed_offset": True}}, "settings.seed_offset", "whole number"),
         ({"family": "ensembling", "settings": {"ensembles": {}}, "after": ["temperature"]}, "after", "temperature"),
-        ({"family": "sparsification", "settings": {"k": [3]}, "after": ["second-seed"]}, "after", "reads no components"),
+        (
+            {"family": "sparsification", "settings": {"k": [3]}, "after": ["second-seed"]},
+            "after",
+            "reads no components",
+        ),
         ({"family": "ensembling", "settings": {"ensembles": {}}, "after": ["new"]}, "after", "waits for itself"),
-        ({"family": "loss_weighting", "settings": SHIPPED["hypotheses"]["loss-weighting"]["settings"] | {"recipe": {}}}, "settings.recipe.passes", "missing"),
+        (
+            {
+                "family": "loss_weighting",
+                "settings": SHIPPED["hypotheses"]["loss-weighting"]["settings"] | {"recipe": {}},
+            },
+            "settings.recipe.passes",
+            "missing",
+        ),
     ],
 )
 def test_problems_name_the_key(entry, key, said):

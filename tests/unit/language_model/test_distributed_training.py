@@ -15,7 +15,15 @@ from knnlm.language_model.transformer import PLUGIN
 
 pytestmark = pytest.mark.slow
 
-ARCHITECTURE = {"layers": 1, "width": 16, "feed_forward_width": 32, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+ARCHITECTURE = {
+    "layers": 1,
+    "width": 16,
+    "feed_forward_width": 32,
+    "heads": 2,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+}
 TRAINING = {
     "optimiser": "nag", "learning_rate": 0.5, "minimum_learning_rate": 1e-5, "warmup_updates": 2, "warmup_initial_learning_rate": 1e-7,
     "cosine_period": None, "updates": 6, "tokens_per_sample": 32, "batch_samples": 2, "accumulate": 4, "clip_norm": 1.0, "momentum": 0.9,
@@ -32,14 +40,27 @@ def binary(tmp_path_factory):
     for split, lines in (("train", 400), ("valid", 30)):
         rows = (" ".join(f"p{piece}" for piece in generator.integers(0, 60, 12)) for _ in range(lines))
         (folder / split).write_text("\n".join(rows) + "\n")
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--srcdict", folder / "dict.txt", "--destdir", folder / "binary"]
-    subprocess.run([*command, "--trainpref", folder / "train", "--validpref", folder / "valid"], check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_cli.preprocess",
+        "--only-source",
+        "--srcdict",
+        folder / "dict.txt",
+        "--destdir",
+        folder / "binary",
+    ]
+    subprocess.run(
+        [*command, "--trainpref", folder / "train", "--validpref", folder / "valid"], check=True, capture_output=True
+    )
     return folder / "binary"
 
 
 def started(binary: Path, folder: Path, processes: int) -> list[subprocess.Popen]:
     """Start the processes of one training; each has the options that a GPU's would have, but for what CUDA is needed for."""
-    command = fairseq_command(ARCHITECTURE, TRAINING, 1, Devices(processes if processes > 1 else 0), binary, PLUGIN, folder)
+    command = fairseq_command(
+        ARCHITECTURE, TRAINING, 1, Devices(processes if processes > 1 else 0), binary, PLUGIN, folder
+    )
     with socket.create_server(("127.0.0.1", 0)) as free:
         meeting = ["--distributed-init-method", f"tcp://127.0.0.1:{free.getsockname()[1]}", *ON_CPU]
     own = [[*meeting, "--distributed-rank", str(rank)] for rank in range(processes)] if processes > 1 else [[]]
@@ -52,11 +73,19 @@ def test_two_processes_make_the_updates_of_one(binary, tmp_path):
     runs = {processes: started(binary, tmp_path / str(processes), processes) for processes in (1, 2)}
     logs = {processes: [process.communicate()[0] for process in run] for processes, run in runs.items()}
     assert all(process.returncode == 0 for run in runs.values() for process in run), logs
-    alone, together = ([(row["split"], row["update"], row["loss"]) for row in parse_log(logs[processes][0].splitlines())] for processes in (1, 2))
+    alone, together = (
+        [(row["split"], row["update"], row["loss"]) for row in parse_log(logs[processes][0].splitlines())]
+        for processes in (1, 2)
+    )
     assert len(alone) == TRAINING["updates"] + 2
     assert [row[:2] for row in together] == [row[:2] for row in alone]
-    assert [row[2] for row in together] == pytest.approx([row[2] for row in alone], abs=2e-3)  # as many digits as fairseq prints
+    assert [row[2] for row in together] == pytest.approx(
+        [row[2] for row in alone], abs=2e-3
+    )  # as many digits as fairseq prints
     assert alone[-1][2] < alone[0][2] - 0.05
     assert not list(parse_log(logs[2][1].splitlines()))  # one of them reports for all
-    one, other = (torch.load(tmp_path / str(processes) / "checkpoint_last.pt", weights_only=False)["model"] for processes in (1, 2))
+    one, other = (
+        torch.load(tmp_path / str(processes) / "checkpoint_last.pt", weights_only=False)["model"]
+        for processes in (1, 2)
+    )
     assert all(torch.allclose(weight, other[name], atol=1e-5) for name, weight in one.items())

@@ -19,8 +19,28 @@ ROOT = Path(__file__).parents[3]
 CODE = sorted((ROOT / "workflow").rglob("*.py"))
 RULES = [*sorted((ROOT / "workflow/rules").glob("*.smk")), ROOT / "Snakefile"]
 # What runs code out of data, unless the call says otherwise.
-NEVER = {"eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "pickle.Unpickler", "pd.read_pickle", "pandas.read_pickle", "yaml.unsafe_load"}
-NEVER |= {"joblib.load", "torch.hub.load", "torch.jit.load", "shelve.open", "marshal.loads", "marshal.load", "yaml.full_load", "subprocess.getoutput"}
+NEVER = {
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "yaml.unsafe_load",
+}
+NEVER |= {
+    "joblib.load",
+    "torch.hub.load",
+    "torch.jit.load",
+    "shelve.open",
+    "marshal.loads",
+    "marshal.load",
+    "yaml.full_load",
+    "subprocess.getoutput",
+}
 ONLY_WITH = {"torch.load": "weights_only=True", "np.save": "allow_pickle=False"}
 FALSE_BY_DEFAULT = {"np.load", "np.lib.format.open_memmap", "np.lib.format.read_array"}  # allow_pickle
 
@@ -37,7 +57,9 @@ def test_no_call_makes_code_of_data(path):
         assert name not in NEVER
         assert "shell=True" not in keywords
         assert ONLY_WITH.get(name) is None or ONLY_WITH[name] in keywords
-        assert name not in FALSE_BY_DEFAULT or not any(keyword.startswith("allow_pickle") for keyword in keywords - {"allow_pickle=False"})
+        assert name not in FALSE_BY_DEFAULT or not any(
+            keyword.startswith("allow_pickle") for keyword in keywords - {"allow_pickle=False"}
+        )
         assert name != "yaml.load" or path.name == "checks.py"  # with LOADER, below
     assert not re.search(r"yaml\.(Full|Unsafe|)Loader", path.read_text(encoding="utf-8"))
 
@@ -45,7 +67,14 @@ def test_no_call_makes_code_of_data(path):
 def test_the_calls_that_read_files_are_found():
     """The test above would pass where it finds nothing."""
     names = {name for path in CODE for name, _ in calls(path)}
-    assert {"torch.load", "np.save", "np.lib.format.open_memmap", "subprocess.run", "faiss.read_index", "yaml.load"} <= names
+    assert {
+        "torch.load",
+        "np.save",
+        "np.lib.format.open_memmap",
+        "subprocess.run",
+        "faiss.read_index",
+        "yaml.load",
+    } <= names
     assert issubclass(LOADER, yaml.constructor.SafeConstructor)
 
 
@@ -62,7 +91,11 @@ class Code:
 @pytest.fixture
 def poisoned(tmp_path) -> Path:
     """A checkpoint of fairseq's that would make the folder `executed`."""
-    content = {"model": {"w": torch.zeros(2)}, "optimizer_history": [{"num_updates": 7}], "args": Code(tmp_path / "executed")}
+    content = {
+        "model": {"w": torch.zeros(2)},
+        "optimizer_history": [{"num_updates": 7}],
+        "args": Code(tmp_path / "executed"),
+    }
     (tmp_path / "checkpoints").mkdir()
     torch.save(content, tmp_path / "checkpoints" / "checkpoint_last.pt")
     return tmp_path / "checkpoints" / "checkpoint_last.pt"
@@ -73,7 +106,10 @@ def test_code_in_a_checkpoint_is_not_run(poisoned, tmp_path):
     from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
     assert trained_updates(poisoned) == 0
-    for read in (lambda: export_model(poisoned, tmp_path / "model.pt", {}, 8, tmp_path / "dict.txt"), lambda: load_checkpoint_to_cpu(str(poisoned))):
+    for read in (
+        lambda: export_model(poisoned, tmp_path / "model.pt", {}, 8, tmp_path / "dict.txt"),
+        lambda: load_checkpoint_to_cpu(str(poisoned)),
+    ):
         with pytest.raises(Exception, match="Weights only load failed"):
             read()
     assert saved_updates(poisoned.parent) == 0
@@ -99,11 +135,19 @@ def test_what_the_user_writes_reaches_a_shell_quoted():
     assert not {word for word in words if word.startswith("config")}
     assert "input.code:q" in words  # the library may be in another folder than the results, of whatever name
     assert "input.code" not in words
-    (corpus_text,) = re.findall(r"rule corpus_text:.*?\n\n\n", (ROOT / "workflow/rules/corpus.smk").read_text(), flags=re.DOTALL)
+    (corpus_text,) = re.findall(
+        r"rule corpus_text:.*?\n\n\n", (ROOT / "workflow/rules/corpus.smk").read_text(), flags=re.DOTALL
+    )
     assert "{input" not in corpus_text.partition("shell:")[2]  # the only rule whose inputs are files of the user's own
 
 
 def test_a_config_of_any_name_is_one_word_of_the_command_that_make_runs():
-    done = subprocess.run(["make", "--dry-run", "figures", "CONFIG=config/my run; &.yaml"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--dry-run", "figures", "CONFIG=config/my run; &.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     (command,) = [line for line in done.stdout.splitlines() if "redraw" in line]
     assert shlex.split(command)[-2:] == ["--configfile", "config/my run; &.yaml"]

@@ -12,12 +12,16 @@ from knnlm.language_model.sampled_windows import correlation, log_p_in_windows, 
 from knnlm.language_model.states import extract_states
 from knnlm.language_model.transformer import LanguageModel, build_model, save_model
 
-COLUMNS = npst.arrays(np.float32, st.tuples(st.just(3), st.integers(3, 30)), elements=st.floats(-20, 0, width=32) | st.just(-np.inf))
+COLUMNS = npst.arrays(
+    np.float32, st.tuples(st.just(3), st.integers(3, 30)), elements=st.floats(-20, 0, width=32) | st.just(-np.inf)
+)
 
 
 def test_agreement_by_hand():
     base = np.log([0.5, 0.5, 0.5, 0.5])
-    assert agreement(base, np.log([0.6, 0.4, 0.6, 0.5]), np.log([0.9, 0.1, 0.2, 0.6])) == 0.5  # both better, both worse; not, not: equal is not better
+    assert (
+        agreement(base, np.log([0.6, 0.4, 0.6, 0.5]), np.log([0.9, 0.1, 0.2, 0.6])) == 0.5
+    )  # both better, both worse; not, not: equal is not better
 
 
 @given(COLUMNS)
@@ -49,7 +53,15 @@ def test_a_sample_of_windows(tokens, wanted, seed):
 
 
 def test_the_same_log_p_as_window_after_window(tmp_path):
-    architecture = {"layers": 1, "width": 8, "feed_forward_width": 12, "heads": 2, "dropout": 0.3, "attention_dropout": 0.1, "activation_dropout": 0.1}
+    architecture = {
+        "layers": 1,
+        "width": 8,
+        "feed_forward_width": 12,
+        "heads": 2,
+        "dropout": 0.3,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+    }
     (tmp_path / "dictionary.txt").write_text("".join(f"p{number} 1\n" for number in range(20)))
     torch.manual_seed(0)
     network = build_model(architecture, 16, str(tmp_path / "dictionary.txt"))
@@ -59,7 +71,9 @@ def test_the_same_log_p_as_window_after_window(tmp_path):
     windows = fixed_windows(100, 9, 7)
     gold, log_p = log_p_in_windows(model, tokens, windows, tokens_at_once=40)
     assert sorted(gold.tolist()) == sorted(tokens.tolist())
-    assert perplexity(log_p, 100) == pytest.approx(perplexity(extract_states(model, tokens, windows, with_log_p=True)[2], 100), rel=1e-5)
+    assert perplexity(log_p, 100) == pytest.approx(
+        perplexity(extract_states(model, tokens, windows, with_log_p=True)[2], 100), rel=1e-5
+    )
     part = windows[[2, 5]]
     gold, log_p = log_p_in_windows(model, tokens, part)
     whole = extract_states(model, tokens, windows, with_log_p=True)[2]

@@ -18,7 +18,15 @@ from knnlm.storage.files import save_array, write_manifest
 from knnlm.storage.seals import verified
 
 TYPES, WIDTH, K, SAMPLE = 24, 16, 5, 16  # four specials and 20 pieces
-ARCHITECTURE = {"layers": 1, "width": WIDTH, "feed_forward_width": 24, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+ARCHITECTURE = {
+    "layers": 1,
+    "width": WIDTH,
+    "feed_forward_width": 24,
+    "heads": 2,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+}
 TRAINING = {
     "optimiser": "adam", "learning_rate": 0.01, "minimum_learning_rate": 1e-9, "warmup_updates": 1, "warmup_initial_learning_rate": 1e-7,
     "cosine_period": None, "updates": 6, "tokens_per_sample": SAMPLE, "batch_samples": 4, "accumulate": 1, "clip_norm": 1.0, "momentum": 0.99,
@@ -49,7 +57,9 @@ def random_neighbours(rows, seed=5):
 def test_labels_are_the_mixture(knn_weight):
     teacher = np.random.default_rng(1).normal(size=(9, TYPES)).astype(np.float32) * 3
     values, weights = random_neighbours(9)
-    found = label_distribution(torch.from_numpy(teacher), torch.from_numpy(values).long(), torch.from_numpy(weights), knn_weight)
+    found = label_distribution(
+        torch.from_numpy(teacher), torch.from_numpy(values).long(), torch.from_numpy(weights), knn_weight
+    )
     assert np.allclose(found, dense_labels(teacher, values, weights, knn_weight), atol=1e-6)
     assert np.allclose(found.sum(1), 1, atol=1e-5)
 
@@ -72,7 +82,8 @@ def test_the_teachers_own_distribution_is_the_optimum():
 def test_tiles_have_the_loss_and_the_gradient_of_all_rows_at_once(tile_rows, knn_weight):
     generator = torch.Generator().manual_seed(6)
     features, output_embedding, *teacher = (
-        torch.randn(rows, width, generator=generator, dtype=torch.float64) for rows, width in ((9, WIDTH), (TYPES, WIDTH), (9, 6), (TYPES, 6))
+        torch.randn(rows, width, generator=generator, dtype=torch.float64)
+        for rows, width in ((9, WIDTH), (TYPES, WIDTH), (9, 6), (TYPES, 6))
     )
     student = features.requires_grad_(), output_embedding.requires_grad_()
     values, weights = random_neighbours(9)
@@ -81,7 +92,9 @@ def test_tiles_have_the_loss_and_the_gradient_of_all_rows_at_once(tile_rows, knn
     neighbours = (torch.from_numpy(values).long(), torch.from_numpy(weights)) if knn_weight else None
     found = SoftCrossEntropy.apply(*student, teacher, neighbours, knn_weight, tile_rows)
     assert float(found) == pytest.approx(float(expected), rel=1e-12)
-    for slope, exact in zip(torch.autograd.grad(3 * found, student), torch.autograd.grad(3 * expected, student), strict=True):
+    for slope, exact in zip(
+        torch.autograd.grad(3 * found, student), torch.autograd.grad(3 * expected, student), strict=True
+    ):
         assert torch.allclose(slope, exact, rtol=1e-10, atol=1e-12)
 
 
@@ -101,7 +114,9 @@ def test_half_precision_keeps_what_a_loss_scale_lifts():
     assert np.allclose(slopes[1][5:].numpy(), scale * 5 * np.exp(-18), rtol=1e-2)
 
 
-@given(npst.arrays(np.float32, (3, K), elements=st.floats(-1e4, 1e4, width=32) | st.just(-np.inf)), st.floats(0.01, 1e3))
+@given(
+    npst.arrays(np.float32, (3, K), elements=st.floats(-1e4, 1e4, width=32) | st.just(-np.inf)), st.floats(0.01, 1e3)
+)
 def test_weights_are_a_softmax(similarities, temperature):
     found = neighbour_weights(similarities, temperature)
     assert found.dtype == np.float16
@@ -129,7 +144,10 @@ def corpus(tmp_path_factory):
     dictionary = folder / "dictionary.txt"
     dictionary.write_text("".join(f"p{number} 1\n" for number in range(TYPES - 4)))
     for split, lines in (("train", 60), ("valid", 12), ("test", 12)):
-        rows = (" ".join(f"p{piece}" for piece in generator.integers(0, TYPES - 4, generator.integers(0, 15))) for _ in range(lines))
+        rows = (
+            " ".join(f"p{piece}" for piece in generator.integers(0, TYPES - 4, generator.integers(0, 15)))
+            for _ in range(lines)
+        )
         (folder / split).write_text("\n".join(rows) + "\n")
     (folder / "binary").mkdir()
     preprocess([str(folder / split) for split in ("train", "valid", "test")], str(dictionary), folder / "binary", 1)
@@ -152,7 +170,11 @@ def corpus(tmp_path_factory):
 def options(corpus, knn_weight):
     names = {"teacher-model": "model.pt", "teacher-dictionary": "dictionary.txt", "train-tokens": "tokens/train.npy"}
     names |= {"neighbour-values": "values.npy", "neighbour-weights": "weights.npy"} if knn_weight else {}
-    return {"criterion": "soft_labels", "knn-weight": knn_weight, **{name: corpus / path for name, path in names.items()}}
+    return {
+        "criterion": "soft_labels",
+        "knn-weight": knn_weight,
+        **{name: corpus / path for name, path in names.items()},
+    }
 
 
 def parts(corpus, knn_weight):
@@ -164,8 +186,19 @@ def parts(corpus, knn_weight):
 
     from fairseq_plugin import soft_labels  # noqa: F401 - registers the criterion
 
-    command = fairseq_command(ARCHITECTURE, TRAINING, 1, Devices(), corpus / "binary", PLUGIN, corpus / "unused", more_options=options(corpus, knn_weight))
-    config = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), command[3:]))
+    command = fairseq_command(
+        ARCHITECTURE,
+        TRAINING,
+        1,
+        Devices(),
+        corpus / "binary",
+        PLUGIN,
+        corpus / "unused",
+        more_options=options(corpus, knn_weight),
+    )
+    config = convert_namespace_to_omegaconf(
+        fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), command[3:])
+    )
     task = tasks.setup_task(config.task)
     task.load_dataset("train")
     torch.manual_seed(9)
@@ -241,7 +274,15 @@ def training_inputs(corpus, folder, **settings):
     """What a step gives to a training."""
     from knnlm.hypotheses.inputs import Inputs
 
-    given = {"hypothesis": "x", "seed": 1, "main": {}, "temperature": {}, "retrieval": {}, "settings": settings, "training_gpus": 0}
+    given = {
+        "hypothesis": "x",
+        "seed": 1,
+        "main": {},
+        "temperature": {},
+        "retrieval": {},
+        "settings": settings,
+        "training_gpus": 0,
+    }
     given["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING}
     return Inputs(
         Namespace(
@@ -278,7 +319,16 @@ def test_trainings_on_soft_labels(corpus, tmp_path):
     inputs = training_inputs(corpus, tmp_path)
     knn = trained(inputs, 1.0, neighbours, {"k": K})
     records = [(row["split"], row["update"]) for row in history(knn.folder)]
-    assert records == [("train", 1), ("train", 2), ("train", 3), ("valid", 3), ("train", 4), ("train", 5), ("train", 6), ("valid", 6)]
+    assert records == [
+        ("train", 1),
+        ("train", 2),
+        ("train", 3),
+        ("valid", 3),
+        ("train", 4),
+        ("train", 5),
+        ("train", 6),
+        ("valid", 6),
+    ]
     assert knn.best_valid_loss() == min(row["loss"] for row in history(knn.folder) if row["split"] == "valid")
     written = (knn.folder / "checkpoint_last.pt").stat().st_mtime_ns
     assert trained(inputs, 1.0, neighbours, {"k": K}).folder == knn.folder
@@ -294,7 +344,9 @@ def test_trainings_on_soft_labels(corpus, tmp_path):
     first, soft = (weights_of(training.export("checkpoint_last.pt")) for training in (hard, base))
     assert are_close(first, soft, 1e-6)
     assert not are_close(first, weights_of(knn.export("checkpoint_last.pt")), 1e-2)
-    assert history(hard.folder)[-1]["loss"] == pytest.approx(history(base.folder)[-1]["loss"], abs=2e-3)  # validation is the same
+    assert history(hard.folder)[-1]["loss"] == pytest.approx(
+        history(base.folder)[-1]["loss"], abs=2e-3
+    )  # validation is the same
     assert history(hard.folder)[0]["loss"] != history(base.folder)[0]["loss"]
 
 
@@ -303,7 +355,9 @@ def test_stages_of_memorisation(corpus, tmp_path):
     from knnlm.hypotheses.lm_training import Training
     from knnlm.hypotheses.memorisation import stages
 
-    inputs = training_inputs(corpus, tmp_path, updates=4, every=2, learning_rate=1e-8, warmup_updates=0, clip_norm=1.0, train_tokens=50)
+    inputs = training_inputs(
+        corpus, tmp_path, updates=4, every=2, learning_rate=1e-8, warmup_updates=0, clip_norm=1.0, train_tokens=50
+    )
     found = dict(stages(inputs))
     assert list(found) == [2, 4]
     base = weights_of(corpus / "model.pt")

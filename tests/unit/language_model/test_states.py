@@ -65,14 +65,19 @@ def test_states_and_log_p_are_the_models_own(model, tokens):
 
 @pytest.mark.parametrize("new", [1, 3, 7, 40])
 def test_windows_that_reach_the_beginning_give_the_states_of_one_window(model, tokens, new):
-    whole, cut = (extract_states(model, tokens, windows, with_log_p=True) for windows in (WHOLE, fixed_windows(LENGTH, LENGTH, new)))
+    whole, cut = (
+        extract_states(model, tokens, windows, with_log_p=True)
+        for windows in (WHOLE, fixed_windows(LENGTH, LENGTH, new))
+    )
     for one, other in zip(whole, cut, strict=True):
         assert len(other) == LENGTH
         assert close(one, other)
 
 
 def test_a_shorter_context_changes_the_states(model, tokens):
-    (_, whole, _), (_, cut, _) = (extract_states(model, tokens, windows) for windows in (WHOLE, fixed_windows(LENGTH, 2, 4)))
+    (_, whole, _), (_, cut, _) = (
+        extract_states(model, tokens, windows) for windows in (WHOLE, fixed_windows(LENGTH, 2, 4))
+    )
     assert close(whole[:4], cut[:4])
     assert not close(whole[12:], cut[12:])
 
@@ -82,7 +87,9 @@ def test_batches_and_padding_change_nothing(model, tokens):
     assert len(set((windows[:, 2] - windows[:, 0]).tolist())) > 3
     alone = extract_states(model, tokens, windows, tokens_at_once=1, with_log_p=True)
     for tokens_at_once in (20, 30, 1000):
-        for one, other in zip(alone, extract_states(model, tokens, windows, tokens_at_once, with_log_p=True), strict=True):
+        for one, other in zip(
+            alone, extract_states(model, tokens, windows, tokens_at_once, with_log_p=True), strict=True
+        ):
             assert close(one, other)
 
 

@@ -7,7 +7,15 @@ import pytest
 from knnlm.errors import KnnlmError
 from knnlm.language_model.training import COLUMNS, Devices, fairseq_command, loss_table, parse_log
 
-ARCHITECTURE = {"layers": 3, "width": 48, "feed_forward_width": 96, "heads": 6, "dropout": 0.31, "attention_dropout": 0.11, "activation_dropout": 0.12}
+ARCHITECTURE = {
+    "layers": 3,
+    "width": 48,
+    "feed_forward_width": 96,
+    "heads": 6,
+    "dropout": 0.31,
+    "attention_dropout": 0.11,
+    "activation_dropout": 0.12,
+}
 TRAINING = {
     "optimiser": "adam",
     "learning_rate": 0.7,
@@ -47,7 +55,9 @@ LOG = """\
 
 
 def command(gpus=0, **changes):
-    return fairseq_command(ARCHITECTURE, TRAINING | changes, 17, Devices(gpus), Path("corpus"), Path("plugin"), Path("kept"))
+    return fairseq_command(
+        ARCHITECTURE, TRAINING | changes, 17, Devices(gpus), Path("corpus"), Path("plugin"), Path("kept")
+    )
 
 
 def parsed(call):
@@ -55,7 +65,9 @@ def parsed(call):
     from fairseq import options
 
     assert call[:3] == [sys.executable, "-m", "fairseq_cli.train"]
-    call = [str(Path(__file__).parents[3] / "workflow" / "fairseq_plugin") if part == "plugin" else part for part in call]
+    call = [
+        str(Path(__file__).parents[3] / "workflow" / "fairseq_plugin") if part == "plugin" else part for part in call
+    ]
     return options.parse_args_and_arch(options.get_training_parser(), call[3:])
 
 
@@ -110,9 +122,24 @@ def test_fairseq_is_told_every_hyperparameter(gpus, optimiser, fp16):
 
 
 def test_several_nodes_are_started_by_slurm_one_call_each():
-    call = fairseq_command(ARCHITECTURE, TRAINING, 17, Devices(4, nodes=2, threads=6, port=23456), Path("corpus"), Path("plugin"), Path("kept"))
+    call = fairseq_command(
+        ARCHITECTURE,
+        TRAINING,
+        17,
+        Devices(4, nodes=2, threads=6, port=23456),
+        Path("corpus"),
+        Path("plugin"),
+        Path("kept"),
+    )
     here = call.index(sys.executable)
-    assert call[:here] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=6", "--kill-on-bad-exit=1"]
+    assert call[:here] == [
+        "srun",
+        "--nodes=2",
+        "--ntasks=2",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=6",
+        "--kill-on-bad-exit=1",
+    ]
     found = parsed(call[here:])
     assert (found.distributed_world_size, found.distributed_port, found.update_freq) == (4, 23456, [1])
     assert parsed(command(4)).distributed_port == -1  # fairseq looks for a free one
@@ -143,7 +170,12 @@ def test_about_a_hundred_training_records(updates, interval):
 
 def test_records_of_a_real_log():
     rows = list(parse_log(LOG))
-    assert [(row["update"], row["epoch"], row["split"]) for row in rows] == [(1, 1, "train"), (10, 1, "train"), (10, 1, "valid"), (20, 2, "valid")]
+    assert [(row["update"], row["epoch"], row["split"]) for row in rows] == [
+        (1, 1, "train"),
+        (10, 1, "train"),
+        (10, 1, "valid"),
+        (20, 2, "valid"),
+    ]
     # fairseq's perplexity is 2 to the loss that it reports; ours is e to ours.
     assert [row["perplexity"] for row in rows] == pytest.approx([1585.83, 867.42, 668.49, 282.73], rel=1e-3)
     assert [math.exp(row["loss"]) for row in rows] == pytest.approx([row["perplexity"] for row in rows])
@@ -153,7 +185,10 @@ def test_records_of_a_real_log():
 
 
 @pytest.mark.parametrize("number", ["nan", "inf"])
-@pytest.mark.parametrize(("line", "loss", "where"), [(4, '"9.761"', "train loss is .* at update 10"), (6, '"9.385"', "valid loss is .* at update 10")])
+@pytest.mark.parametrize(
+    ("line", "loss", "where"),
+    [(4, '"9.761"', "train loss is .* at update 10"), (6, '"9.385"', "valid loss is .* at update 10")],
+)
 def test_a_loss_that_is_not_finite_is_refused_at_once(number, line, loss, where):
     lines = list(LOG)
     assert loss in lines[line]
@@ -188,7 +223,15 @@ def test_the_later_record_counts_where_a_resumed_training_repeats_updates():
 
 def test_another_program_and_more_options():
     options = {"finetune-from-model": Path("base.pt"), "criterion": "cross_entropy"}
-    call = fairseq_command(ARCHITECTURE, TRAINING, 17, Devices(), Path("corpus"), Path("plugin"), Path("kept"), "a.program", options)
+    call = fairseq_command(
+        ARCHITECTURE, TRAINING, 17, Devices(), Path("corpus"), Path("plugin"), Path("kept"), "a.program", options
+    )
     assert call[:4] == [sys.executable, "-m", "a.program", "corpus"]
     assert parsed([*call[:2], "fairseq_cli.train", *call[3:]]).finetune_from_model == "base.pt"
-    assert [part for part in call if part not in command()] == ["a.program", "--finetune-from-model", "base.pt", "--criterion", "cross_entropy"]
+    assert [part for part in call if part not in command()] == [
+        "a.program",
+        "--finetune-from-model",
+        "base.pt",
+        "--criterion",
+        "cross_entropy",
+    ]

@@ -15,7 +15,15 @@ from knnlm.errors import KnnlmError
 from knnlm.language_model.transformer import LanguageModel, build_model, export_model, save_model, trained_updates
 from knnlm.storage.seals import seal
 
-ARCHITECTURE = {"layers": 2, "width": 16, "feed_forward_width": 24, "heads": 4, "dropout": 0.3, "attention_dropout": 0.1, "activation_dropout": 0.1}
+ARCHITECTURE = {
+    "layers": 2,
+    "width": 16,
+    "feed_forward_width": 24,
+    "heads": 4,
+    "dropout": 0.3,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+}
 TYPES = 40  # four specials and 36 pieces
 TOKENS_PER_SAMPLE = 32
 
@@ -88,7 +96,8 @@ def test_att_and_ffn_are_those_of_the_papers_last_layer(model, source):
         x = extra["inner_states"][-2].transpose(0, 1)  # (batch, length, width)
         normed = layer.self_attn_layer_norm(x)
         query, key, value = (
-            projection(normed).unflatten(2, (4, 4)).transpose(1, 2) for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+            projection(normed).unflatten(2, (4, 4)).transpose(1, 2)
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
         )
         future = torch.ones(source.shape[1], source.shape[1], dtype=torch.bool).triu(1)
         attention = (query @ key.transpose(2, 3) / 4**0.5).masked_fill(future, -torch.inf).softmax(3)
@@ -168,8 +177,12 @@ def test_a_missing_model_file_is_refused_by_name(files, tmp_path):
 def test_a_model_for_another_dictionary_is_refused_by_name(files, tmp_path, change):
     """Of the same size too: the network would fit, and every word mean another."""
     lines = files[1].read_text().splitlines()
-    (tmp_path / "other.txt").write_bytes("".join(f"{line}\n" for line in change(lines)).encode(errors="surrogateescape"))
-    with pytest.raises(KnnlmError, match=r"other\.txt: not the dictionary that .*model\.pt was trained with; delete it"):
+    (tmp_path / "other.txt").write_bytes(
+        "".join(f"{line}\n" for line in change(lines)).encode(errors="surrogateescape")
+    )
+    with pytest.raises(
+        KnnlmError, match=r"other\.txt: not the dictionary that .*model\.pt was trained with; delete it"
+    ):
         LanguageModel(files[0], tmp_path / "other.txt", "cpu")
     with pytest.raises(KnnlmError, match=r"missing\.txt: not a readable dictionary"):
         LanguageModel(files[0], tmp_path / "missing.txt", "cpu")
@@ -189,7 +202,9 @@ def test_the_same_model_gives_the_same_bytes(files, tmp_path):
 
 def test_weights_of_another_architecture_are_refused_by_name(files, tmp_path):
     content = torch.load(files[0], weights_only=True)
-    for number, change in enumerate(({"architecture": {**ARCHITECTURE, "layers": 3}}, {"architecture": {}}, {"weights": [1]})):
+    for number, change in enumerate(
+        ({"architecture": {**ARCHITECTURE, "layers": 3}}, {"architecture": {}}, {"weights": [1]})
+    ):
         path = tmp_path / f"{number}-model.pt"
         torch.save(content | change, path)
         seal(path)
@@ -220,7 +235,10 @@ def test_code_in_a_model_file_is_refused_and_not_run(files, tmp_path):
 
 def test_export_keeps_the_weights_of_a_checkpoint_in_float32(files, model, tmp_path, source):
     weights = torch.load(files[0], weights_only=True)["weights"]
-    torch.save({"model": {name: weight.half() for name, weight in weights.items()}, "args": logging.INFO}, tmp_path / "checkpoint.pt")
+    torch.save(
+        {"model": {name: weight.half() for name, weight in weights.items()}, "args": logging.INFO},
+        tmp_path / "checkpoint.pt",
+    )
     export_model(tmp_path / "checkpoint.pt", tmp_path / "exported.pt", ARCHITECTURE, TOKENS_PER_SAMPLE, files[1])
     exported = LanguageModel(tmp_path / "exported.pt", files[1], "cpu")
     assert exported.longest_input == TOKENS_PER_SAMPLE
@@ -249,7 +267,9 @@ def test_a_flipped_bit_of_a_checkpoint_is_seen_or_harmless(tmp_path, part):
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             begin = content.index(entry.filename.encode(), entry.header_offset) + len(entry.filename)
-            begin += int.from_bytes(content[entry.header_offset + 28 : entry.header_offset + 30], "little")  # padding, which the headers have
+            begin += int.from_bytes(
+                content[entry.header_offset + 28 : entry.header_offset + 30], "little"
+            )  # padding, which the headers have
             inside[begin : begin + entry.file_size] = True
     places = np.flatnonzero(inside if part == "content" else ~inside)
     random = np.random.default_rng(1)
@@ -264,7 +284,10 @@ def test_a_flipped_bit_of_a_checkpoint_is_seen_or_harmless(tmp_path, part):
     assert (harmless == 0) if part == "content" else (harmless < 400)
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-5], lambda content: content[:900] + bytes([content[900] ^ 1]) + content[901:], None])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[:-5], lambda content: content[:900] + bytes([content[900] ^ 1]) + content[901:], None],
+)
 def test_a_damaged_checkpoint_is_not_exported(files, tmp_path, damage):
     weights = torch.load(files[0], weights_only=True)["weights"]
     torch.save({"model": weights}, tmp_path / "checkpoint.pt")
@@ -272,7 +295,9 @@ def test_a_damaged_checkpoint_is_not_exported(files, tmp_path, damage):
         (tmp_path / "checkpoint.pt").write_bytes(damage((tmp_path / "checkpoint.pt").read_bytes()))
     else:
         (tmp_path / "checkpoint.pt").unlink()
-    with pytest.raises(KnnlmError, match=rf"checkpoint\.pt: missing or damaged; delete the folder {tmp_path} and rerun"):
+    with pytest.raises(
+        KnnlmError, match=rf"checkpoint\.pt: missing or damaged; delete the folder {tmp_path} and rerun"
+    ):
         export_model(tmp_path / "checkpoint.pt", tmp_path / "exported.pt", ARCHITECTURE, TOKENS_PER_SAMPLE, files[1])
     assert not (tmp_path / "exported.pt").exists()
 
@@ -283,7 +308,9 @@ def test_loading_and_running_says_nothing(files):
         "model = LanguageModel(sys.argv[1], sys.argv[2], 'cpu'); model.states(torch.tensor([[2, 5, 6], [2, 5, 2]]))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "workflow")}
-    done = subprocess.run([sys.executable, "-c", program, *map(str, files)], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, files)], env=environment, capture_output=True, text=True, check=True
+    )
     assert "tensorboardX" not in done.stdout + done.stderr
     assert "key_padding_mask" not in done.stdout + done.stderr
 

@@ -40,7 +40,9 @@ def test_approximate_search_of_all_lists_is_exact_on_the_quantised_keys(metric, 
     whole.add(KEYS.astype(np.float32))
     whole.make_direct_map()
     similarity = true_similarities(QUERIES, whole.reconstruct_n(0, len(KEYS)), metric)
-    for fraction, *found in approximate_search(QUERIES, store, trained, filled_indexes(trained, store), 8, k, FRACTIONS, "cpu", tmp_path):
+    for fraction, *found in approximate_search(
+        QUERIES, store, trained, filled_indexes(trained, store), 8, k, FRACTIONS, "cpu", tmp_path
+    ):
         check(found, similarity, rows_of(store, fraction), k)
 
 
@@ -52,14 +54,18 @@ def test_bands_give_what_one_index_gives(metric, tmp_path):
     whole.add(KEYS.astype(np.float32))
     whole.nprobe = 3
     scores, ids = whole.search(QUERIES, 25)
-    *_, (_, found, similarities) = approximate_search(QUERIES, store, trained, filled_indexes(trained, store), 3, 25, FRACTIONS, "cpu", tmp_path)
+    *_, (_, found, similarities) = approximate_search(
+        QUERIES, store, trained, filled_indexes(trained, store), 3, 25, FRACTIONS, "cpu", tmp_path
+    )
     np.testing.assert_allclose(similarities, -scores if metric == "l2" else scores, rtol=1e-5, atol=1e-5)
     assert np.mean(found == ids) > 0.99
 
 
 def test_the_lists_of_a_band_are_gone_before_the_next_are_joined(tmp_path):
     store, trained = make_store(tmp_path, KEYS, 3), trained_index("IVF8,PQ4", "l2")
-    for _ in approximate_search(QUERIES, store, trained, filled_indexes(trained, store), 3, 25, FRACTIONS, "cpu", tmp_path):
+    for _ in approximate_search(
+        QUERIES, store, trained, filled_indexes(trained, store), 3, 25, FRACTIONS, "cpu", tmp_path
+    ):
         mapped = Path("/proc/self/maps").read_text().splitlines()
         assert not [line for line in mapped if str(tmp_path) in line and line.endswith("(deleted)")]
 
@@ -83,6 +89,8 @@ def test_prefix_is_a_store_of_these_rows(metric, tmp_path):
     trained = trained_index("IVF8,PQ4", metric)
 
     def snapshots(store, fractions):
-        return approximate_search(QUERIES, store, trained, filled_indexes(trained, store), 2, 30, fractions, "cpu", tmp_path)
+        return approximate_search(
+            QUERIES, store, trained, filled_indexes(trained, store), 2, 30, fractions, "cpu", tmp_path
+        )
 
     check_prefixes(snapshots, tmp_path, 30)

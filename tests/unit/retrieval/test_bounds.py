@@ -13,7 +13,11 @@ DTYPES = [torch.bfloat16, torch.float32]
 
 def similarities(queries, keys, metric):
     queries, keys = queries.double(), keys.double()
-    return queries @ keys.T if metric == "ip" else -torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return (
+        queries @ keys.T
+        if metric == "ip"
+        else -torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist").square()
+    )
 
 
 def wanted(queries, keys, thresholds, metric, dtype):
@@ -35,7 +39,9 @@ def wanted(queries, keys, thresholds, metric, dtype):
 )  # fmt: skip
 def test_what_is_nearer_than_the_threshold_is_kept(n, m, width, metric, scale, away, rank, seed, dtype):
     random = np.random.default_rng(seed)
-    keys, queries = (torch.from_numpy(scale * (random.standard_normal((rows, width)) + away)).half().float() for rows in (m, n))
+    keys, queries = (
+        torch.from_numpy(scale * (random.standard_normal((rows, width)) + away)).half().float() for rows in (m, n)
+    )
     true = similarities(queries, keys, metric)
     thresholds = true.sort(1).values[:, int(rank * (m - 1))].float()  # a similarity that occurs: ties at the border
     kept = wanted(queries, keys, thresholds, metric, dtype)

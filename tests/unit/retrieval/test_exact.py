@@ -23,7 +23,9 @@ def use_small_tiles(monkeypatch, queries=8, keys=32, places=20, block=100, first
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("chunks", [1, 3, 7])
-@pytest.mark.parametrize("k", [1, 10, 64, 400])  # 64: more than a tile; 400: more than the first three fractions or blocks
+@pytest.mark.parametrize(
+    "k", [1, 10, 64, 400]
+)  # 64: more than a tile; 400: more than the first three fractions or blocks
 @pytest.mark.parametrize("tiles", [None, torch.bfloat16, torch.float32])
 def test_exact_search_is_brute_force_at_every_fraction(metric, chunks, k, tiles, tmp_path, monkeypatch):
     if tiles:
@@ -95,17 +97,26 @@ def test_either_precision_of_products_gives_the_same_to_the_last_bit(metric, tmp
     store, found = make_store(tmp_path, KEYS, 3), []
     for dtype in (torch.bfloat16, torch.float32):
         use_small_tiles(monkeypatch, dtype=dtype)
-        found.append([(ids.tobytes(), similarities.tobytes()) for _, ids, similarities in exact_search(QUERIES, store, "att", metric, 20, FRACTIONS, "cpu")])
+        found.append(
+            [
+                (ids.tobytes(), similarities.tobytes())
+                for _, ids, similarities in exact_search(QUERIES, store, "att", metric, 20, FRACTIONS, "cpu")
+            ]
+        )
     assert found[0] == found[1]
 
 
 def test_distance_to_itself_is_not_negative(tmp_path):
     keys = (100 * KEYS).astype(np.float16)
-    ((_, ids, similarities),) = exact_search(keys[:40].astype(np.float32), make_store(tmp_path, keys, 2), "att", "l2", 3, [1.0], "cpu")
+    ((_, ids, similarities),) = exact_search(
+        keys[:40].astype(np.float32), make_store(tmp_path, keys, 2), "att", "l2", 3, [1.0], "cpu"
+    )
     assert np.array_equal(ids[:, 0], np.arange(40))
     assert (similarities <= 0).all()
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_prefix_is_a_store_of_these_rows(metric, tmp_path):
-    check_prefixes(lambda store, fractions: exact_search(QUERIES, store, "att", metric, 30, fractions, "cpu"), tmp_path, 30)
+    check_prefixes(
+        lambda store, fractions: exact_search(QUERIES, store, "att", metric, 30, fractions, "cpu"), tmp_path, 30
+    )

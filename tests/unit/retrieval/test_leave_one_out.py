@@ -67,7 +67,10 @@ def test_one_column_goes_and_the_order_stays(ids, data):
     found = np.array(ids)[:, :4]
     own = np.array(data.draw(st.lists(st.integers(0, 5), min_size=len(ids), max_size=len(ids))))
     kept = np.take_along_axis(found, without_own(found, own), axis=1)
-    expected = [[i for i in row if i != mine] if mine in row else list(row[:-1]) for row, mine in zip(found.tolist(), own.tolist(), strict=True)]
+    expected = [
+        [i for i in row if i != mine] if mine in row else list(row[:-1])
+        for row, mine in zip(found.tolist(), own.tolist(), strict=True)
+    ]
     assert kept.tolist() == expected
 
 
@@ -75,7 +78,10 @@ def test_one_column_goes_and_the_order_stays(ids, data):
 def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
     """An index that is exact and a shuffled store of two chunks, against brute force over the text."""
     generator, rows, width, temperature = np.random.default_rng(6), 70, 4, 2.5
-    states, tokens = generator.normal(size=(rows, width)).astype(np.float16), generator.integers(4, 24, rows).astype(np.int32)
+    states, tokens = (
+        generator.normal(size=(rows, width)).astype(np.float16),
+        generator.integers(4, 24, rows).astype(np.int32),
+    )
     states[40] = states[7] * np.float16(1.01)  # almost a repetition: the other one is the nearest of each
     trained = train_index("IVF1,Flat", metric, states.astype(np.float32), 1)
     save_index(trained, tmp_path / "trained.faiss")
@@ -87,7 +93,14 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
         folder, order = tmp_path / f"chunk-{number}", first + generator.permutation(end - first)
         for name, array in (("att", states[order]), ("values", tokens[order]), ("positions", order)):
             save_array(folder / f"{name}.npy", array)
-        facts = {"rows": end - first, "width": width, "first_position": first, "corpus_tokens": rows, "chunk": number, "chunks": 2}
+        facts = {
+            "rows": end - first,
+            "width": width,
+            "first_position": first,
+            "corpus_tokens": rows,
+            "chunk": number,
+            "chunks": 2,
+        }
         write_manifest(folder / "manifest.json", kind="datastore chunk", checkpoint="abc", **facts)
         fill_index(index := faiss.clone_index(trained), Chunk(folder, end - first, width, first), "att")
         save_index(index, tmp_path / f"chunk-{number}.faiss")
@@ -95,12 +108,26 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
         write_manifest(tmp_path / f"chunk-{number}.json", first_position=first, chunk=chunk, **of_all)
         manifests.append(folder / "manifest.json")
         filled.append(tmp_path / f"chunk-{number}.faiss")
-    given = {"hypothesis": "x", "seed": 1, "main": {"h": "att", "metric": metric}, "temperature": {}, "retrieval": {}, "settings": {"k": K}}
+    given = {
+        "hypothesis": "x",
+        "seed": 1,
+        "main": {"h": "att", "metric": metric},
+        "temperature": {},
+        "retrieval": {},
+        "settings": {"k": K},
+    }
     given["index"] = {"nprobe": 1}
     save_components(tmp_path / "base.json", [BASE], {}, "abc")
-    stored = {"chunks": manifests, "base": tmp_path / "base.json", "trained": tmp_path / "trained.faiss", "filled": filled}
+    stored = {
+        "chunks": manifests,
+        "base": tmp_path / "base.json",
+        "trained": tmp_path / "trained.faiss",
+        "filled": filled,
+    }
     for number in range(2):
-        chunk_step(Namespace(settings=given | {"chunk": number}, neighbours=tmp_path / f"neighbours-{number}", **stored))
+        chunk_step(
+            Namespace(settings=given | {"chunk": number}, neighbours=tmp_path / f"neighbours-{number}", **stored)
+        )
     found = [tmp_path / f"neighbours-{number}/manifest.json" for number in range(2)]
     inputs = Inputs(Namespace(settings=given, training_neighbours=found, **stored))
     files = {name: tmp_path / f"{name}.npy" for name in ("values", "weights")}

@@ -43,35 +43,71 @@ def run_folder(tmp_path_factory):
     states = [folder / f"states/{split}.att.npy" for split in SIZES]
     for path, size in zip(states, SIZES.values(), strict=True):
         save_array(path, random.standard_normal((size, WIDTH)).astype(np.float16))
-    write_manifest(folder / "states/manifest.json", files=states, kind="evaluation states", width=WIDTH, checkpoint="abc")
+    write_manifest(
+        folder / "states/manifest.json", files=states, kind="evaluation states", width=WIDTH, checkpoint="abc"
+    )
     for number in range(CHUNKS):
         chunk = folder / f"chunk-{number}"
         save_array(chunk / "att.npy", random.standard_normal((ROWS, WIDTH)).astype(np.float16))
-        facts = {"checkpoint": "abc", "corpus_tokens": CHUNKS * ROWS, "chunks": CHUNKS, "width": WIDTH, "rows": ROWS, "first_position": number * ROWS}
-        write_manifest(chunk / "manifest.json", files=[chunk / "att.npy"], kind="datastore chunk", chunk=number, **facts)
-    settings = json.dumps({"seed": 1, "index": {"factory": "IVF16,PQ4", "training_rows": CHUNKS * ROWS}, "h": "att", "metric": "l2"})
+        facts = {
+            "checkpoint": "abc",
+            "corpus_tokens": CHUNKS * ROWS,
+            "chunks": CHUNKS,
+            "width": WIDTH,
+            "rows": ROWS,
+            "first_position": number * ROWS,
+        }
+        write_manifest(
+            chunk / "manifest.json", files=[chunk / "att.npy"], kind="datastore chunk", chunk=number, **facts
+        )
+    settings = json.dumps(
+        {"seed": 1, "index": {"factory": "IVF16,PQ4", "training_rows": CHUNKS * ROWS}, "h": "att", "metric": "l2"}
+    )
     chunks = [folder / f"chunk-{number}/manifest.json" for number in range(CHUNKS)]
     with pytest.MonkeyPatch.context() as monkeypatch:
         step(train_index, monkeypatch, settings=settings, chunks=chunks, trained=folder / "trained.faiss")
         for number, chunk in enumerate(chunks):
-            step(fill_index, monkeypatch, settings=settings, trained=folder / "trained.faiss", chunk=chunk, filled=folder / f"chunk-{number}.faiss")
+            step(
+                fill_index,
+                monkeypatch,
+                settings=settings,
+                trained=folder / "trained.faiss",
+                chunk=chunk,
+                filled=folder / f"chunk-{number}.faiss",
+            )
     return folder
 
 
 def step(module, monkeypatch, **options):
     """Run a step with a command line."""
-    words = [word for name, value in options.items() for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))]
+    words = [
+        word
+        for name, value in options.items()
+        for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
+    ]
     monkeypatch.setattr(sys, "argv", [module.__name__, *words])
     run(module.main, module.parser())
 
 
 def searched(folder, monkeypatch, search, neighbours, block=None):
-    settings = {"retrieval": {"k": 20}, "main": {"h": "att", "metric": "l2"}, "fractions": [0.3, 1.0], "index": {"nprobe": 3}}
+    settings = {
+        "retrieval": {"k": 20},
+        "main": {"h": "att", "metric": "l2"},
+        "fractions": [0.3, 1.0],
+        "index": {"nprobe": 3},
+    }
     settings |= {"h": "att", "metric": "l2", "search": search} | ({"block": block} if block else {})
     numbers = range(CHUNKS)
-    files = {"chunks": [folder / f"chunk-{number}/manifest.json" for number in numbers], "states": folder / "states", "neighbours": neighbours}
+    files = {
+        "chunks": [folder / f"chunk-{number}/manifest.json" for number in numbers],
+        "states": folder / "states",
+        "neighbours": neighbours,
+    }
     if search == "approximate":
-        files |= {"trained": folder / "trained.faiss", "filled": [folder / f"chunk-{number}.faiss" for number in numbers]}
+        files |= {
+            "trained": folder / "trained.faiss",
+            "filled": [folder / f"chunk-{number}.faiss" for number in numbers],
+        }
     step(retrieve, monkeypatch, settings=json.dumps(settings), **files)
 
 
@@ -84,7 +120,12 @@ def test_neighbours_do_not_depend_on_the_number_of_blocks(search, run_folder, tm
         parts = [tmp_path / f"{blocks}/block-{block}" for block in range(blocks)]
         for block, part in enumerate(parts):
             searched(run_folder, monkeypatch, search, part, [block, blocks])
-        step(join_neighbours, monkeypatch, blocks=[part / "manifest.json" for part in parts], neighbours=tmp_path / f"joined-{blocks}")
+        step(
+            join_neighbours,
+            monkeypatch,
+            blocks=[part / "manifest.json" for part in parts],
+            neighbours=tmp_path / f"joined-{blocks}",
+        )
         assert {path.name: path.read_bytes() for path in (tmp_path / f"joined-{blocks}").iterdir()} == whole
 
 
@@ -93,6 +134,11 @@ def test_blocks_of_different_searches_are_refused_by_name(run_folder, tmp_path, 
         searched(run_folder, monkeypatch, "exact", tmp_path / name, block)
     for order in (["second", "first"], ["first", "stranger"], ["first"]):
         with pytest.raises(SystemExit) as end:
-            step(join_neighbours, monkeypatch, blocks=[tmp_path / name / "manifest.json" for name in order], neighbours=tmp_path / "joined")
+            step(
+                join_neighbours,
+                monkeypatch,
+                blocks=[tmp_path / name / "manifest.json" for name in order],
+                neighbours=tmp_path / "joined",
+            )
         assert "does not belong to the same search" in end.value.code
     assert not (tmp_path / "joined").exists()

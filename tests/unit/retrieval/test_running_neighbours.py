@@ -14,11 +14,16 @@ IDS = st.integers(-1, 2**31 - 1)
 
 @given(st.lists(st.tuples(SIMILARITIES, IDS), min_size=1, max_size=30))
 def test_packed_stand_in_the_order_of_best_first_and_of_equals_the_least_id(pairs):
-    similarities, ids = torch.tensor([pair[0] for pair in pairs]), torch.tensor([pair[1] for pair in pairs], dtype=torch.int32)
+    similarities, ids = (
+        torch.tensor([pair[0] for pair in pairs]),
+        torch.tensor([pair[1] for pair in pairs], dtype=torch.int32),
+    )
     both = packed(similarities, ids)
     assert all(torch.equal(found, given) for found, given in zip(unpacked(both), (similarities, ids), strict=True))
     found = sorted(range(len(pairs)), key=lambda place: int(both[place]))
-    expected = sorted(range(len(pairs)), key=lambda place: (-pairs[place][0], np.signbit(pairs[place][0]), pairs[place][1] % 2**32))
+    expected = sorted(
+        range(len(pairs)), key=lambda place: (-pairs[place][0], np.signbit(pairs[place][0]), pairs[place][1] % 2**32)
+    )
     assert [pairs[place] for place in found] == [pairs[place] for place in expected]
 
 

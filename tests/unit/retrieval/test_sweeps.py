@@ -123,7 +123,10 @@ def two_searches(draw):
 @given(two_searches(), st.integers(1, 8))
 def test_recall_is_that_of_sets(searches, block):
     found, true = searches
-    expected = [len((set(some) & set(others)) - {-1}) / true.shape[1] for some, others in zip(found.tolist(), true.tolist(), strict=True)]
+    expected = [
+        len((set(some) & set(others)) - {-1}) / true.shape[1]
+        for some, others in zip(found.tolist(), true.tolist(), strict=True)
+    ]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(sweeps, "QUERIES_AT_ONCE", block)
         np.testing.assert_allclose(recall(found, true), expected)
@@ -136,14 +139,22 @@ def test_recall_is_that_of_sets(searches, block):
 )  # fmt: skip
 def test_padded_neighbours_are_those_of_a_store_with_zero_rows(n, rows, zero_rows, width, k, metric, seed):
     random = np.random.default_rng(seed)
-    keys, queries = random.integers(-3, 4, (rows, width)), random.integers(-2, 3, (n, width)).astype(np.float32)  # exact in float32, with ties
+    keys, queries = (
+        random.integers(-3, 4, (rows, width)),
+        random.integers(-2, 3, (n, width)).astype(np.float32),
+    )  # exact in float32, with ties
     stored = brute_force(true_similarities(queries, keys, metric), k)
     missing = ((0, 0), (0, max(0, k - rows)))
-    ids, similarities = np.pad(stored[0], missing, constant_values=-1), np.pad(stored[1], missing, constant_values=-np.inf).astype(np.float32)
+    ids, similarities = (
+        np.pad(stored[0], missing, constant_values=-1),
+        np.pad(stored[1], missing, constant_values=-np.inf).astype(np.float32),
+    )
 
     padded = padded_neighbours(ids, similarities, similarity_to_zero(queries, metric), zero_rows, rows)
 
-    true_ids, true = brute_force(true_similarities(queries, np.concatenate([keys, np.zeros((zero_rows, width))]), metric), k)
+    true_ids, true = brute_force(
+        true_similarities(queries, np.concatenate([keys, np.zeros((zero_rows, width))]), metric), k
+    )
     have = true_ids.shape[1]
     assert padded[0].dtype == np.int32
     assert padded[1].dtype == np.float32
@@ -154,7 +165,10 @@ def test_padded_neighbours_are_those_of_a_store_with_zero_rows(n, rows, zero_row
     assert all(row >= rows for some in extra for row in some)
 
 
-@pytest.mark.parametrize(("share", "rows", "expected"), [(0.0, 100, 0), (0.1, 900, 100), (0.5, 7, 7), (40492301 / 153225485, 112733184, 40492301)])
+@pytest.mark.parametrize(
+    ("share", "rows", "expected"),
+    [(0.0, 100, 0), (0.1, 900, 100), (0.5, 7, 7), (40492301 / 153225485, 112733184, 40492301)],
+)
 def test_zero_rows_are_a_share_of_all_rows(share, rows, expected):
     assert count_zero_rows(share, rows) == expected
 
@@ -162,14 +176,18 @@ def test_zero_rows_are_a_share_of_all_rows(share, rows, expected):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("factory", [f"IVF{LISTS},PQ4", f"IVF{LISTS},Flat", f"IVF{LISTS},SQfp16"])
 @pytest.mark.parametrize(("zero_rows", "k", "nprobe"), [(500, 40, 2), (15, 40, 2), (15, 40, LISTS), (500, 1500, LISTS)])
-def test_approximate_padded_neighbours_are_those_of_an_index_to_which_zero_rows_were_added(metric, factory, zero_rows, k, nprobe):
+def test_approximate_padded_neighbours_are_those_of_an_index_to_which_zero_rows_were_added(
+    metric, factory, zero_rows, k, nprobe
+):
     trained = trained_index(metric, factory)
     index = filled(trained)
     results = []
     for _ in range(2):
         index.nprobe = nprobe
         scores, ids = index.search(QUERIES, k)
-        results.append((ids.astype(np.int32), np.where(ids < 0, -np.inf, -scores if metric == "l2" else scores).astype(np.float32)))
+        results.append(
+            (ids.astype(np.int32), np.where(ids < 0, -np.inf, -scores if metric == "l2" else scores).astype(np.float32))
+        )
         index.add(np.zeros((zero_rows, KEYS.shape[1]), np.float32))
     without, expected = results
     found = padded_neighbours(*without, scanned_similarity_to_zero(trained, nprobe, QUERIES), zero_rows, len(KEYS))
@@ -210,7 +228,10 @@ def test_longer_codes_find_more_true_neighbours(metric, store):
 def test_fewer_neighbours_are_those_of_a_search_for_fewer(count):
     """The first k' columns of a search for k give the p_kNN of the formula over the k' nearest rows of all."""
     similarity, temperature = true_similarities(QUERIES, KEYS, "l2"), 2.0
-    values, gold = RANDOM.integers(4, 8, len(KEYS)).astype(np.int32), RANDOM.integers(4, 8, len(QUERIES)).astype(np.int32)
+    values, gold = (
+        RANDOM.integers(4, 8, len(KEYS)).astype(np.int32),
+        RANDOM.integers(4, 8, len(QUERIES)).astype(np.int32),
+    )
     ids, similarities = brute_force(similarity, 10)
     found = {"valid": (ids[:, :count], similarities[:, :count].astype(np.float32))}
     log_p = knn_scorer(found, values, {"valid": gold})("valid", temperature)

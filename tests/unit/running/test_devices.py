@@ -42,7 +42,16 @@ def test_the_cpu_in_place_of_a_gpu_is_said_aloud_and_only_on_request(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("gpus", "gres", "given"), [("2", "", 2), ("0", "", 0), ("0", "gpu:3", 3), ("0", "gpu:a100:2", 2), ("0", "gpu", 1), ("0", "gpu:h100", 1), ("1", "gpu:4", 4)]
+    ("gpus", "gres", "given"),
+    [
+        ("2", "", 2),
+        ("0", "", 0),
+        ("0", "gpu:3", 3),
+        ("0", "gpu:a100:2", 2),
+        ("0", "gpu", 1),
+        ("0", "gpu:h100", 1),
+        ("1", "gpu:4", 4),
+    ],
 )
 def test_gpus_are_counted_however_they_were_asked_for(gpus, gres, given):
     assert parsed("--gpus", gpus, f"--gres={gres}").gpus == given
@@ -81,7 +90,9 @@ sys.stdin.read()
 
 def claiming(folder: Path, wanted: int) -> subprocess.Popen:
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", CLAIMING, folder, str(wanted)], env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, **streams)
+    return subprocess.Popen(
+        [sys.executable, "-c", CLAIMING, folder, str(wanted)], env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, **streams
+    )
 
 
 def test_no_two_processes_hold_one_device_and_a_killed_one_gives_its_back(tmp_path):

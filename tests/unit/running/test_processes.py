@@ -13,7 +13,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="an orphan ends 
 
 def start(code, *words):
     environment = os.environ | {"PYTHONPATH": str(WORKFLOW)}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)], env=environment, stdout=subprocess.PIPE, text=True
+    )
 
 
 WATCHER = "import sys, time; from knnlm.running.processes import die_with; die_with(int(sys.argv[1])); print('alive', flush=True); time.sleep(60)"

@@ -55,7 +55,10 @@ def test_a_users_mistake_ends_in_its_sentence(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "a/keys.npy"), "a/keys.npy: No space left on device; make room on that disk"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/keys.npy"),
+            "a/keys.npy: No space left on device; make room on that disk",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; give yourself the right to"),
         (OSError(errno.EIO, "Input/output error"), "a file: Input/output error; put that right"),
     ],
@@ -83,11 +86,19 @@ ALLOCATIONS = {  # far more than any machine has, or than a process may have
 def end_of_step(code):
     """Run a step of this code in a process of its own and return its status and what it says."""
     step = f"import argparse, resource\nfrom knnlm.running.step import run\ndef main(arguments):\n    {code}\nrun(main, argparse.ArgumentParser())"
-    done = subprocess.run([sys.executable, "-c", step], env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", step],
+        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems may promise memory that they do not have")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="other systems may promise memory that they do not have"
+)
 @pytest.mark.parametrize("library", ALLOCATIONS)
 def test_memory_that_is_used_up_ends_in_a_sentence(library):
     status, output = end_of_step(ALLOCATIONS[library])
@@ -102,7 +113,9 @@ def test_the_memory_of_a_gpu_is_another_than_that_of_the_job():
     message = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.94 GiB is free."
     status, output = end_of_step(f"import torch; raise torch.OutOfMemoryError({message!r})")
     assert status == 1
-    assert output.startswith("Error: this step ran out of the memory of its GPU (CUDA out of memory. Tried to allocate 20.00 GiB. ")
+    assert output.startswith(
+        "Error: this step ran out of the memory of its GPU (CUDA out of memory. Tried to allocate 20.00 GiB. "
+    )
     assert "give it a GPU with more" in output
     assert "Slurm" not in output
     assert output.count("\n") == 1
@@ -150,8 +163,19 @@ def binary(tmp_path_factory):
     for split, lines in (("train", 400), ("valid", 30)):
         rows = (" ".join(f"p{piece}" for piece in generator.integers(0, PIECES, 12)) for _ in range(lines))
         (folder / split).write_text("\n".join(rows) + "\n")
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--srcdict", folder / "dict.txt", "--destdir", folder / "binary"]
-    subprocess.run([*command, "--trainpref", folder / "train", "--validpref", folder / "valid"], check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_cli.preprocess",
+        "--only-source",
+        "--srcdict",
+        folder / "dict.txt",
+        "--destdir",
+        folder / "binary",
+    ]
+    subprocess.run(
+        [*command, "--trainpref", folder / "train", "--validpref", folder / "valid"], check=True, capture_output=True
+    )
     write_manifest(folder / "tokens" / "manifest.json", sorted((folder / "binary").iterdir()), kind="corpus")
     return folder / "binary"
 
@@ -245,7 +269,10 @@ def test_a_finished_training_is_not_continued_and_another_starts_afresh(binary, 
     assert (tmp_path / "loss.csv").read_text() == losses
     again = torch.load(tmp_path / "model.pt", weights_only=True)["weights"]
     (tmp_path / "first.pt").write_bytes(first)
-    assert all(torch.equal(again[name], weight) for name, weight in torch.load(tmp_path / "first.pt", weights_only=True)["weights"].items())
+    assert all(
+        torch.equal(again[name], weight)
+        for name, weight in torch.load(tmp_path / "first.pt", weights_only=True)["weights"].items()
+    )
 
     # A record of the training that is damaged, or none at all.
     history = folder / "history.jsonl"
@@ -255,7 +282,10 @@ def test_a_finished_training_is_not_continued_and_another_starts_afresh(binary, 
         if damaged:
             history.write_bytes(damaged)
         said = finish(start(binary, tmp_path, updates=20), status=1)
-        assert said == f"Error: {history}: missing or damaged; delete the folder {folder} and rerun: the training starts anew.\n"
+        assert (
+            said
+            == f"Error: {history}: missing or damaged; delete the folder {folder} and rerun: the training starts anew.\n"
+        )
     history.write_bytes(records)
 
     # A crash while fairseq copied the last checkpoint: the training goes on from the file that was being copied.
@@ -287,6 +317,9 @@ def test_a_damaged_binary_corpus_is_refused_by_name(binary, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
     output = finish(start(tmp_path / "binary", tmp_path), status=1)
-    assert output == f"Error: {path}: not as it was when {manifest} was written; delete it and rerun the step that makes it.\n"
+    assert (
+        output
+        == f"Error: {path}: not as it was when {manifest} was written; delete it and rerun the step that makes it.\n"
+    )
     assert not (tmp_path / "checkpoints").exists()
     assert not (tmp_path / "model.pt").exists()

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import atomic, check_same_model, load_array, new_array, read_manifest, save_array, sha256, write_manifest
+from knnlm.storage.files import (
+    atomic,
+    check_same_model,
+    load_array,
+    new_array,
+    read_manifest,
+    save_array,
+    sha256,
+    write_manifest,
+)
 from knnlm.storage.seals import seal
 
 
@@ -34,7 +43,9 @@ def test_atomic_leaves_nothing_when_interrupted(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("array", [np.arange(6, dtype=np.int32).reshape(2, 3), np.zeros((0, 4), np.float16), np.array([True, False])])
+@pytest.mark.parametrize(
+    "array", [np.arange(6, dtype=np.int32).reshape(2, 3), np.zeros((0, 4), np.float16), np.array([True, False])]
+)
 def test_arrays_come_back_read_only(tmp_path, array):
     save_array(tmp_path / "array.npy", array)
     loaded = load_array(tmp_path / "array.npy", dtype=str(array.dtype), shape=array.shape)
@@ -75,7 +86,9 @@ def test_an_array_cut_short_anywhere_is_refused_by_name(tmp_path):
     content = (tmp_path / "whole.npy").read_bytes()
     for length in range(len(content)):
         (tmp_path / "cut.npy").write_bytes(content[:length])
-        with pytest.raises(KnnlmError, match=r"cut\.npy: cut short, damaged or from another version .*; delete it and rerun"):
+        with pytest.raises(
+            KnnlmError, match=r"cut\.npy: cut short, damaged or from another version .*; delete it and rerun"
+        ):
             load_array(tmp_path / "cut.npy")
 
 
@@ -134,7 +147,10 @@ def test_new_array_refuses_rows_that_do_not_fit(tmp_path, rows):
 
 
 def test_new_array_refuses_to_be_incomplete(tmp_path):
-    with pytest.raises(ValueError, match="3 of 20 rows were never written"), new_array(tmp_path / "array.npy", "int32", (2, 10, 4)) as write:
+    with (
+        pytest.raises(ValueError, match="3 of 20 rows were never written"),
+        new_array(tmp_path / "array.npy", "int32", (2, 10, 4)) as write,
+    ):
         write(0, 0, np.zeros((10, 4)))
         write(1, 3, np.zeros((7, 4)))
     assert list(tmp_path.iterdir()) == []
@@ -182,12 +198,16 @@ def test_another_format_is_refused_by_name(tmp_path):
     write_manifest(tmp_path / "manifest.json", rows=3)
     facts = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**facts, "format": facts["format"] + 1}))
-    with pytest.raises(KnnlmError, match=r"manifest\.json: format is 3, of another version, but 2 is needed here; delete it and rerun"):
+    with pytest.raises(
+        KnnlmError, match=r"manifest\.json: format is 3, of another version, but 2 is needed here; delete it and rerun"
+    ):
         read_manifest(tmp_path / "manifest.json")
 
 
 def test_a_manifest_of_the_first_version_is_refused_by_name(tmp_path):
-    (tmp_path / "manifest.json").write_text('{\n "format": 1,\n "kind": "datastore chunk",\n "rows": 3,\n "software": {}\n}\n')
+    (tmp_path / "manifest.json").write_text(
+        '{\n "format": 1,\n "kind": "datastore chunk",\n "rows": 3,\n "software": {}\n}\n'
+    )
     with pytest.raises(KnnlmError, match=r"manifest\.json: format is 1, of another version"):
         read_manifest(tmp_path / "manifest.json", kind="datastore chunk")
 
@@ -205,7 +225,9 @@ def group(tmp_path):
     save_array(tmp_path / "group" / "array.npy", np.arange(5))
     save_array(tmp_path / "other.npy", np.arange(5)[::-1])
     (tmp_path / "text.txt").write_text("one\ntwo\n")
-    write_manifest(tmp_path / "group" / "manifest.json", [tmp_path / "group" / "array.npy", tmp_path / "text.txt"], rows=5)
+    write_manifest(
+        tmp_path / "group" / "manifest.json", [tmp_path / "group" / "array.npy", tmp_path / "text.txt"], rows=5
+    )
     return tmp_path / "group" / "manifest.json"
 
 

@@ -43,7 +43,11 @@ def test_what_a_killed_writer_has_left_is_removed_by_the_next_one_and_what_is_be
         assert len(list(tmp_path.iterdir())) == 3
         with atomic(path) as unfinished:
             unfinished.write_text("whole")
-        assert {entry.name for entry in tmp_path.iterdir()} == {path.name, f".{path.name}.{other.pid}.unfinished", f".keys 1.npy.{elsewhere.pid}.unfinished"}
+        assert {entry.name for entry in tmp_path.iterdir()} == {
+            path.name,
+            f".{path.name}.{other.pid}.unfinished",
+            f".keys 1.npy.{elsewhere.pid}.unfinished",
+        }
         other.kill()
     assert path.read_text() == "whole"
 
@@ -78,8 +82,12 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("write", [lambda path: save_array(path, ROWS), write_slabs, write_tensors, write_index, write_text])
-def test_whatever_cannot_be_written_whole_is_named_with_the_system_s_reason_and_taken_away(write, small_files, tmp_path):
+@pytest.mark.parametrize(
+    "write", [lambda path: save_array(path, ROWS), write_slabs, write_tensors, write_index, write_text]
+)
+def test_whatever_cannot_be_written_whole_is_named_with_the_system_s_reason_and_taken_away(
+    write, small_files, tmp_path
+):
     with pytest.raises(OSError) as failure:
         write(tmp_path / "file")
     assert (failure.value.errno, failure.value.filename) == (errno.EFBIG, str(tmp_path / "file"))

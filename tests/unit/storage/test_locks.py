@@ -18,7 +18,9 @@ HOLDER = "import sys, time; from knnlm.storage.locks import lock; lock(sys.argv[
 def holder(tmp_path):
     """Another process that holds the lock on `tmp_path/file`, until it is killed."""
     command = [sys.executable, "-c", HOLDER, tmp_path / "file"]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "locked\n"
         yield process
         process.kill()

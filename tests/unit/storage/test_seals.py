@@ -51,8 +51,20 @@ def written(tmp_path_factory):
             write(slab, 0, np.arange(12).reshape(3, 4) * (slab + 1))
     save_index(train_index("IVF2,Flat", "l2", np.tile(ARRAY, (9, 1)).astype(np.float32), 1), folder / "trained.faiss")
     (folder / "dictionary.txt").write_text("a 1\nb 1\n")
-    save_model(folder / "model.pt", {"width": 4}, 8, {"w": torch.randn(6, 4, generator=torch.Generator().manual_seed(1))}, folder / "dictionary.txt")
-    write_manifest(folder / "manifest.json", kind="test", rows=13, settings={"a": [0.1, None, True], "é": "ü"}, fractions=(0.5, 1.0))
+    save_model(
+        folder / "model.pt",
+        {"width": 4},
+        8,
+        {"w": torch.randn(6, 4, generator=torch.Generator().manual_seed(1))},
+        folder / "dictionary.txt",
+    )
+    write_manifest(
+        folder / "manifest.json",
+        kind="test",
+        rows=13,
+        settings={"a": [0.1, None, True], "é": "ü"},
+        fractions=(0.5, 1.0),
+    )
     return {name: ((folder / name).read_bytes(), reader(folder / name)) for name, reader in READERS.items()}
 
 
@@ -89,7 +101,10 @@ def test_a_flipped_bit_is_refused_or_harmless(tmp_path_factory, written, name, p
 def test_a_cut_anywhere_is_refused(tmp_path_factory, written, name, place):
     content = written[name][0]
     kept = content[: int(place * len(content))]
-    assert refused_or_unchanged(tmp_path_factory.getbasetemp(), written, name, kept) or (name, kept) == ("manifest.json", content[:-1])  # the last line break
+    assert refused_or_unchanged(tmp_path_factory.getbasetemp(), written, name, kept) or (name, kept) == (
+        "manifest.json",
+        content[:-1],
+    )  # the last line break
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -128,6 +143,12 @@ def test_checking_keeps_nothing_in_memory(tmp_path):
     )
     (tmp_path / "large").write_bytes(bytes(256 * 2**20))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "workflow")}
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "large")], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "large")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     grown = int(done.stdout) // (resource.getpagesize() if sys.platform == "darwin" else 1)  # KiB
     assert grown < 16 * 1024

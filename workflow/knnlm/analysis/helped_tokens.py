@@ -89,9 +89,13 @@ def type_table(scored: Scored, train: np.ndarray, pieces: Sequence[str]) -> pd.D
     At most TYPES_SHOWN each, and only types whose summed gain has that sign. `pieces` are the texts of all V types, `train` as in `helped_table`.
     """
     vocabulary = len(pieces)
-    types = pd.DataFrame({"type": list(pieces), "tokens": _counts(scored.tokens, vocabulary), "train_count": _counts(train, vocabulary)})
+    types = pd.DataFrame(
+        {"type": list(pieces), "tokens": _counts(scored.tokens, vocabulary), "train_count": _counts(train, vocabulary)}
+    )
     types["gain"] = np.bincount(scored.tokens, scored.gain, minlength=vocabulary)
-    types["helped"] = np.bincount(scored.tokens, scored.helped, minlength=vocabulary) / types["tokens"].where(types["tokens"] > 0)
+    types["helped"] = np.bincount(scored.tokens, scored.helped, minlength=vocabulary) / types["tokens"].where(
+        types["tokens"] > 0
+    )
     ordered = types.sort_values("gain", kind="stable")
     helped, hurt = ordered[ordered["gain"] > 0].iloc[::-1], ordered[ordered["gain"] < 0]
     shown = [helped.head(TYPES_SHOWN).assign(effect="helped"), hurt.head(TYPES_SHOWN).assign(effect="hurt")]
@@ -115,13 +119,20 @@ def _counts(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
     return counts
 
 
-def _binned(scored: Scored, name: str, values: np.ndarray, edges: Sequence[float], labels: Sequence[str]) -> pd.DataFrame:
+def _binned(
+    scored: Scored, name: str, values: np.ndarray, edges: Sequence[float], labels: Sequence[str]
+) -> pd.DataFrame:
     """Return the rows of one property; tokens without a value stand in a last bin called `unseen`, without edges."""
     places = np.where(np.isnan(values), len(labels), np.searchsorted(edges, values, side="right") - 1)
-    tokens, helped, gain = (np.bincount(places, weights, minlength=len(labels) + 1) for weights in (None, scored.helped, scored.gain))
+    tokens, helped, gain = (
+        np.bincount(places, weights, minlength=len(labels) + 1) for weights in (None, scored.helped, scored.gain)
+    )
     bins = {"property": name, "bin": [*labels, "unseen"], "low": [*edges[:-1], np.nan], "high": [*edges[1:], np.nan]}
     total = gain.sum()
-    rows = pd.DataFrame(bins | {"tokens": tokens, "helped": helped, "gain": gain, "share_of_gain": gain / total if total > 0 else np.nan})
+    rows = pd.DataFrame(
+        bins
+        | {"tokens": tokens, "helped": helped, "gain": gain, "share_of_gain": gain / total if total > 0 else np.nan}
+    )
     rows = rows[rows["tokens"] > 0]
     return rows.assign(helped=rows["helped"] / rows["tokens"], gain=rows["gain"] / rows["tokens"])
 
@@ -130,7 +141,9 @@ def _range_labels(edges: Sequence[int]) -> list[str]:
     """Return names of the whole numbers from each edge to before the next, short where they are large: `10–99`, `1k–10k`."""
     names = []
     for low, high in pairwise(edges):
-        names.append(f"{low}" if high == low + 1 else f"{low}–{high - 1}" if high <= 1024 else f"{_short(low)}–{_short(high)}")
+        names.append(
+            f"{low}" if high == low + 1 else f"{low}–{high - 1}" if high <= 1024 else f"{_short(low)}–{_short(high)}"
+        )
     return names
 
 

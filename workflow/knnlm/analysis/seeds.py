@@ -18,5 +18,8 @@ def over_seeds(tables: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
     for measure in (name for name in MEASURES if name in stacked):
         columns.append(groups[measure].agg(["mean", "std", "min", "max"]).add_prefix(f"{measure}_"))
     if "verdict" in stacked:
-        columns += [groups["verdict"].agg(lambda verdicts, said=said: int((verdicts == said).sum())).rename(said) for said in OUTCOMES]
+        columns += [
+            groups["verdict"].agg(lambda verdicts, said=said: int((verdicts == said).sum())).rename(said)
+            for said in OUTCOMES
+        ]
     return pd.concat(columns, axis=1).reset_index()

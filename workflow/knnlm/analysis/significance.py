@@ -19,7 +19,9 @@ def document_sums(values: np.ndarray, document_offsets: np.ndarray) -> np.ndarra
     """
     starts, lengths = document_offsets[:-1], np.diff(document_offsets)
     if document_offsets[0] != 0 or document_offsets[-1] != values.size or (lengths < 0).any():
-        raise KnnlmError(f"document offsets: they must rise from 0 to the {values.size} tokens; rerun the step that makes the corpus.")
+        raise KnnlmError(
+            f"document offsets: they must rise from 0 to the {values.size} tokens; rerun the step that makes the corpus."
+        )
     sums = np.zeros(lengths.size)
     filled = lengths > 0  # reduceat would give an empty document the first value of its successor
     if filled.any():
@@ -55,7 +57,9 @@ def bootstrap(sums: np.ndarray, words: np.ndarray, resamples: int, seed: int) ->
     generator = np.random.default_rng(seed)
     block = max(1, COUNTS_PER_BLOCK // words.size)
     sizes = [min(block, resamples - begin) for begin in range(0, resamples, block)]
-    return np.concatenate([bootstrap_perplexity(sums, words, resample_counts(words.size, size, generator)) for size in sizes], axis=1)
+    return np.concatenate(
+        [bootstrap_perplexity(sums, words, resample_counts(words.size, size, generator)) for size in sizes], axis=1
+    )
 
 
 def interval(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

@@ -16,11 +16,36 @@ from knnlm.running.progress import progress
 
 BASE = "base"
 TUNED_ON = "valid"
-DESCRIPTION = ["component", "family", "h", "metric", "mask", "score", "temperature", "fraction", "k", "added_parameters", "temperature_status"]
+DESCRIPTION = [
+    "component",
+    "family",
+    "h",
+    "metric",
+    "mask",
+    "score",
+    "temperature",
+    "fraction",
+    "k",
+    "added_parameters",
+    "temperature_status",
+]
 HYPOTHESIS = ["rows", "hypothesis", "series", "x"]  # what else is known of a component
 COMPONENT_COLUMNS = [
     *DESCRIPTION[:-1],
-    *("split", "tokens", "words", "ppl_alone", "lambda", "ppl", "ppl_low", "ppl_high", "oracle", "gain", "gain_low", "gain_high"),
+    *(
+        "split",
+        "tokens",
+        "words",
+        "ppl_alone",
+        "lambda",
+        "ppl",
+        "ppl_low",
+        "ppl_high",
+        "oracle",
+        "gain",
+        "gain_low",
+        "gain_high",
+    ),
     DESCRIPTION[-1],
     *HYPOTHESIS,
     *("helped", "agreement"),
@@ -59,7 +84,13 @@ def main_result(components: pd.DataFrame) -> pd.DataFrame:
 
 
 def component_table(
-    descriptions: Sequence[dict], read: Reader, splits: Sequence[Split], reference: str, resamples: int, level: float, seed: int
+    descriptions: Sequence[dict],
+    read: Reader,
+    splits: Sequence[Split],
+    reference: str,
+    resamples: int,
+    level: float,
+    seed: int,
 ) -> pd.DataFrame:
     """Return the table of COMPONENT_COLUMNS: the base LM first, then every component in the order given, each with a row per split.
 
@@ -71,14 +102,20 @@ def component_table(
     """
     names = [description["component"] for description in descriptions]
     if names.count(BASE) != 1 or len(set(names)) < len(names):
-        raise KnnlmError(f"components: need `{BASE}` and every other name exactly once, found {', '.join(sorted(names))}.")
+        raise KnnlmError(
+            f"components: need `{BASE}` and every other name exactly once, found {', '.join(sorted(names))}."
+        )
     if reference not in names:
-        raise KnnlmError(f"components: the reference {reference} is not among them; correct `main` or `retrieval` in the config.")
+        raise KnnlmError(
+            f"components: the reference {reference} is not among them; correct `main` or `retrieval` in the config."
+        )
     base = {split.name: read(BASE, split.name) for split in splits}
     log_p_reference = {split.name: read(reference, split.name) for split in splits}
     sums = {split.name: [] for split in splits}
     rows = []
-    for description in progress(sorted(descriptions, key=lambda description: description["component"] != BASE), "components"):
+    for description in progress(
+        sorted(descriptions, key=lambda description: description["component"] != BASE), "components"
+    ):
         name = description["component"]
         log_p = {split.name: read(name, split.name) for split in splits}
         weight = 0.0 if name == BASE else optimal_weight(base[TUNED_ON], log_p[TUNED_ON])
@@ -99,7 +136,11 @@ def component_table(
     for split in splits:
         samples = bootstrap(np.stack(sums[split.name]), split.document_words, resamples, seed)
         _add_gains_and_intervals(table, (table["split"] == split.name).to_numpy(), samples, level)
-    whole_numbers = {"k": "Int64", "added_parameters": "Int64", "rows": "Int64"}  # the base LM has none: an integer column with gaps
+    whole_numbers = {
+        "k": "Int64",
+        "added_parameters": "Int64",
+        "rows": "Int64",
+    }  # the base LM has none: an integer column with gaps
     numbers = {"temperature": "float64", "fraction": "float64", "x": "float64"}
     return table[COMPONENT_COLUMNS].astype(whole_numbers | numbers)
 
@@ -117,7 +158,9 @@ def _add_gains_and_intervals(table: pd.DataFrame, rows: np.ndarray, samples: np.
 def main_variants(components: pd.DataFrame, h: str, metric: str) -> list[str]:
     """Return the names of the main component's variants: tuned, the whole store, every mask and score."""
     components = main_result(components)
-    chosen = (components["h"] == h) & (components["metric"] == metric) & (components["fraction"] == 1) & _tuned(components)
+    chosen = (
+        (components["h"] == h) & (components["metric"] == metric) & (components["fraction"] == 1) & _tuned(components)
+    )
     return list(dict.fromkeys(components.loc[chosen, "component"]))
 
 
@@ -130,7 +173,9 @@ def datastore_size_table(components: pd.DataFrame, h: str, metric: str, fraction
     rows = components[(components["h"] == h) & (components["metric"] == metric) & _tuned(components)]
     whole = rows.groupby(["mask", "score"]).filter(lambda variant: set(fractions) <= set(variant["fraction"]))
     if whole.empty:
-        raise KnnlmError(f"components: none is made from {h} keys with the metric {metric} at every fraction; see `main` and `fractions` in the config.")
+        raise KnnlmError(
+            f"components: none is made from {h} keys with the metric {metric} at every fraction; see `main` and `fractions` in the config."
+        )
     return whole.sort_values(["mask", "score", "fraction"], kind="stable")
 
 
@@ -141,7 +186,12 @@ def lambda_table(names: Sequence[str], read: Reader, splits: Sequence[Split]) ->
         for split in splits:
             base, log_p = read(BASE, split.name), read(name, split.name)
             rows += [
-                {"component": name, "split": split.name, "lambda": weight, "ppl": perplexity(interpolate(base, log_p, weight), split.words)}
+                {
+                    "component": name,
+                    "split": split.name,
+                    "lambda": weight,
+                    "ppl": perplexity(interpolate(base, log_p, weight), split.words),
+                }
                 for weight in np.linspace(0, 1, LAMBDA_POINTS).round(10)
             ]
     return pd.DataFrame(rows, columns=["component", "split", "lambda", "ppl"])
@@ -158,7 +208,9 @@ def summary(components: pd.DataFrame, level: float) -> str:
     shown["tuned"] = test["temperature_status"].map({"optimum": "yes", "edge": "edge!", "fixed": "no"}).fillna("")
     shown["lambda"] = [f"{value:.3f}" for value in test["lambda"]]
     shown["ppl"] = [f"{value:.2f}" for value in test["ppl"]]
-    shown["gain"] = [f"{gain:.2f} [{low:.2f}, {high:.2f}]" for gain, low, high in test[["gain", "gain_low", "gain_high"]].to_numpy()]
+    shown["gain"] = [
+        f"{gain:.2f} [{low:.2f}, {high:.2f}]" for gain, low, high in test[["gain", "gain_low", "gain_high"]].to_numpy()
+    ]
     shown["oracle"] = [f"{value:.2f}" for value in test["oracle"]]
     heading = (
         f"Word perplexity on test ({first['tokens']:,} tokens, {first['words']:,} words), base LM and base LM + kNN; lower is better.\n"

@@ -19,15 +19,41 @@ from knnlm.errors import KnnlmError
 JUDGED_ON = "test"
 INTERVAL = ["gain", "gain_low", "gain_high", "share", "share_low", "share_high"]
 VERDICT_COLUMNS = ["hypothesis", "question", "paper", "component", *INTERVAL, "threshold", "verdict", "agrees"]
-MEASURED = ["component", "hypothesis", "family", "h", "metric", "rows", "added_parameters", "ppl_alone", "ppl", "oracle", "gain"]
+MEASURED = [
+    "component",
+    "hypothesis",
+    "family",
+    "h",
+    "metric",
+    "rows",
+    "added_parameters",
+    "ppl_alone",
+    "ppl",
+    "oracle",
+    "gain",
+]
 SHARE_COLUMNS = [*MEASURED, "share", "share_low", "share_high", "agreement", "helped"]
-INPUT_COLUMNS = ["component", "h", "rows", "similarity", "added_parameters", "ppl_alone", "ppl", "oracle", "share", "share_low", "share_high"]
+INPUT_COLUMNS = [
+    "component",
+    "h",
+    "rows",
+    "similarity",
+    "added_parameters",
+    "ppl_alone",
+    "ppl",
+    "oracle",
+    "share",
+    "share_low",
+    "share_high",
+]
 INPUT_HYPOTHESIS = "input-representation"
 QUESTION_WIDTH = 44
 PAPER = ("supported", "refuted", "silent")
 
 
-def resampled(components: pd.DataFrame, read: Reader, splits: Sequence[Split], resamples: int, seed: int) -> dict[str, np.ndarray]:
+def resampled(
+    components: pd.DataFrame, read: Reader, splits: Sequence[Split], resamples: int, seed: int
+) -> dict[str, np.ndarray]:
     """Return for each component its word perplexity on every resample of test's documents, float64 (resamples,), mixed at its tuned λ.
 
     The resamples are the same for all (`significance.bootstrap`), so that differences and ratios of samples are paired.
@@ -39,7 +65,14 @@ def resampled(components: pd.DataFrame, read: Reader, splits: Sequence[Split], r
     return dict(zip(rows["component"], bootstrap(sums, split.document_words, resamples, seed), strict=True))
 
 
-def verdict_table(entries: dict[str, dict], components: pd.DataFrame, samples: dict[str, np.ndarray], main: dict, rule: dict, level: float) -> pd.DataFrame:
+def verdict_table(
+    entries: dict[str, dict],
+    components: pd.DataFrame,
+    samples: dict[str, np.ndarray],
+    main: dict,
+    rule: dict,
+    level: float,
+) -> pd.DataFrame:
     """Return the table of VERDICT_COLUMNS, a row for each of `entries` whose components were made; `samples` come from `resampled`.
 
     An entry holds `question`, `paper` (supported, refuted or silent), `share` (its own threshold, or None for that of `rule`), `against` (a
@@ -53,7 +86,10 @@ def verdict_table(entries: dict[str, dict], components: pd.DataFrame, samples: d
     not_made = set(entries) - set(components["hypothesis"].dropna())
     for name, entry in entries.items():
         candidates = _candidates(name, entry["candidates"], known[TUNED_ON], main, not_made)
-        best, against = candidates["ppl"].idxmin() if len(candidates) else None, resolved_name(entry["against"] or BASE, main)
+        best, against = (
+            candidates["ppl"].idxmin() if len(candidates) else None,
+            resolved_name(entry["against"] or BASE, main),
+        )
         if best is None or (against not in ppl and _of_any(not_made, against)):
             continue
         if against not in ppl:
@@ -61,10 +97,18 @@ def verdict_table(entries: dict[str, dict], components: pd.DataFrame, samples: d
         gain = _with_interval(ppl[against] - ppl[best], samples[against] - samples[best], ppl, samples, main, level)
         threshold = rule["share"] if entry["share"] is None else entry["share"]
         verdict = judge(gain["share_low"], gain["share_high"], threshold)
-        agrees = "" if verdict == "inconclusive" or entry["paper"] == "silent" else "yes" if verdict == entry["paper"] else "no"
+        agrees = (
+            ""
+            if verdict == "inconclusive" or entry["paper"] == "silent"
+            else "yes"
+            if verdict == entry["paper"]
+            else "no"
+        )
         row = {"hypothesis": name, "question": entry["question"], "paper": entry["paper"], "component": best}
         rows.append(row | gain | {"threshold": threshold, "verdict": verdict, "agrees": agrees})
-    rows.sort(key=lambda row: (PAPER.index(row["paper"]), row["hypothesis"]))  # not the config's order, which no result may depend on
+    rows.sort(
+        key=lambda row: (PAPER.index(row["paper"]), row["hypothesis"])
+    )  # not the config's order, which no result may depend on
     return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
 
@@ -85,28 +129,46 @@ def share_interval(gains: np.ndarray, reference_gains: np.ndarray, level: float)
         return np.nan, np.nan
     positive = reference_gains > 0
     shares = np.divide(gains, reference_gains, where=positive, out=np.full(gains.shape, np.nan))
-    return float(interval(np.where(positive, shares, -np.inf), level)[0]), float(interval(np.where(positive, shares, np.inf), level)[1])
+    return float(interval(np.where(positive, shares, -np.inf), level)[0]), float(
+        interval(np.where(positive, shares, np.inf), level)[1]
+    )
 
 
 def share_table(components: pd.DataFrame, samples: dict[str, np.ndarray], main: dict, level: float) -> pd.DataFrame:
     """Return the table of SHARE_COLUMNS: every component on test, and the share of the kNN-LM's gain over the base LM that it reaches."""
     rows = components[components["split"] == JUDGED_ON].set_index("component", drop=False)
-    gains = [_with_interval(row.gain, samples[BASE] - samples[row.component], rows["ppl"], samples, main, level) for row in rows.itertuples()]
+    gains = [
+        _with_interval(row.gain, samples[BASE] - samples[row.component], rows["ppl"], samples, main, level)
+        for row in rows.itertuples()
+    ]
     shares = pd.DataFrame(gains, index=rows.index)[["share", "share_low", "share_high"]]
     return rows.join(shares)[SHARE_COLUMNS].reset_index(drop=True)
 
 
-def input_representation_table(components: pd.DataFrame, shares: pd.DataFrame, entries: dict[str, dict], main: dict) -> pd.DataFrame:
+def input_representation_table(
+    components: pd.DataFrame, shares: pd.DataFrame, entries: dict[str, dict], main: dict
+) -> pd.DataFrame:
     """Return the table of INPUT_COLUMNS, the paper's Table 2: the exact kNN over the whole store, and learned embeddings on the same inputs.
 
     `shares` is what `share_table` made of `components`. The learned embeddings are the candidates of the entry `input-representation`, if there is
     one. A learned embedding has no metric: its similarity is the inner product.
     """
     test = components[components["split"] == JUDGED_ON]
-    exact = (test["mask"] == "real") & (test["score"] == "real") & (test["fraction"] == 1) & test["temperature_status"].isin(["optimum", "edge"])
+    exact = (
+        (test["mask"] == "real")
+        & (test["score"] == "real")
+        & (test["fraction"] == 1)
+        & test["temperature_status"].isin(["optimum", "edge"])
+    )
     knn = (test["family"] == "knn") & test["hypothesis"].isna() & exact
     asked = INPUT_HYPOTHESIS in entries
-    learned = _candidates(INPUT_HYPOTHESIS, entries[INPUT_HYPOTHESIS]["candidates"], test.set_index("component"), main, set(entries)).index if asked else []
+    learned = (
+        _candidates(
+            INPUT_HYPOTHESIS, entries[INPUT_HYPOTHESIS]["candidates"], test.set_index("component"), main, set(entries)
+        ).index
+        if asked
+        else []
+    )
     rows = shares[shares["component"].isin([*test.loc[knn, "component"], *learned])]
     return rows.assign(similarity=rows["metric"].astype(object).fillna("ip"))[INPUT_COLUMNS].reset_index(drop=True)
 
@@ -124,7 +186,11 @@ def rule_text(rule: dict, level: float) -> str:
 
 def verdict_text(table: pd.DataFrame, rule: dict, level: float) -> str:
     """Return the verdicts as text for a terminal: the questions wrapped, the component below its question."""
-    lines = [*textwrap.wrap(rule_text(rule, level), 118), "against the paper: yes, no, or nothing where one of the two has no answer.", ""]
+    lines = [
+        *textwrap.wrap(rule_text(rule, level), 118),
+        "against the paper: yes, no, or nothing where one of the two has no answer.",
+        "",
+    ]
     if table.empty:
         return "\n".join([*lines, "No hypothesis has a component in this run.", ""])
     cells = [["question, and its best component", "paper", "gain", "share", "verdict", "agrees"]]
@@ -133,7 +199,9 @@ def verdict_text(table: pd.DataFrame, rule: dict, level: float) -> str:
         values = [row["paper"], *_numbers(row), row["verdict"], row["agrees"]]
         cells += [[question[0], *values], *([line, *[""] * len(values)] for line in question[1:]), [""]]
     widths = [max(len(line[column]) for line in cells if len(line) > column) for column in range(len(cells[0]))]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in cells]
+    lines += [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in cells
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -148,11 +216,16 @@ def verdict_rst(table: pd.DataFrame, rule: dict, level: float) -> str:
         against = " (the paper: " + row["paper"] + ")" if row["agrees"] == "no" else ""
         question = f"| {_escaped(row['question'])}\n       | ``{row['component']}``"
         lines.append([question, *_numbers(row), f"**{row['verdict']}**{against}"])
-    items = ["\n".join(f"   {'*' if place == 0 else ' '} - {cell}".rstrip() for place, cell in enumerate(line)) for line in lines]
+    items = [
+        "\n".join(f"   {'*' if place == 0 else ' '} - {cell}".rstrip() for place, cell in enumerate(line))
+        for line in lines
+    ]
     return paragraph + ".. list-table::\n   :header-rows: 1\n   :widths: 46 20 17 17\n\n" + "\n".join(items) + "\n"
 
 
-def _candidates(name: str, patterns: list[str] | None, components: pd.DataFrame, main: dict, not_made: set[str]) -> pd.DataFrame:
+def _candidates(
+    name: str, patterns: list[str] | None, components: pd.DataFrame, main: dict, not_made: set[str]
+) -> pd.DataFrame:
     """Return the rows of an entry's candidates; a pattern that matches none is refused, unless it is of a hypothesis that was not made."""
     if patterns is None:
         return components[components["hypothesis"] == name]
@@ -169,7 +242,9 @@ def _of_any(hypotheses: set[str], component: str) -> bool:
     return any(component.startswith(f"{hypothesis}-") for hypothesis in hypotheses)
 
 
-def _with_interval(gain: float, gains: np.ndarray, ppl: pd.Series, samples: dict[str, np.ndarray], main: dict, level: float) -> dict[str, float]:
+def _with_interval(
+    gain: float, gains: np.ndarray, ppl: pd.Series, samples: dict[str, np.ndarray], main: dict, level: float
+) -> dict[str, float]:
     """Return gain and share of the reference's gain with their intervals, under the names of INTERVAL."""
     reference = main_name(main)
     whole = ppl[BASE] - ppl[reference]
@@ -181,7 +256,10 @@ def _with_interval(gain: float, gains: np.ndarray, ppl: pd.Series, samples: dict
 def _numbers(row: dict) -> list[str]:
     """Return gain and share with their intervals, to be read."""
     share = ["unknown" if np.isnan(row[name]) else f"{row[name]:.0%}" for name in ("share", "share_low", "share_high")]
-    return [f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]", f"{share[0]} [{share[1]}, {share[2]}]"]
+    return [
+        f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]",
+        f"{share[0]} [{share[1]}, {share[2]}]",
+    ]
 
 
 def _escaped(text: str) -> str:

@@ -23,7 +23,12 @@ EIGENVALUE_FLOOR = 1e-12  # of the largest, so that whitening can be undone and 
 
 
 def find_argmaxable(
-    rows: np.ndarray, states: np.ndarray, perceptron_steps: int, processes: int, most_linear_programs: int | None = None, device: str = "cpu"
+    rows: np.ndarray,
+    states: np.ndarray,
+    perceptron_steps: int,
+    processes: int,
+    most_linear_programs: int | None = None,
+    device: str = "cpu",
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Return for every type whether it can be the argmax of `rows` h, int8 (types,): ARGMAXABLE, UNARGMAXABLE or UNDECIDED; and how it was found.
 
@@ -33,7 +38,9 @@ def find_argmaxable(
     The counts `duplicates`, `cleared_by_direction`, `cleared_by_states`, `cleared_by_perceptron`, `linear_programs` and, where a limit was set,
     the programs left out add up to `types`; `unargmaxable` and `undecided` say what came out. Needs memory for a few copies of `rows` a process.
     """
-    distinct, place, count = np.unique(np.asarray(rows, np.float64) + 0.0, axis=0, return_inverse=True, return_counts=True)  # + 0.0: -0 is 0
+    distinct, place, count = np.unique(
+        np.asarray(rows, np.float64) + 0.0, axis=0, return_inverse=True, return_counts=True
+    )  # + 0.0: -0 is 0
     centred = distinct - distinct.mean(axis=0)
     points = whitened(centred)
     original, white = (torch.tensor(array, dtype=torch.float32, device=device) for array in (centred, points))
@@ -48,7 +55,9 @@ def find_argmaxable(
     def still_open() -> torch.Tensor:
         return torch.from_numpy(np.flatnonzero(verdict == UNDECIDED)).to(device)
 
-    facts["cleared_by_direction"] = clear(cleared_by_direction(white, still_open())) + clear(cleared_by_direction(original, still_open()))
+    facts["cleared_by_direction"] = clear(cleared_by_direction(white, still_open())) + clear(
+        cleared_by_direction(original, still_open())
+    )
     facts["cleared_by_states"] = clear(cleared_by_states(original, states))
     cleared, rest, h = perceptron(white, still_open(), perceptron_steps)
     facts["cleared_by_perceptron"] = clear(cleared)
@@ -69,7 +78,9 @@ def whitened(centred: np.ndarray) -> np.ndarray:
     return centred @ vectors / np.sqrt(np.maximum(eigenvalues, EIGENVALUE_FLOOR * largest)) if largest > 0 else centred
 
 
-def leads(rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def leads(
+    rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compare one type with all others at each h: return the types, int64 (n,), which of them surely lead, bool (n,), and the products of the others.
 
     rows: float32 (all types, width); h: float32 (n, width); types: int64 (n,), None for the argmax at each h. A lead is sure if it is larger than
@@ -111,14 +122,19 @@ def perceptron(rows: torch.Tensor, types: torch.Tensor, steps: int) -> tuple[tor
     for step in range(steps):
         if not len(types):
             break
-        parts = [perceptron_step(rows, *part, 1 + step / STEPS_TO_SHARPEN) for part in zip(h.split(AT_ONCE), types.split(AT_ONCE), strict=True)]
+        parts = [
+            perceptron_step(rows, *part, 1 + step / STEPS_TO_SHARPEN)
+            for part in zip(h.split(AT_ONCE), types.split(AT_ONCE), strict=True)
+        ]
         sure, h = (torch.cat(part) for part in zip(*parts, strict=True))
         cleared.append(types[sure])
         types, h = types[~sure], h[~sure]
     return torch.cat(cleared), types, h
 
 
-def perceptron_step(rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor, sharpness: float) -> tuple[torch.Tensor, torch.Tensor]:
+def perceptron_step(
+    rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor, sharpness: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which types lead at their h, bool (n,), and the next h, float32 (n, width); arguments as in `perceptron` and `leads`."""
     _, sure, others = leads(rows, h, types)
     rivals = torch.softmax(others.mul_(sharpness / h.norm(dim=1, keepdim=True)), dim=1) @ rows

@@ -5,7 +5,11 @@ Runs whenever the workflow is read, so it imports nothing heavy.
 
 from dataclasses import dataclass, replace
 
-VARIANTS = {"approximate-faiss": ("faiss", "faiss"), "approximate-real": ("faiss", "real"), "exact-real": ("real", "real")}
+VARIANTS = {
+    "approximate-faiss": ("faiss", "faiss"),
+    "approximate-real": ("faiss", "real"),
+    "exact-real": ("real", "real"),
+}
 SEARCHES = {"approximate": ("approximate-faiss", "approximate-real"), "exact": ("exact-real",)}
 UNTUNED_TEMPERATURE = 1.0
 
@@ -83,10 +87,19 @@ def knn_components(settings: dict, h: str, metric: str, search: str) -> list[Com
             tuned = Component(name, "knn", h, metric, mask, score, fraction=fraction, k=settings["retrieval"]["k"])
             found.append(tuned)
             if fraction == 1.0:
-                found.append(replace(tuned, component=f"{name}-untuned", temperature=UNTUNED_TEMPERATURE, temperature_status="fixed"))
+                found.append(
+                    replace(
+                        tuned, component=f"{name}-untuned", temperature=UNTUNED_TEMPERATURE, temperature_status="fixed"
+                    )
+                )
     return found
 
 
 def retrievals(settings: dict) -> list[tuple[str, str, str]]:
     """List the retrievals (h, metric, search) that a config asks for."""
-    return [(h, metric, search) for h in settings["retrieval"]["h"] for metric in settings["retrieval"]["metrics"] for search in SEARCHES]
+    return [
+        (h, metric, search)
+        for h in settings["retrieval"]["h"]
+        for metric in settings["retrieval"]["metrics"]
+        for search in SEARCHES
+    ]

@@ -34,7 +34,9 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     return vectors
 
 
-def k_means(keys: np.ndarray, centroids: int, iterations: int, seed: int, spherical: bool, factory: str, nprobe: int) -> tuple[np.ndarray, faiss.Index]:
+def k_means(
+    keys: np.ndarray, centroids: int, iterations: int, seed: int, spherical: bool, factory: str, nprobe: int
+) -> tuple[np.ndarray, faiss.Index]:
     """Cluster keys, float32 (n, width) with n >= centroids; return the centroids, float32 (centroids, width), and the index that holds them (§5.7).
 
     Plain: Lloyd's algorithm. Spherical: centroids of length 1, a key belongs to the one with the largest inner product. Rows are assigned by
@@ -44,7 +46,10 @@ def k_means(keys: np.ndarray, centroids: int, iterations: int, seed: int, spheri
     width = keys.shape[1]
     clustering = faiss.Clustering(width, centroids)
     clustering.niter, clustering.seed, clustering.spherical = iterations, seed, spherical
-    clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(keys)  # every key that is given counts
+    clustering.min_points_per_centroid, clustering.max_points_per_centroid = (
+        1,
+        len(keys),
+    )  # every key that is given counts
     index = faiss.index_factory(width, factory, METRICS["ip" if spherical else "l2"])
     if isinstance(index, faiss.IndexIVF):
         index.nprobe = nprobe
@@ -58,7 +63,9 @@ def nearest_centroids(index: faiss.Index, keys: np.ndarray, unit: bool) -> np.nd
     found = np.empty(len(keys), dtype=np.int64)
     for begin in range(0, len(keys), ROWS_AT_ONCE):
         block = keys[begin : begin + ROWS_AT_ONCE]
-        found[begin : begin + len(block)] = index.search(unit_length(block) if unit else block.astype(np.float32), 1)[1][:, 0]
+        found[begin : begin + len(block)] = index.search(unit_length(block) if unit else block.astype(np.float32), 1)[
+            1
+        ][:, 0]
     return found
 
 
@@ -80,7 +87,9 @@ def one_word_each(centroids: np.ndarray, owners: np.ndarray, types: int) -> Clus
     return Clusters(centroids, word_distribution(np.arange(len(owners)), owners, len(owners), types))
 
 
-def nearest_to_queries(queries: np.ndarray, clusters: Clusters, metric: str, kept: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_to_queries(
+    queries: np.ndarray, clusters: Clusters, metric: str, kept: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the similarities, float32 (n, m), and ids, int64 (n, m), of the m = min(kept, C) centroids most similar to each query (n, width)."""
     kept = min(kept, len(clusters.centroids))
     similarities, ids = np.empty((len(queries), kept), dtype=np.float32), np.empty((len(queries), kept), dtype=np.int64)
@@ -102,13 +111,19 @@ def gold_shares(distribution: sparse.csr_array, ids: np.ndarray, gold: np.ndarra
     return shares
 
 
-def centroid_gradient(keys: torch.Tensor, centroids: torch.Tensor, log_shares: torch.Tensor, temperature: float, metric: str) -> torch.Tensor:
+def centroid_gradient(
+    keys: torch.Tensor, centroids: torch.Tensor, log_shares: torch.Tensor, temperature: float, metric: str
+) -> torch.Tensor:
     """Return the gradient, float32 (C, width), of the mean of −log p(gold) over rows with regard to the centroids, P(w|c) held fixed (§5.7).
 
     keys: (rows, width); log_shares: log P(gold|c), (rows, C), −inf where 0. With z = s/τ the gradient by z is softmax(z) − softmax(z + log P).
     """
     norms = centroids.square().sum(1)
-    logits = torch.addmm(norms, keys, centroids.T, beta=-1 / temperature, alpha=2 / temperature) if metric == "l2" else keys @ centroids.T / temperature
+    logits = (
+        torch.addmm(norms, keys, centroids.T, beta=-1 / temperature, alpha=2 / temperature)
+        if metric == "l2"
+        else keys @ centroids.T / temperature
+    )
     by_logits = torch.softmax(logits, 1).sub_(torch.softmax(logits.add_(log_shares), 1))
     pulled = by_logits.T @ keys
     gradient = 2 * (pulled - by_logits.sum(0)[:, None] * centroids) if metric == "l2" else pulled
@@ -125,7 +140,14 @@ class Training:
 
 
 def fine_tune(
-    clusters: Clusters, keys: np.ndarray, values: np.ndarray, metric: str, temperature: float, training: Training, seed: int, device: str
+    clusters: Clusters,
+    keys: np.ndarray,
+    values: np.ndarray,
+    metric: str,
+    temperature: float,
+    training: Training,
+    seed: int,
+    device: str,
 ) -> Iterator[np.ndarray]:
     """Train the centroids to minimise −log p(gold) at a fixed temperature; yield them, float32 (C, width), after every pass (§5.7).
 
@@ -141,7 +163,9 @@ def fine_tune(
         for begin in range(0, len(order), training.batch):
             rows = order[begin : begin + training.batch]
             log_shares = _dense_log_shares(log_of_words, values[rows], device)
-            centroids.grad = centroid_gradient(torch.from_numpy(keys[rows]).to(device), centroids, log_shares, temperature, metric)
+            centroids.grad = centroid_gradient(
+                torch.from_numpy(keys[rows]).to(device), centroids, log_shares, temperature, metric
+            )
             optimiser.step()
         yield centroids.cpu().numpy().copy()
 
@@ -151,5 +175,7 @@ def _dense_log_shares(log_of_words: sparse.csr_array, gold: np.ndarray, device: 
     some = log_of_words[gold]
     row = np.repeat(np.arange(len(gold)), np.diff(some.indptr))
     dense = torch.full(some.shape, -torch.inf, device=device)
-    dense[torch.from_numpy(row).to(device), torch.from_numpy(some.indices.astype(np.int64)).to(device)] = torch.from_numpy(some.data).to(device)
+    dense[torch.from_numpy(row).to(device), torch.from_numpy(some.indices.astype(np.int64)).to(device)] = (
+        torch.from_numpy(some.data).to(device)
+    )
     return dense

@@ -30,7 +30,9 @@ def save_components(
         files.append(component_file(descriptions_file, split))
         save_array(files[-1], np.stack(columns).astype(np.float32))
     described = [asdict(component) for component in components]
-    write_manifest(descriptions_file, files=[*files, *more_files], kind="components", checkpoint=checkpoint, components=described)
+    write_manifest(
+        descriptions_file, files=[*files, *more_files], kind="components", checkpoint=checkpoint, components=described
+    )
 
 
 def checkpoint_of(descriptions_file: str | Path) -> str:
@@ -44,7 +46,9 @@ def read_descriptions(descriptions_file: str | Path, checkpoint: str) -> list[Co
     return [Component(**fields) for fields in facts["components"]]
 
 
-def load_components(descriptions_file: str | Path, split: str, tokens: int, checkpoint: str) -> list[tuple[Component, np.ndarray]]:
+def load_components(
+    descriptions_file: str | Path, split: str, tokens: int, checkpoint: str
+) -> list[tuple[Component, np.ndarray]]:
     """Return each component of a file with its log-probabilities, float32 (tokens,), memory-mapped.
 
     Raises KnnlmError, naming the file, if it is missing, damaged, of another base LM or not for this many tokens.
@@ -54,7 +58,9 @@ def load_components(descriptions_file: str | Path, split: str, tokens: int, chec
     return list(zip(components, array, strict=True))
 
 
-def find_component(description_files: list[str | Path], name: str, tokens: dict[str, int], checkpoint: str) -> tuple[Component, dict[str, np.ndarray]]:
+def find_component(
+    description_files: list[str | Path], name: str, tokens: dict[str, int], checkpoint: str
+) -> tuple[Component, dict[str, np.ndarray]]:
     """Return the component of this name and its log-probabilities for each split of `tokens`, float32 (tokens,), looked for in several files.
 
     Raises KnnlmError as `load_components` does, and, naming the components there are, if it is in none of the files.
@@ -63,10 +69,15 @@ def find_component(description_files: list[str | Path], name: str, tokens: dict[
     for path in description_files:
         names = [component.component for component in read_descriptions(path, checkpoint)]
         if name in names:
-            found = {split: load_components(path, split, size, checkpoint)[names.index(name)] for split, size in tokens.items()}
+            found = {
+                split: load_components(path, split, size, checkpoint)[names.index(name)]
+                for split, size in tokens.items()
+            }
             return next(iter(found.values()))[0], {split: np.array(log_p) for split, (_, log_p) in found.items()}
         known += names
-    raise KnnlmError(f"component {name}: not among the stored ones ({', '.join(known)}); correct its name, or rerun the step that makes it.")
+    raise KnnlmError(
+        f"component {name}: not among the stored ones ({', '.join(known)}); correct its name, or rerun the step that makes it."
+    )
 
 
 def component_file(descriptions_file: str | Path, split: str) -> Path:

@@ -29,7 +29,10 @@ class Rows:
 
     def batch(self, begin: int, end: int, device: str) -> Batch:
         """Return rows `begin` to `end` on the device, states in float32."""
-        parts = [None if part is None else np.array(part[begin:end]) for part in (self.states, self.gold, self.ffn, self.log_p_base)]
+        parts = [
+            None if part is None else np.array(part[begin:end])
+            for part in (self.states, self.gold, self.ffn, self.log_p_base)
+        ]
         states, gold, ffn, log_p_base = (None if part is None else torch.from_numpy(part).to(device) for part in parts)
         return Batch(states.float(), gold.long(), None if ffn is None else ffn.float(), log_p_base)
 
@@ -53,14 +56,18 @@ class Trained:
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def store_rows(store: Datastore, h: str, rows: int | None, with_ffn: bool = False, log_p_base: list[np.ndarray] | None = None) -> list[Rows]:
+def store_rows(
+    store: Datastore, h: str, rows: int | None, with_ffn: bool = False, log_p_base: list[np.ndarray] | None = None
+) -> list[Rows]:
     """Return the states and gold tokens of about `rows` rows of the store (None: all), memory-mapped: the same prefix, a uniform sample, of every chunk."""
     fraction = min(1.0, (rows or store.rows) / store.rows)
     found = []
     for number, chunk in enumerate(store.chunks):
         end = prefix_rows(fraction, chunk.rows)
         ffn = chunk.keys_of("ffn")[:end] if with_ffn else None
-        found.append(Rows(chunk.keys_of(h)[:end], chunk.values_of_rows()[:end], ffn, log_p_base[number] if log_p_base else None))
+        found.append(
+            Rows(chunk.keys_of(h)[:end], chunk.values_of_rows()[:end], ffn, log_p_base[number] if log_p_base else None)
+        )
     return found
 
 
@@ -74,12 +81,17 @@ def store_log_p(store: Datastore, output_embedding: np.ndarray, rows: int | None
     """Return the base LM's log p of the gold for the rows of store_rows, a float32 array for each chunk, from `ffn` and W_sm (V, width): no LM runs."""
     types = len(output_embedding)
     base = OutputEmbedding(torch.from_numpy(output_embedding).to(device), even_rows(types, 1), types)
-    return [log_p_of(base, part, device) for part in progress(store_rows(store, "ffn", rows), "log p of the base LM on the store")]
+    return [
+        log_p_of(base, part, device)
+        for part in progress(store_rows(store, "ffn", rows), "log p of the base LM on the store")
+    ]
 
 
 def mean_loss(head: Head, rows: Rows, objective: Objective, device: str) -> float:
     """Return the objective's mean over the rows, nats per token."""
-    return sum(float(objective(head.log_p(batch), batch)[0].double().sum()) for batch in rows.batches(device)) / len(rows.gold)
+    return sum(float(objective(head.log_p(batch), batch)[0].double().sum()) for batch in rows.batches(device)) / len(
+        rows.gold
+    )
 
 
 def learning_rates(recipe: dict, updates: int) -> np.ndarray:
@@ -90,7 +102,9 @@ def learning_rates(recipe: dict, updates: int) -> np.ndarray:
     return recipe["learning_rate"] * np.minimum((update + 1) / warmup, (1 + cosine) / 2)
 
 
-def train_head(head: Head, rows: list[Rows], valid: Rows, objective: Objective, recipe: dict, seed: int, device: str, label: str) -> Trained:
+def train_head(
+    head: Head, rows: list[Rows], valid: Rows, objective: Objective, recipe: dict, seed: int, device: str, label: str
+) -> Trained:
     """Train a head's parameters in place and leave it as it was after the pass with the lowest loss on valid, or before the first.
 
     `recipe` holds `passes`, `batch` (rows an update), `learning_rate`, `betas` and `warmup` (share of all updates). Batches are neighbouring rows of a
@@ -99,7 +113,10 @@ def train_head(head: Head, rows: list[Rows], valid: Rows, objective: Objective, 
     blocks = [block for part in rows for block in _blocks(part, recipe["batch"])]
     rates = iter(learning_rates(recipe, recipe["passes"] * len(blocks)).tolist())
     optimiser = torch.optim.Adam(head.parameters, lr=recipe["learning_rate"], betas=tuple(recipe["betas"]), fused=True)
-    best, kept = Trained(0, math.nan, mean_loss(head, valid, objective, device)), [parameter.clone() for parameter in head.parameters]
+    best, kept = (
+        Trained(0, math.nan, mean_loss(head, valid, objective, device)),
+        [parameter.clone() for parameter in head.parameters],
+    )
     for number in progress(range(1, recipe["passes"] + 1), label):
         total = 0.0
         for place in np.random.default_rng([seed, number]).permutation(len(blocks)):
@@ -109,7 +126,10 @@ def train_head(head: Head, rows: list[Rows], valid: Rows, objective: Objective, 
             optimiser.step()
         valid_loss = mean_loss(head, valid, objective, device)
         if valid_loss < best.valid_loss:
-            best, kept = Trained(number, total / sum(len(part.gold) for part in rows), valid_loss), [parameter.clone() for parameter in head.parameters]
+            best, kept = (
+                Trained(number, total / sum(len(part.gold) for part in rows), valid_loss),
+                [parameter.clone() for parameter in head.parameters],
+            )
     for parameter, value in zip(head.parameters, kept, strict=True):
         parameter.copy_(value)
         parameter.grad = None

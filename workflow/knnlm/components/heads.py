@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-TILE_BYTES = 2**26  # of logits: all rows of most batches at once, since larger matrix products are faster, with a bound on memory
+TILE_BYTES = (
+    2**26
+)  # of logits: all rows of most batches at once, since larger matrix products are faster, with a bound on memory
 LEAST_TILE_ROWS = 256  # below, reading and writing the V-wide gradient takes longer than its product
 
 
@@ -29,7 +31,9 @@ class Batch:
         return len(self.gold)
 
     def __getitem__(self, rows: slice) -> "Batch":
-        return Batch(*(None if part is None else part[rows] for part in (self.states, self.gold, self.ffn, self.log_p_base)))
+        return Batch(
+            *(None if part is None else part[rows] for part in (self.states, self.gold, self.ffn, self.log_p_base))
+        )
 
 
 Objective = Callable[[torch.Tensor, Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -143,7 +147,14 @@ class OutputEmbedding:
 class MixtureOfSoftmaxes:
     """p = Σ_k π_k(h) softmax(W_sm g_k(h)): π a softmax of a linear layer, g_k linear, both with bias, no tanh (§5.4). W_sm (V, width) stays as it is."""
 
-    def __init__(self, output_embedding: torch.Tensor, prior: torch.Tensor, prior_bias: torch.Tensor, experts: torch.Tensor, biases: torch.Tensor):
+    def __init__(
+        self,
+        output_embedding: torch.Tensor,
+        prior: torch.Tensor,
+        prior_bias: torch.Tensor,
+        experts: torch.Tensor,
+        biases: torch.Tensor,
+    ):
         """Take the layers of π, (K, width) and (K,), and of g, (K, width, width) and (K, width), which training changes in place."""
         self.output_embedding = output_embedding
         self.parameters = [prior, prior_bias, experts, biases]
@@ -242,15 +253,22 @@ def extra_rows(amounts: np.ndarray, base: float) -> np.ndarray:
 
     `amounts`, (V,), are the frequencies, or 1 + the total loss of each type in training, in nats; `base` is above 1.
     """
-    return np.floor(np.log(np.maximum(amounts, 1)) / np.log(base) * (1 + 1e-12)).astype(np.int64)  # a power of the base counts as whole
+    return np.floor(np.log(np.maximum(amounts, 1)) / np.log(base) * (1 + 1e-12)).astype(
+        np.int64
+    )  # a power of the base counts as whole
 
 
 def adaptive_rows(amounts: np.ndarray, rows: int) -> np.ndarray:
     """Return the type of each row, ascending, int64 (about `rows`,): extra_rows at the base that brings all rows together nearest to `rows` (§5.3)."""
-    steep, flat = 1e-6, float(np.log(np.maximum(amounts, 1)).max()) + 1.0  # log b: too many rows at one end, none extra at the other
+    steep, flat = (
+        1e-6,
+        float(np.log(np.maximum(amounts, 1)).max()) + 1.0,
+    )  # log b: too many rows at one end, none extra at the other
     for _ in range(40):
         middle = (steep + flat) / 2
-        steep, flat = (middle, flat) if len(amounts) + extra_rows(amounts, np.exp(middle)).sum() > rows else (steep, middle)
+        steep, flat = (
+            (middle, flat) if len(amounts) + extra_rows(amounts, np.exp(middle)).sum() > rows else (steep, middle)
+        )
     choices = [extra_rows(amounts, np.exp(end)) for end in (flat, steep)]
     extras = min(choices, key=lambda extra: abs(len(amounts) + extra.sum() - rows))
     return np.repeat(np.arange(len(amounts)), 1 + extras)
@@ -261,7 +279,9 @@ def random_weights(rows: int, width: int, generator: torch.Generator) -> torch.T
     return torch.randn(rows, width, generator=generator) * width**-0.5
 
 
-def copied_weights(output_embedding: np.ndarray, row_types: np.ndarray, noise: float, generator: torch.Generator) -> torch.Tensor:
+def copied_weights(
+    output_embedding: np.ndarray, row_types: np.ndarray, noise: float, generator: torch.Generator
+) -> torch.Tensor:
     """Return W_sm's row of each row's type, float32 (R, width), plus N(0, noise), so that copies can part."""
     copies = torch.from_numpy(output_embedding[row_types])
     return copies + torch.randn(copies.shape, generator=generator) * noise

@@ -42,7 +42,9 @@ def interpolate(log_p_base: np.ndarray, log_p_component: np.ndarray, weight: flo
     """Return float64 log((1-λ) p_base + λ p_component) per token, in nats, for λ = `weight` in [0, 1] (§4.2)."""
     with np.errstate(divide="ignore"):
         log_weights = np.log1p(-weight), np.log(weight)
-    return np.logaddexp(log_weights[0] + np.asarray(log_p_base, np.float64), log_weights[1] + np.asarray(log_p_component, np.float64))
+    return np.logaddexp(
+        log_weights[0] + np.asarray(log_p_base, np.float64), log_weights[1] + np.asarray(log_p_component, np.float64)
+    )
 
 
 def oracle(log_p_base: np.ndarray, log_p_component: np.ndarray) -> np.ndarray:

@@ -23,8 +23,15 @@ def log_p_knn(similarities: np.ndarray, matches: np.ndarray, temperature: float)
     for begin in range(0, len(similarities), QUERIES_AT_ONCE):
         rows = slice(begin, begin + QUERIES_AT_ONCE)
         best = np.maximum(similarities[rows].max(axis=1, keepdims=True), np.finfo(np.float32).min)
-        distances = torch.from_numpy(similarities[rows] - best)  # exact, where similarities divided by a low τ would be rounded
-        gold = torch.softmax(distances.div_(temperature), dim=1).mul_(torch.from_numpy(matches[rows])).sum(dim=1).clamp_(max=1)
+        distances = torch.from_numpy(
+            similarities[rows] - best
+        )  # exact, where similarities divided by a low τ would be rounded
+        gold = (
+            torch.softmax(distances.div_(temperature), dim=1)
+            .mul_(torch.from_numpy(matches[rows]))
+            .sum(dim=1)
+            .clamp_(max=1)
+        )
         result[rows] = np.where(best[:, 0] > np.finfo(np.float32).min, gold.log_(), -np.inf)
     return result
 
@@ -52,5 +59,10 @@ def tune_temperature(loss: Callable[[float], float], grid: list[float], low: flo
     ordered = sorted(tried)
     place = ordered.index(best)
     bounds = np.log(ordered[place - 1]), np.log(ordered[place + 1])
-    found = minimize_scalar(lambda log_temperature: loss(float(np.exp(log_temperature))), bounds=bounds, method="bounded", options={"xatol": 1e-3})
+    found = minimize_scalar(
+        lambda log_temperature: loss(float(np.exp(log_temperature))),
+        bounds=bounds,
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
     return (float(np.exp(found.x)), "optimum") if found.fun <= tried[best] else (best, "optimum")

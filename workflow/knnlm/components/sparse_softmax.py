@@ -6,7 +6,9 @@ import torch
 STATES_AT_ONCE = 512  # a tile's logits stay in the cache of a CPU
 
 
-def log_p_sparsified(states: np.ndarray, output_embedding: np.ndarray, gold: np.ndarray, sizes: list[int], device: str = "cpu") -> np.ndarray:
+def log_p_sparsified(
+    states: np.ndarray, output_embedding: np.ndarray, gold: np.ndarray, sizes: list[int], device: str = "cpu"
+) -> np.ndarray:
     """Return log p of the gold tokens where only the k' types with the largest logits keep their mass, float32 (sizes, n), nats; −inf outside.
 
     states: float32 (n, width); output_embedding: float32 (V, width); gold: int (n,); sizes: the k' > 0 in any order, k' >= V keeps all types.

@@ -87,7 +87,13 @@ def widest_cluster(clusters: list[Cluster]) -> float:
     return max(squares for squares, _ in clusters)
 
 
-def allotted(rows: WordRows, centroids: int, points_per_centroid: int, iterations: int, priority: Callable[[list[Cluster]], float]) -> Centroids:
+def allotted(
+    rows: WordRows,
+    centroids: int,
+    points_per_centroid: int,
+    iterations: int,
+    priority: Callable[[list[Cluster]], float],
+) -> Centroids:
     """Give every type one mean, then one more, again and again, to the type whose clusters have the highest `priority` (§5.8, §7.1 e).
 
     That type's widest cluster is cut in two by 2-means; at the end the clusters of each type go on together in Lloyd iterations over its rows.
@@ -110,7 +116,10 @@ def allotted(rows: WordRows, centroids: int, points_per_centroid: int, iteration
         parts[widest : widest + 1] = [(sum_of_squares(part), part) for part in (keys[side], keys[~side])]
         heapq.heappush(waiting, (-priority(parts), number))
         made += 1
-    means = [lloyd(rows.of(number), np.stack([keys.mean(axis=0) for _, keys in parts]), iterations) for number, parts in enumerate(clusters)]
+    means = [
+        lloyd(rows.of(number), np.stack([keys.mean(axis=0) for _, keys in parts]), iterations)
+        for number, parts in enumerate(clusters)
+    ]
     return np.concatenate(means), np.repeat(rows.words, [len(parts) for parts in clusters])
 
 
@@ -158,4 +167,6 @@ def lloyd(keys: np.ndarray, means: np.ndarray, iterations: int) -> np.ndarray:
 
 def _membership(groups: np.ndarray, count: int) -> sparse.csr_array:
     """Return the matrix (count, rows) that sums rows by their group."""
-    return sparse.csr_array((np.ones(len(groups), dtype=np.float32), (groups, np.arange(len(groups)))), shape=(count, len(groups)))
+    return sparse.csr_array(
+        (np.ones(len(groups), dtype=np.float32), (groups, np.arange(len(groups)))), shape=(count, len(groups))
+    )

@@ -23,7 +23,13 @@ from knnlm.hypotheses import registry
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 LARGEST_SEED = 2**32 - 1  # of NumPy, which fairseq seeds
 GPU_LARGEST_K = 2048  # FAISS's limit for k and nprobe on a GPU
-KINDS_OF_VALUE = {"object": "a section of keys", "array": "a list", "string": "text", "number": "a finite number", "integer": "a whole number"}
+KINDS_OF_VALUE = {
+    "object": "a section of keys",
+    "array": "a list",
+    "string": "text",
+    "number": "a finite number",
+    "integer": "a whole number",
+}
 KINDS_OF_VALUE |= {"boolean": "true or false", "null": "null"}
 
 Problems = Iterator[tuple[str, str]]
@@ -41,7 +47,10 @@ def check(config: dict, schema: dict) -> None:
     """
     for key, problem in unfit_values(config):
         _refuse(key, problem)
-    problems = sorted(_validator(schema).iter_errors(config), key=lambda error: (error.validator != "additionalProperties", len(error.absolute_path)))
+    problems = sorted(
+        _validator(schema).iter_errors(config),
+        key=lambda error: (error.validator != "additionalProperties", len(error.absolute_path)),
+    )
     if problems:
         _refuse(*_explained(problems[0], schema))
 
@@ -59,8 +68,13 @@ def _refuse(key: str, problem: str) -> None:
 
 def _validator(schema: dict) -> jsonschema.Draft202012Validator:
     plain = jsonschema.Draft202012Validator
-    checker = plain.TYPE_CHECKER.redefine("integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool))
-    checker = checker.redefine("number", lambda _, value: checker.is_type(value, "integer") or (isinstance(value, float) and math.isfinite(value)))
+    checker = plain.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    checker = checker.redefine(
+        "number",
+        lambda _, value: checker.is_type(value, "integer") or (isinstance(value, float) and math.isfinite(value)),
+    )
     return jsonschema.validators.extend(plain, type_checker=checker)(schema)
 
 
@@ -69,7 +83,9 @@ def _explained(error: jsonschema.ValidationError, schema: dict) -> tuple[str, st
     key, value, limit = dotted(error.absolute_path), error.instance, error.validator_value
     if error.validator == "additionalProperties":
         unknown = next(name for name in value if name not in error.schema["properties"])
-        return dotted([*error.absolute_path, str(unknown)]), f"not a known key; {_suggestion(str(unknown), key, error.schema, schema)}."
+        return dotted(
+            [*error.absolute_path, str(unknown)]
+        ), f"not a known key; {_suggestion(str(unknown), key, error.schema, schema)}."
     if error.validator == "required":
         missing = next(name for name in limit if name not in value)
         return dotted([*error.absolute_path, missing]), "missing; add it."
@@ -121,31 +137,56 @@ def _lm_problems(config: dict) -> Problems:
     architecture, training = config["lm"]["architecture"], config["lm"]["training"]
     width, heads = architecture["width"], architecture["heads"]
     if width % heads:
-        yield "lm.architecture.heads", f"{heads} does not divide lm.architecture.width ({width}); choose a divisor of {width}."
+        yield (
+            "lm.architecture.heads",
+            f"{heads} does not divide lm.architecture.width ({width}); choose a divisor of {width}.",
+        )
     if width % 2:
         yield "lm.architecture.width", f"{width} is odd, but sinusoidal positions are pairs; choose an even width."
     for name in ("minimum_learning_rate", "warmup_initial_learning_rate"):
         if training[name] > training["learning_rate"]:
-            yield f"lm.training.{name}", f"{training[name]} is above lm.training.learning_rate ({training['learning_rate']}); lower it."
+            yield (
+                f"lm.training.{name}",
+                f"{training[name]} is above lm.training.learning_rate ({training['learning_rate']}); lower it.",
+            )
     if training["warmup_updates"] > training["updates"]:
-        yield "lm.training.warmup_updates", f"{training['warmup_updates']} is more than lm.training.updates ({training['updates']}); lower it."
+        yield (
+            "lm.training.warmup_updates",
+            f"{training['warmup_updates']} is more than lm.training.updates ({training['updates']}); lower it.",
+        )
     if training["fp16"] and config["resources"]["training_gpus"] == 0:
-        yield "lm.training.fp16", "float16 training needs a GPU, but resources.training_gpus is 0; set fp16 to false or give GPUs."
+        yield (
+            "lm.training.fp16",
+            "float16 training needs a GPU, but resources.training_gpus is 0; set fp16 to false or give GPUs.",
+        )
 
 
 def _resource_problems(config: dict) -> Problems:
-    gpus, nodes, accumulate = config["resources"]["training_gpus"], config["resources"]["training_nodes"], config["lm"]["training"]["accumulate"]
+    gpus, nodes, accumulate = (
+        config["resources"]["training_gpus"],
+        config["resources"]["training_nodes"],
+        config["lm"]["training"]["accumulate"],
+    )
     if accumulate % max(gpus, 1):
-        yield "lm.training.accumulate", f"{accumulate} passes cannot be shared evenly by resources.training_gpus ({gpus}); choose a multiple of {gpus}."
+        yield (
+            "lm.training.accumulate",
+            f"{accumulate} passes cannot be shared evenly by resources.training_gpus ({gpus}); choose a multiple of {gpus}.",
+        )
     if gpus % nodes or (nodes > 1 and not gpus):
-        yield "resources.training_nodes", f"{nodes} nodes cannot share resources.training_gpus ({gpus}) evenly; choose a divisor of them, or 1."
+        yield (
+            "resources.training_nodes",
+            f"{nodes} nodes cannot share resources.training_gpus ({gpus}) evenly; choose a divisor of them, or 1.",
+        )
 
 
 def _window_problems(config: dict) -> Problems:
     longest = config["lm"]["training"]["tokens_per_sample"]
     for name, window in config["windows"].items():
         if (total := window["context"] + window["new"]) > longest:
-            yield f"windows.{name}", f"context + new is {total}, more than lm.training.tokens_per_sample ({longest}); lower one of them."
+            yield (
+                f"windows.{name}",
+                f"context + new is {total}, more than lm.training.tokens_per_sample ({longest}); lower one of them.",
+            )
 
 
 def _index_problems(config: dict) -> Problems:
@@ -154,7 +195,10 @@ def _index_problems(config: dict) -> Problems:
     if factory.sub_quantisers and width % factory.sub_quantisers:
         codes = f"{factory.sub_quantisers} PQ codes do not divide lm.architecture.width ({width})"
         yield "index.factory", f"{codes}; choose a divisor of {width}."
-    needed, lost = factory.least_training_rows, config["datastore"]["chunks"] - 1  # every chunk gives the same share, rounded down
+    needed, lost = (
+        factory.least_training_rows,
+        config["datastore"]["chunks"] - 1,
+    )  # every chunk gives the same share, rounded down
     if index["training_rows"] - lost < needed:
         problem = f"{index['training_rows']} rows are too few for {index['factory']}, which needs {needed + lost}"
         yield "index.training_rows", f"{problem} and for a good index {39 * needed}; raise it."
@@ -165,16 +209,25 @@ def _index_problems(config: dict) -> Problems:
 def _retrieval_problems(config: dict) -> Problems:
     retrieval, main, fractions = config["retrieval"], config["main"], config["fractions"]
     if main["h"] not in retrieval["h"]:
-        yield "main.h", f"{main['h']} is not in retrieval.h ({', '.join(retrieval['h'])}); choose one of them or add it there."
+        yield (
+            "main.h",
+            f"{main['h']} is not in retrieval.h ({', '.join(retrieval['h'])}); choose one of them or add it there.",
+        )
     if main["metric"] not in retrieval["metrics"]:
-        yield "main.metric", f"{main['metric']} is not in retrieval.metrics ({', '.join(retrieval['metrics'])}); choose one of them or add it there."
+        yield (
+            "main.metric",
+            f"{main['metric']} is not in retrieval.metrics ({', '.join(retrieval['metrics'])}); choose one of them or add it there.",
+        )
     if fractions != sorted(fractions) or fractions[-1] != 1:
         yield "fractions", f"{fractions} does not ascend to 1.0; sort it and end it with 1.0."
     if len({f"{fraction:g}" for fraction in fractions}) < len(fractions):  # they name components
         yield "fractions", f"{fractions} has two that agree in six digits; remove one."
     for key, value in (("retrieval.k", retrieval["k"]), ("index.nprobe", config["index"]["nprobe"])):
         if config["resources"]["gpus"] and value > GPU_LARGEST_K:
-            yield key, f"{value} is more than the {GPU_LARGEST_K} that FAISS allows on a GPU; lower it or set resources.gpus to 0."
+            yield (
+                key,
+                f"{value} is more than the {GPU_LARGEST_K} that FAISS allows on a GPU; lower it or set resources.gpus to 0.",
+            )
 
 
 def _temperature_problems(config: dict) -> Problems:
@@ -182,7 +235,10 @@ def _temperature_problems(config: dict) -> Problems:
     if low >= high:
         yield "temperature.low", f"{low} is not below temperature.high ({high}); lower it."
     if outside := [temperature for temperature in grid if not low <= temperature <= high]:
-        yield "temperature.grid", f"{outside[0]} is outside temperature.low to temperature.high ({low} to {high}); remove it or widen them."
+        yield (
+            "temperature.grid",
+            f"{outside[0]} is outside temperature.low to temperature.high ({low} to {high}); remove it or widen them.",
+        )
     if 1 not in grid:
         yield "temperature.grid", "lacks the untuned temperature 1.0; add it."
 

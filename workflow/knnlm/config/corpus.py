@@ -56,17 +56,26 @@ def problems(config: dict) -> Iterator[tuple[str, str]]:
 
 def _sotu_problems(sotu: dict) -> Iterator[tuple[str, str]]:
     if sotu["first_year"] > sotu["last_year"]:
-        yield "corpus.sotu.first_year", f"{sotu['first_year']} is after corpus.sotu.last_year ({sotu['last_year']}); exchange them."
+        yield (
+            "corpus.sotu.first_year",
+            f"{sotu['first_year']} is after corpus.sotu.last_year ({sotu['last_year']}); exchange them.",
+        )
     for split in ("valid", "test"):
         if sotu[split] >= sotu["period"]:
-            yield f"corpus.sotu.{split}", f"{sotu[split]} is no remainder by corpus.sotu.period ({sotu['period']}); choose 0 to {sotu['period'] - 1}."
+            yield (
+                f"corpus.sotu.{split}",
+                f"{sotu[split]} is no remainder by corpus.sotu.period ({sotu['period']}); choose 0 to {sotu['period'] - 1}.",
+            )
     if sotu["valid"] == sotu["test"]:
         yield "corpus.sotu.test", f"{sotu['test']} is corpus.sotu.valid too; choose two different remainders."
     if (addresses := _sotu_addresses(sotu)) is not None:
         have = {_sotu_split(year, sotu) for _, year in addresses}
         for split, key in zip(SPLITS, ("period", "valid", "test"), strict=True):
             if split not in have:
-                yield f"corpus.sotu.{key}", f"no address of the chosen years and kinds falls into the {split} split; choose other years or remainders."
+                yield (
+                    f"corpus.sotu.{key}",
+                    f"no address of the chosen years and kinds falls into the {split} split; choose other years or remainders.",
+                )
 
 
 def _sotu_split(year: int, sotu: dict) -> str:
@@ -80,7 +89,11 @@ def _sotu_addresses(sotu: dict) -> list[tuple[Path, int]] | None:
     data = Path(found.submodule_search_locations[0]) / "data"
     with open(data / "metadata.csv", encoding="utf-8", newline="") as file:
         rows = [(row["fileid"], int(row["year"]), row["sotu_type"]) for row in csv.DictReader(file)]
-    chosen = ((name, year) for name, year, kind in rows if sotu["first_year"] <= year <= sotu["last_year"] and kind in sotu["kinds"])
+    chosen = (
+        (name, year)
+        for name, year, kind in rows
+        if sotu["first_year"] <= year <= sotu["last_year"] and kind in sotu["kinds"]
+    )
     return [(data / "speeches" / f"{name}.txt", year) for name, year in chosen]
 
 
@@ -96,7 +109,10 @@ def _folder_problems(text: dict) -> Iterator[tuple[str, str]]:
     folder, key = text["folder"], "corpus.text.folder"
     for split in SPLITS:
         if text[split] is not None:
-            yield f"corpus.text.{split}", "a file and corpus.text.folder are given; give either three files or one folder."
+            yield (
+                f"corpus.text.{split}",
+                "a file and corpus.text.folder are given; give either three files or one folder.",
+            )
     if problem := path_problem(folder, stat.S_ISDIR, "a folder"):
         yield key, problem
     files = list(Path(folder).glob("*.txt"))
@@ -106,7 +122,10 @@ def _folder_problems(text: dict) -> Iterator[tuple[str, str]]:
         if problem := path_problem(str(file), stat.S_ISREG, "a file"):
             yield key, problem
     if text["valid_fraction"] + text["test_fraction"] >= 1:
-        yield "corpus.text.valid_fraction", "with corpus.text.test_fraction it leaves nothing to train on; lower one of them."
+        yield (
+            "corpus.text.valid_fraction",
+            "with corpus.text.test_fraction it leaves nothing to train on; lower one of them.",
+        )
 
 
 def _file_problems(text: dict) -> Iterator[tuple[str, str]]:

@@ -23,13 +23,17 @@ def check_file(path: str | Path) -> None:
     try:
         root = yaml.compose(Path(path).read_bytes().decode("utf-8-sig"), LOADER)
     except OSError as error:
-        raise KnnlmError(f"{path}: cannot be read ({error.strerror}); put a config there, and start Snakemake in the folder of its Snakefile.") from None
+        raise KnnlmError(
+            f"{path}: cannot be read ({error.strerror}); put a config there, and start Snakemake in the folder of its Snakefile."
+        ) from None
     except UnicodeDecodeError as error:
         raise KnnlmError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise KnnlmError(f"{path}: not YAML{line} ({getattr(error, 'problem', None) or getattr(error, 'reason', 'cannot be read')}); correct it.") from None
+        raise KnnlmError(
+            f"{path}: not YAML{line} ({getattr(error, 'problem', None) or getattr(error, 'reason', 'cannot be read')}); correct it."
+        ) from None
     if not isinstance(root, yaml.MappingNode):
         raise KnnlmError(f"{path}: has no keys; give it at least one, such as `name: demo`, or do without the file.")
     if repeated := next(_repeated(root, (), set()), None):
@@ -39,14 +43,20 @@ def check_file(path: str | Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Check that a folder can be that of a workflow: PYTHONPATH cannot name some, Snakemake others. Raises KnnlmError, naming it."""
-    if unfit := unfit_character(str(folder)) or next((f"the character {mark}" for mark in FOLDER_MARKS if mark in str(folder)), None):
-        raise KnnlmError(f"{str(folder)!r}: the workflow cannot run in a folder with {unfit} in its name; rename the folder.")
+    if unfit := unfit_character(str(folder)) or next(
+        (f"the character {mark}" for mark in FOLDER_MARKS if mark in str(folder)), None
+    ):
+        raise KnnlmError(
+            f"{str(folder)!r}: the workflow cannot run in a folder with {unfit} in its name; rename the folder."
+        )
 
 
 def check_submitted(given: str, marks: str = SHELL_MARKS) -> None:
     """Check that a path or value can stand in the command of a cluster's job, which more than one shell reads. Raises KnnlmError, naming it."""
     if mark := next((mark for mark in marks if mark in given), None):
-        raise KnnlmError(f"{given!r}: jobs on a cluster cannot be given a path or value with the character {mark} in it; use another name.")
+        raise KnnlmError(
+            f"{given!r}: jobs on a cluster cannot be given a path or value with the character {mark} in it; use another name."
+        )
 
 
 def _repeated(node: yaml.Node, place: tuple[str | int, ...], seen: set[int]) -> Iterator[tuple[str, int, int]]:

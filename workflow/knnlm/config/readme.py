@@ -10,10 +10,19 @@ from knnlm.config.checks import flattened, read_schema
 
 def documentation(schema: dict) -> str:
     """Return config/README.md: the schema's introduction, and a table of every key."""
-    lines = [f"# {schema['title']}", "", schema["description"].strip(), "", "| key | value | default | meaning |", "|---|---|---|---|"]
+    lines = [
+        f"# {schema['title']}",
+        "",
+        schema["description"].strip(),
+        "",
+        "| key | value | default | meaning |",
+        "|---|---|---|---|",
+    ]
     for key, subschema in flattened(schema):
         name = f"**`{key}`**" if subschema.get("type") == "object" else f"`{key}`"
-        lines.append(f"| {name} | {_range(subschema)} | {_default(subschema)} | {subschema['description'].replace('|', '&#124;')} |")
+        lines.append(
+            f"| {name} | {_range(subschema)} | {_default(subschema)} | {subschema['description'].replace('|', '&#124;')} |"
+        )
     footer = "Generated from `workflow/schemas/config.schema.yaml`: `PYTHONPATH=workflow python -m knnlm.config.readme > config/README.md`"
     return "\n".join([*lines, "", footer, ""])
 
@@ -29,7 +38,14 @@ def _range(subschema: dict) -> str:
     if "enum" in subschema:
         return ", ".join(f"`{choice}`" for choice in subschema["enum"])
     types = subschema["type"] if isinstance(subschema["type"], list) else [subschema["type"]]
-    words = {"object": "section", "array": "list", "string": "text", "integer": "whole number", "boolean": "`true`, `false`", "null": "`null`"}
+    words = {
+        "object": "section",
+        "array": "list",
+        "string": "text",
+        "integer": "whole number",
+        "boolean": "`true`, `false`",
+        "null": "`null`",
+    }
     said = " or ".join(words.get(name, name) for name in types)
     if "array" in types:
         said += f" of {_range(subschema['items'])}"

@@ -13,7 +13,10 @@ Problems = Iterator[tuple[str, str]]
 
 def _sample(config: dict, tokens: int, text: str) -> Problems:
     if (needed := config["lm"]["training"]["tokens_per_sample"]) > tokens:
-        yield "lm.training.tokens_per_sample", f"a sample of {needed} tokens is too long, {text}; lower it or give more text."
+        yield (
+            "lm.training.tokens_per_sample",
+            f"a sample of {needed} tokens is too long, {text}; lower it or give more text.",
+        )
 
 
 def _neighbours(config: dict, tokens: int, text: str) -> Problems:
@@ -32,11 +35,19 @@ def _index(config: dict, tokens: int, text: str) -> Problems:
 def _chunks(config: dict, tokens: int, text: str) -> Problems:
     chunks = config["datastore"]["chunks"]
     if chunks > (windows := math.ceil(tokens / config["windows"]["train"]["new"])):
-        yield "datastore.chunks", f"{chunks} is more than the {windows} windows of the training text ({text}); lower it."
+        yield (
+            "datastore.chunks",
+            f"{chunks} is more than the {windows} windows of the training text ({text}); lower it.",
+        )
 
 
 # What is checked, by the stage that would end in it, and which keys of the config it reads.
-CHECKS: dict[str, Callable[[dict, int, str], Problems]] = {"training": _sample, "retrieval": _neighbours, "index": _index, "datastore": _chunks}
+CHECKS: dict[str, Callable[[dict, int, str], Problems]] = {
+    "training": _sample,
+    "retrieval": _neighbours,
+    "index": _index,
+    "datastore": _chunks,
+}
 KEYS = {
     "training": ("lm.training.tokens_per_sample",),
     "retrieval": ("retrieval.k", "fractions"),

@@ -13,7 +13,9 @@ LARGEST = 10**SHOWN  # Python refuses to write very large whole numbers out
 
 def dotted(path: Iterable[str | int]) -> str:
     """Return the place of a value in a config as one text, such as `retrieval.h[0]`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{repr(part) if unfit_character(part) else part}" for part in path).removeprefix(".")
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{repr(part) if unfit_character(part) else part}" for part in path
+    ).removeprefix(".")
 
 
 def shown(value: object, longest: int = SHOWN) -> str:

@@ -47,7 +47,11 @@ def learn(path: Path, words: Iterable[str], merges: int) -> Tokenizer:
     final = [form for form in forms if form.endswith(END)]
     characters = {form[0] for form in forms}
     trainer = BpeTrainer(
-        vocab_size=len(final) + len(characters) + merges, min_frequency=MINIMUM_COUNT, special_tokens=final, end_of_word_suffix=END, show_progress=False
+        vocab_size=len(final) + len(characters) + merges,
+        min_frequency=MINIMUM_COUNT,
+        special_tokens=final,
+        end_of_word_suffix=END,
+        show_progress=False,
     )
     tokenizer = Tokenizer(BPE())
     units = Regex("^(?:" + UNIT.pattern + ")$")

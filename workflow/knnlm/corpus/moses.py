@@ -70,7 +70,9 @@ def tokenise_stream(lines: Iterable[str], processes: int) -> Iterator[str]:
             yield from tokenise_lines(chunk)
         return
     with ProcessPoolExecutor(processes, initializer=die_with_parent) as pool:
-        waiting: deque[Future[list[str]]] = deque(pool.submit(tokenise_lines, chunk) for chunk in islice(chunks, 2 * processes))
+        waiting: deque[Future[list[str]]] = deque(
+            pool.submit(tokenise_lines, chunk) for chunk in islice(chunks, 2 * processes)
+        )
         while waiting:
             yield from waiting.popleft().result()
             waiting.extend(pool.submit(tokenise_lines, chunk) for chunk in islice(chunks, 1))

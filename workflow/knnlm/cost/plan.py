@@ -91,7 +91,9 @@ class Run:
     @property
     def knn_components(self) -> list[Component]:
         """All kNN components of the run."""
-        return [component for retrieval in retrievals(self.config) for component in knn_components(self.config, *retrieval)]
+        return [
+            component for retrieval in retrievals(self.config) for component in knn_components(self.config, *retrieval)
+        ]
 
 
 def estimated_vocabulary(bpe_merges: int) -> int:
@@ -131,14 +133,28 @@ def plan(config: dict, tokens: dict[str, int], vocabulary: int | None = None) ->
     `config` has its defaults filled; `tokens` are BPE tokens of train, valid and test. Without `vocabulary` it is estimated from the merges.
     """
     run = Run(config, tokens, vocabulary or estimated_vocabulary(config["corpus"]["bpe_merges"]))
-    functions = (training, states, datastore, index, exact_retrieval, approximate_retrieval, real_scores, components, tables)
+    functions = (
+        training,
+        states,
+        datastore,
+        index,
+        exact_retrieval,
+        approximate_retrieval,
+        real_scores,
+        components,
+        tables,
+    )
     stages = [function(run) for function in functions]
     return [*stages, total(stages)]
 
 
 def total(stages: list[Stage]) -> Stage:
     """Return the last line of a plan: bytes and operations added, memory the largest."""
-    disk, memory, flops = sum(s.disk_bytes for s in stages), max(s.memory_bytes for s in stages), sum(s.flops for s in stages)
+    disk, memory, flops = (
+        sum(s.disk_bytes for s in stages),
+        max(s.memory_bytes for s in stages),
+        sum(s.flops for s in stages),
+    )
     return Stage("total", None, disk, memory, flops)
 
 
@@ -154,9 +170,17 @@ def training(run: Run) -> Stage:
     length, seen = settings["tokens_per_sample"], settings["updates"] * tokens_per_update(run.config)
     checkpoint = (size + SINGLE * moments) * parameters
     layer = size * (10 * run.width + 2 * architecture["feed_forward_width"] + 3 * architecture["heads"] * length)
-    activations = settings["batch_samples"] * length * (architecture["layers"] * layer + run.vocabulary * (size + 2 * SINGLE))
+    activations = (
+        settings["batch_samples"] * length * (architecture["layers"] * layer + run.vocabulary * (size + 2 * SINGLE))
+    )
     memory = SINGLE * parameters * (2 + moments + (1 if settings["fp16"] else 0)) + activations
-    return Stage("training", seen, SINGLE * parameters + 3 * checkpoint, memory, 3.0 * seen * forward_flops(architecture, length, run.vocabulary))
+    return Stage(
+        "training",
+        seen,
+        SINGLE * parameters + 3 * checkpoint,
+        memory,
+        3.0 * seen * forward_flops(architecture, length, run.vocabulary),
+    )
 
 
 def states(run: Run) -> Stage:
@@ -167,9 +191,17 @@ def states(run: Run) -> Stage:
     """
     architecture, window = run.config["lm"]["architecture"], run.config["windows"]["evaluation"]
     length, row = window["context"] + window["new"], KEY_TYPES * HALF * run.width
-    flops = run.evaluated * (length / window["new"] * forward_flops(architecture, length) + 2 * run.width * run.vocabulary)
+    flops = run.evaluated * (
+        length / window["new"] * forward_flops(architecture, length) + 2 * run.width * run.vocabulary
+    )
     logits = 2 * SINGLE * TOKENS_AT_ONCE * run.vocabulary
-    return Stage("states", run.evaluated, run.evaluated * row, run.largest_split * row + _model_memory(run, length) + logits, flops)
+    return Stage(
+        "states",
+        run.evaluated,
+        run.evaluated * row,
+        run.largest_split * row + _model_memory(run, length) + logits,
+        flops,
+    )
 
 
 def datastore(run: Run) -> Stage:
@@ -198,7 +230,10 @@ def times_saved_by_states(run: Run) -> float:
 def index(run: Run) -> Stage:
     """Train and fill one index for each hidden state and metric: the sum of index_training and index_filling over them."""
     parts = index_training(run), index_filling(run)
-    disk, flops = (len(run.pairs) * sum(amounts) for amounts in zip(*((part.disk_bytes, part.flops) for part in parts), strict=True))
+    disk, flops = (
+        len(run.pairs) * sum(amounts)
+        for amounts in zip(*((part.disk_bytes, part.flops) for part in parts), strict=True)
+    )
     return Stage("index", run.tokens["train"], disk, max(part.memory_bytes for part in parts), float(flops))
 
 
@@ -208,7 +243,10 @@ def index_training(run: Run) -> Stage:
     Disk: the centroids, lists · 4d, with PQ also 256 · 4d. Operations: k-means, 2 · 10 · rows · lists · d on at most 256 rows a list, and
     2 · 25 · 65,536 · 256 · d for PQ. Memory: the sample in float32 and a copy.
     """
-    sampled, codewords = min(run.config["index"]["training_rows"], run.tokens["train"]), PQ_CENTROIDS if run.factory.sub_quantisers else 0
+    sampled, codewords = (
+        min(run.config["index"]["training_rows"], run.tokens["train"]),
+        PQ_CENTROIDS if run.factory.sub_quantisers else 0,
+    )
     coarse = 2 * COARSE_ITERATIONS * min(sampled, 256 * run.factory.lists) * run.factory.lists * run.width
     fine = 2 * PQ_ITERATIONS * min(sampled, PQ_TRAINING_ROWS) * codewords * run.width
     memory = _centroid_bytes(run) + 2 * SINGLE * sampled * run.width
@@ -220,7 +258,11 @@ def index_filling(run: Run) -> Stage:
 
     Disk: T · (c + 8), and in each chunk's file the centroids. Operations: 2 · T · (lists + 256) · d. Memory: a filled chunk and one block of keys.
     """
-    rows, row, codewords = run.tokens["train"], run.factory.code_bytes + 8, PQ_CENTROIDS if run.factory.sub_quantisers else 0
+    rows, row, codewords = (
+        run.tokens["train"],
+        run.factory.code_bytes + 8,
+        PQ_CENTROIDS if run.factory.sub_quantisers else 0,
+    )
     disk = rows * row + run.config["datastore"]["chunks"] * _centroid_bytes(run)
     memory = _centroid_bytes(run) + run.chunk_rows * row + ROWS_AT_ONCE * run.width * (SINGLE + HALF)
     return Stage("index filling", rows, disk, memory, 2.0 * rows * (run.factory.lists + codewords) * run.width)
@@ -247,9 +289,17 @@ def approximate_retrieval(run: Run) -> Stage:
     """
     factory, nprobe = run.factory, run.config["index"]["nprobe"]
     results = sum(len(searched_fractions(run.config, *pair)) for pair in run.pairs)
-    choosing = 2 * run.evaluated * run.width * (factory.lists + (nprobe * PQ_CENTROIDS if factory.sub_quantisers else 0))
+    choosing = (
+        2 * run.evaluated * run.width * (factory.lists + (nprobe * PQ_CENTROIDS if factory.sub_quantisers else 0))
+    )
     flops = float(results * choosing + len(run.pairs) * scanned(run))
-    return Stage("approximate retrieval", run.evaluated, results * run.evaluated * run.k * 2 * SINGLE, _approximate_memory(run), flops)
+    return Stage(
+        "approximate retrieval",
+        run.evaluated,
+        results * run.evaluated * run.k * 2 * SINGLE,
+        _approximate_memory(run),
+        flops,
+    )
 
 
 def scanned(run: Run) -> float:
@@ -266,7 +316,9 @@ def real_scores(run: Run) -> Stage:
     results = sum(len(real_score_fractions(run.config, *pair)) for pair in run.pairs)
     scores = run.evaluated * run.k * SINGLE
     memory = _approximate_memory(run) + scores + min(KEYS_AT_ONCE, run.tokens["train"]) * run.width * (SINGLE + HALF)
-    return Stage("real scores", run.evaluated, results * scores, memory, 2.0 * results * run.evaluated * run.k * run.width)
+    return Stage(
+        "real scores", run.evaluated, results * scores, memory, 2.0 * results * run.evaluated * run.k * run.width
+    )
 
 
 def components(run: Run) -> Stage:
@@ -282,7 +334,13 @@ def components(run: Run) -> Stage:
     searched = curves * grid + (len(tuned) - curves) * math.ceil(grid / GRID_STEP) + len(tuned) * TEMPERATURES_SEARCHED
     scored = searched * run.tokens["valid"] + (curves * grid + len(found)) * run.evaluated
     memory = SINGLE * run.tokens["train"] + run.evaluated * run.k + 3 * SINGLE * run.largest_split * run.k
-    return Stage("components", run.evaluated, (len(found) + 1) * run.evaluated * SINGLE, memory, float(OPERATIONS_PER_NEIGHBOUR * run.k * scored))
+    return Stage(
+        "components",
+        run.evaluated,
+        (len(found) + 1) * run.evaluated * SINGLE,
+        memory,
+        float(OPERATIONS_PER_NEIGHBOUR * run.k * scored),
+    )
 
 
 def tables(run: Run) -> Stage:
@@ -313,7 +371,10 @@ def _centroid_bytes(run: Run) -> int:
 
 def _queries_and_neighbours(run: Run) -> int:
     """Return bytes of all queries and their running neighbours, and of one block of results being merged (three of id and similarity)."""
-    return run.evaluated * (run.width * (SINGLE + HALF) + run.k * 2 * SINGLE) + min(QUERIES_AT_ONCE, run.evaluated) * run.k * 3 * 12
+    return (
+        run.evaluated * (run.width * (SINGLE + HALF) + run.k * 2 * SINGLE)
+        + min(QUERIES_AT_ONCE, run.evaluated) * run.k * 3 * 12
+    )
 
 
 def _key_block(run: Run) -> int:

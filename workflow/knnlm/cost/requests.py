@@ -31,7 +31,11 @@ SECONDS_WORTH_A_THREAD = 15  # of one core: smaller jobs run side by side instea
 THREADS_OF_A_GPU = 8
 BYTES_PER_TOKEN = 6  # of text; WikiText-103 has 4.8
 GPU_JOBS = ("evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate", "measure_performance")
-WIKITEXT103 = {"train": 112735284, "valid": 237669, "test": 268161}  # tokens of 32,000 merges, where the config does not tell and the text is not there
+WIKITEXT103 = {
+    "train": 112735284,
+    "valid": 237669,
+    "test": 268161,
+}  # tokens of 32,000 merges, where the config does not tell and the text is not there
 
 
 def tokens_of(config: dict, manifest: str | Path) -> tuple[dict[str, int], int | None]:
@@ -42,7 +46,12 @@ def tokens_of(config: dict, manifest: str | Path) -> tuple[dict[str, int], int |
     try:
         facts = json.loads(Path(manifest).read_text())
         return facts["tokens"], facts["vocabulary_size"]
-    except (OSError, ValueError, KeyError, TypeError):  # the steps that trust the manifest will say what is wrong with it
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # the steps that trust the manifest will say what is wrong with it
         if config["corpus"]["token_counts"] is not None:
             return config["corpus"]["token_counts"], None
     most = most_training_tokens(config)
@@ -95,7 +104,10 @@ def threads_for(work: Work, gpus: int, most: int) -> int:
 
 def request(work: Work, gpus: int, nodes: int, threads: int, attempt: int) -> Request:
     """Return what a job on `gpus` GPUs, those of all its nodes, asks for at this attempt."""
-    on_cores, on_gpus = (work.flops + work.half_flops) / CORE_FLOPS, work.flops / GPU_FLOPS + work.half_flops / GPU_HALF_FLOPS
+    on_cores, on_gpus = (
+        (work.flops + work.half_flops) / CORE_FLOPS,
+        work.flops / GPU_FLOPS + work.half_flops / GPU_HALF_FLOPS,
+    )
     seconds = on_gpus / gpus if gpus else on_cores / threads
     seconds += work.operations / (CORE_OPERATIONS * threads) + work.moved_bytes / DISK_BYTES + work.serial_seconds
     memory = LIBRARY_BYTES + GPU_PROCESS_BYTES * gpus // nodes + MEMORY_FACTOR * work.memory_bytes
@@ -142,7 +154,9 @@ def of_block(run: Run, wildcards: dict) -> Run:
 def text(run: Run, wildcards: dict) -> Work:
     """Work of a step that reads the text and writes it in another form: as a stream, but for the distinct words and the line borders."""
     size = BYTES_PER_TOKEN * sum(run.tokens.values())
-    return Work(memory_bytes=size, disk_bytes=2 * size, moved_bytes=4 * size, operations=size / TEXT_BYTES * CORE_OPERATIONS)
+    return Work(
+        memory_bytes=size, disk_bytes=2 * size, moved_bytes=4 * size, operations=size / TEXT_BYTES * CORE_OPERATIONS
+    )
 
 
 def train_lm(run: Run, wildcards: dict) -> Work:
@@ -159,7 +173,9 @@ def evaluation_states(run: Run, wildcards: dict) -> Work:
 def datastore_chunk(run: Run, wildcards: dict) -> Work:
     """Work of one chunk: its share of all rows."""
     stage, share = plan.datastore(run), run.chunk_rows / run.tokens["train"]
-    return Work(stage.memory_bytes, share * stage.disk_bytes, share * stage.flops, moved_bytes=2 * share * stage.disk_bytes)
+    return Work(
+        stage.memory_bytes, share * stage.disk_bytes, share * stage.flops, moved_bytes=2 * share * stage.disk_bytes
+    )
 
 
 def train_index(run: Run, wildcards: dict) -> Work:
@@ -171,7 +187,12 @@ def train_index(run: Run, wildcards: dict) -> Work:
 def fill_index(run: Run, wildcards: dict) -> Work:
     """Work of adding one chunk to an index."""
     stage, share = plan.index_filling(run), run.chunk_rows / run.tokens["train"]
-    return Work(stage.memory_bytes, share * stage.disk_bytes, share * stage.flops, moved_bytes=share * HALF * run.tokens["train"] * run.width)
+    return Work(
+        stage.memory_bytes,
+        share * stage.disk_bytes,
+        share * stage.flops,
+        moved_bytes=share * HALF * run.tokens["train"] * run.width,
+    )
 
 
 def retrieve_exact(run: Run, wildcards: dict) -> Work:
@@ -179,7 +200,13 @@ def retrieve_exact(run: Run, wildcards: dict) -> Work:
     run = of_block(run, wildcards)
     stage = plan.exact_retrieval(run)
     merging = run.evaluated * run.k * plan.OPERATIONS_PER_NEIGHBOUR * run.tokens["train"] / plan.BLOCK_KEYS
-    return Work(stage.memory_bytes, stage.disk_bytes, stage.flops, operations=merging, moved_bytes=HALF * run.tokens["train"] * run.width + stage.disk_bytes)
+    return Work(
+        stage.memory_bytes,
+        stage.disk_bytes,
+        stage.flops,
+        operations=merging,
+        moved_bytes=HALF * run.tokens["train"] * run.width + stage.disk_bytes,
+    )
 
 
 def retrieve_approximate(run: Run, wildcards: dict) -> Work:
@@ -190,7 +217,9 @@ def retrieve_approximate(run: Run, wildcards: dict) -> Work:
     written = search.disk_bytes + scores.disk_bytes
     read = 2 * HALF * run.tokens["train"] * run.width + plan.list_bytes(run, run.factory.code_bytes)
     flops, joined = scores.flops + search.flops - scanned, plan.joined_bytes(run)
-    return Work(scores.memory_bytes, written, flops, operations=scanned, moved_bytes=read + written, passing_bytes=joined)
+    return Work(
+        scores.memory_bytes, written, flops, operations=scanned, moved_bytes=read + written, passing_bytes=joined
+    )
 
 
 def join_neighbours(run: Run, wildcards: dict) -> Work:
@@ -208,19 +237,30 @@ def knn_components(run: Run, wildcards: dict) -> Work:
 def tables(run: Run, wildcards: dict) -> Work:
     """Work of all tables; as many components again as the main result's for each hypothesis."""
     stage, times = plan.tables(run), 1 + len(run.config["hypotheses"])
-    return Work(times * stage.memory_bytes, times * stage.disk_bytes, serial_seconds=times * stage.flops / CORE_OPERATIONS)
+    return Work(
+        times * stage.memory_bytes, times * stage.disk_bytes, serial_seconds=times * stage.flops / CORE_OPERATIONS
+    )
 
 
 def helped_tokens(run: Run, wildcards: dict) -> Work:
     """Work of the tables of tokens: the counts of the training text, and several columns of both splits."""
-    return Work(3 * SINGLE * run.tokens["train"] + 20 * 8 * run.evaluated, disk_bytes=1e6, serial_seconds=20 * run.tokens["train"] / CORE_OPERATIONS)
+    return Work(
+        3 * SINGLE * run.tokens["train"] + 20 * 8 * run.evaluated,
+        disk_bytes=1e6,
+        serial_seconds=20 * run.tokens["train"] / CORE_OPERATIONS,
+    )
 
 
 def measure_performance(run: Run, wildcards: dict) -> Work:
     """Work of measuring every stage: a training of few updates, and searches of synthetic stores whose largest has eight times the rows of the smallest."""
     wanted, keys = run.config["performance"], run.config["performance"]["rows"] * run.width
     memory = max(plan.training(run).memory_bytes, 4 * SINGLE * keys)
-    return Work(memory, disk_bytes=3 * 8 * HALF * keys, moved_bytes=20 * 8 * HALF * keys, serial_seconds=900 + 200 * wanted["pairs"] * wanted["seconds"])
+    return Work(
+        memory,
+        disk_bytes=3 * 8 * HALF * keys,
+        moved_bytes=20 * 8 * HALF * keys,
+        serial_seconds=900 + 200 * wanted["pairs"] * wanted["seconds"],
+    )
 
 
 WORK: dict[str, Callable[[Run, dict], Work]] = {

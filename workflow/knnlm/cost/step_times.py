@@ -12,7 +12,13 @@ from pathlib import Path
 
 from knnlm.errors import KnnlmError
 
-OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "plot/scaling")  # jobs of targets of their own, no part of a run
+OF_THEMSELVES = (
+    "plan",
+    "redraw",
+    "measure_performance",
+    "plot/performance",
+    "plot/scaling",
+)  # jobs of targets of their own, no part of a run
 
 
 @dataclass(frozen=True)

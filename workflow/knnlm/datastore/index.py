@@ -23,7 +23,9 @@ def train_index(factory: str, metric: str, sample: np.ndarray, seed: int) -> fai
     index.cp.seed = seed
     if isinstance(index, faiss.IndexIVFPQ):
         index.pq.cp.seed = seed
-        index.do_polysemous_training = False  # reorders the codes for a filter that is not used here; takes longer than all the rest
+        index.do_polysemous_training = (
+            False  # reorders the codes for a filter that is not used here; takes longer than all the rest
+        )
     index.train(sample)
     return index
 
@@ -37,7 +39,14 @@ def fill_index(index: faiss.Index, chunk: Chunk, h: str) -> None:
         index.add_with_ids(block, np.arange(first, first + len(block)))
 
 
-def join_indexes(trained: faiss.IndexIVF, filled: list[faiss.IndexIVF], chunks: tuple[Chunk, ...], low: float, high: float, folder: Path) -> faiss.IndexIVF:
+def join_indexes(
+    trained: faiss.IndexIVF,
+    filled: list[faiss.IndexIVF],
+    chunks: tuple[Chunk, ...],
+    low: float,
+    high: float,
+    folder: Path,
+) -> faiss.IndexIVF:
     """Return one index, to be searched, over the rows between fractions `low` and `high` of every chunk; codes are copied, nothing is encoded again.
 
     Its lists are in a file without a name in `folder`, memory-mapped: they take no memory that the kernel cannot have back, and the file ends with the
@@ -45,7 +54,12 @@ def join_indexes(trained: faiss.IndexIVF, filled: list[faiss.IndexIVF], chunks: 
     """
     joined = faiss.clone_index(trained)
     bands = [[chunk.first_position + prefix_rows(fraction, chunk.rows) for fraction in (low, high)] for chunk in chunks]
-    bounds = np.array([[np.searchsorted(_ids(index, number), band) for number in range(joined.nlist)] for index, band in zip(filled, bands, strict=True)])
+    bounds = np.array(
+        [
+            [np.searchsorted(_ids(index, number), band) for number in range(joined.nlist)]
+            for index, band in zip(filled, bands, strict=True)
+        ]
+    )
     sizes = (bounds[..., 1] - bounds[..., 0]).sum(0)
     joined.ntotal = int(sizes.sum())
     if joined.ntotal:
@@ -65,7 +79,9 @@ def _unnamed_lists(sizes: np.ndarray, code_size: int, folder: Path) -> faiss.OnD
     """Return inverted lists of given sizes, int (lists,), with nothing in them yet, in a file that is gone when they are."""
     total = int(sizes.sum()) * (code_size + ID_BYTES)
     with naming(folder), TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):  # room now, not when the pages are written: a full disk would end the process without a word
+        if hasattr(
+            os, "posix_fallocate"
+        ):  # room now, not when the pages are written: a full disk would end the process without a word
             os.posix_fallocate(file.fileno(), 0, total)
         else:
             file.truncate(total)
@@ -106,21 +122,40 @@ def load_index(path: str | Path, metric: str, width: int, rows: int) -> faiss.In
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE if rows else 0)
     except RuntimeError:
         raise KnnlmError(f"{path}: not a readable FAISS index; delete it and rerun the step that makes it.") from None
-    for name, have, want in (("metric", index.metric_type, METRICS[metric]), ("dimension", index.d, width), ("rows", index.ntotal, rows)):
+    for name, have, want in (
+        ("metric", index.metric_type, METRICS[metric]),
+        ("dimension", index.d, width),
+        ("rows", index.ntotal, rows),
+    ):
         if have != want:
-            raise KnnlmError(f"{path}: {name} is {have}, but {want} is needed here; delete it and rerun the step that makes it.")
+            raise KnnlmError(
+                f"{path}: {name} is {have}, but {want} is needed here; delete it and rerun the step that makes it."
+            )
     return index
 
 
 def open_trained(trained_file: Path, h: str, metric: str, width: int, checkpoint: str) -> faiss.Index:
     """Read a trained, empty index. Raises KnnlmError, naming the file, if it is damaged, or not of this metric and these keys of this LM."""
-    read_manifest(trained_file.with_suffix(".json"), kind="trained index", h=h, metric=metric, width=width, checkpoint=checkpoint)
+    read_manifest(
+        trained_file.with_suffix(".json"), kind="trained index", h=h, metric=metric, width=width, checkpoint=checkpoint
+    )
     return load_index(trained_file, metric, width, rows=0)
 
 
-def open_filled(filled_files: list[Path], trained_file: Path, store: Datastore, h: str, metric: str) -> list[faiss.Index]:
+def open_filled(
+    filled_files: list[Path], trained_file: Path, store: Datastore, h: str, metric: str
+) -> list[faiss.Index]:
     """Read the filled indexes of a store's chunks. Raises KnnlmError, naming the file, if one is damaged or not of its chunk and the trained index."""
-    opened, of_all = [], {"kind": "filled index", "h": h, "metric": metric, "checkpoint": store.checkpoint, "trained": verified(trained_file)}
+    opened, of_all = (
+        [],
+        {
+            "kind": "filled index",
+            "h": h,
+            "metric": metric,
+            "checkpoint": store.checkpoint,
+            "trained": verified(trained_file),
+        },
+    )
     for path, chunk in zip(filled_files, store.chunks, strict=True):
         read_manifest(path.with_suffix(".json"), **of_all, first_position=chunk.first_position, chunk=chunk.identity)
         opened.append(load_index(path, metric, store.width, chunk.rows))

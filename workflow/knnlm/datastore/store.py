@@ -26,7 +26,9 @@ def prefix_rows(fraction: float, rows: int) -> int:
     return math.floor(fraction * rows + 1e-9)
 
 
-def save_chunk(folder: Path, att: np.ndarray, ffn: np.ndarray, tokens: np.ndarray, first: int, order: np.ndarray) -> list[Path]:
+def save_chunk(
+    folder: Path, att: np.ndarray, ffn: np.ndarray, tokens: np.ndarray, first: int, order: np.ndarray
+) -> list[Path]:
     """Write the arrays of one chunk in a random `order`, int64 (rows,), and return their files.
 
     att and ffn: float16 (rows, width), the states of the rows of `tokens`, int32 (all,), from position `first` on.
@@ -108,17 +110,26 @@ def open_datastore(manifests: list[str | Path]) -> Datastore:
 
     Raises KnnlmError if a chunk is missing, comes from another LM, or the rows are not exactly the tokens of the training text.
     """
-    facts = sorted(((read_manifest(path, kind="datastore chunk"), Path(path)) for path in manifests), key=lambda item: item[0]["chunk"])
+    facts = sorted(
+        ((read_manifest(path, kind="datastore chunk"), Path(path)) for path in manifests),
+        key=lambda item: item[0]["chunk"],
+    )
     first, first_path = facts[0]
     chunks, position = [], 0
     for number, (fact, path) in enumerate(facts):
         for key in ("checkpoint", "corpus_tokens", "chunks", "width"):
             if fact[key] != first[key]:
-                raise KnnlmError(f"{path}: {key} differs from that of {first_path}; delete the datastore folder and rerun.")
+                raise KnnlmError(
+                    f"{path}: {key} differs from that of {first_path}; delete the datastore folder and rerun."
+                )
         if fact["chunk"] != number or fact["first_position"] != position:
-            raise KnnlmError(f"{path}: chunk {number} of the datastore is not where it belongs; delete the datastore folder and rerun.")
+            raise KnnlmError(
+                f"{path}: chunk {number} of the datastore is not where it belongs; delete the datastore folder and rerun."
+            )
         chunks.append(Chunk(path.parent, fact["rows"], fact["width"], position, fact["sha256"]))
         position += fact["rows"]
     if position != first["corpus_tokens"] or len(chunks) != first["chunks"]:
-        raise KnnlmError(f"{first_path.parent.parent}: holds {position} rows for {first['corpus_tokens']} training tokens; delete it and rerun.")
+        raise KnnlmError(
+            f"{first_path.parent.parent}: holds {position} rows for {first['corpus_tokens']} training tokens; delete it and rerun."
+        )
     return Datastore(tuple(chunks), first["checkpoint"])

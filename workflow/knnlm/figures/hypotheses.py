@@ -14,7 +14,22 @@ from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
 from knnlm.components.catalogue import main_name
 from knnlm.errors import KnnlmError
-from knnlm.figures.parts import DARK, INK, LIGHT, MIDDLE, PAGE, PALE, PERPLEXITY, SPLITS, base_perplexity, margin, plain, readable, row_of, spread
+from knnlm.figures.parts import (
+    DARK,
+    INK,
+    LIGHT,
+    MIDDLE,
+    PAGE,
+    PALE,
+    PERPLEXITY,
+    SPLITS,
+    base_perplexity,
+    margin,
+    plain,
+    readable,
+    row_of,
+    spread,
+)
 
 COLOURS = (DARK, MIDDLE, LIGHT, "#228833", "#66CCEE", "#AA3377", INK)
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
@@ -24,14 +39,23 @@ SHARES_SHOWN = (-0.6, 1.8)  # shares of the kNN-LM's gain: what lies beyond is a
 ONE_PLACE = 0.02  # places on a curve that differ by no more of themselves are one place on its axis
 LOGARITHMIC_FROM = 1.5  # decades that a curve's values must span
 ROW = 0.175  # inches of a row that has a name
-CHOSEN = {"linestyle": "none", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.0, "zorder": 9}
+CHOSEN = {
+    "linestyle": "none",
+    "markersize": 7,
+    "markerfacecolor": "none",
+    "markeredgecolor": INK,
+    "markeredgewidth": 1.0,
+    "zorder": 9,
+}
 
 
 def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict, about: dict) -> Figure:
     """Every component of a hypothesis, from components.csv as `table`: those with an x as curves on both splits, the rest by their gain on test."""
     rows = table[table["hypothesis"] == about["name"]]
     if rows.empty:
-        raise KnnlmError(f"figure hypothesis-{about['name']}: its table has no component of this hypothesis; remake the tables.")
+        raise KnnlmError(
+            f"figure hypothesis-{about['name']}: its table has no component of this hypothesis; remake the tables."
+        )
     curves, singles = rows[rows["x"].notna()], rows[rows["x"].isna() & (rows["split"] == "test")]
     styles = _styles(rows["series"])
     best = rows[rows["split"] == "valid"].sort_values("ppl", kind="stable")["component"].iloc[0]
@@ -68,7 +92,9 @@ def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
     for share in (0, 1):
         axes.axvline(share, color=INK, linewidth=0.8, zorder=1)
     half = 0.4 * heights
-    axes.vlines(table["threshold"], places - half, places + half, color=INK, linewidth=1.6, linestyle=(0, (1, 0.6)), zorder=2)
+    axes.vlines(
+        table["threshold"], places - half, places + half, color=INK, linewidth=1.6, linestyle=(0, (1, 0.6)), zorder=2
+    )
     ends = table[["share", "share_low", "share_high"]].to_numpy(np.float64)
     shown = np.concatenate([ends.ravel(), [0, 1]])
     limits = margin(*np.clip([np.nanmin(shown), np.nanmax(shown)], *SHARES_SHOWN))
@@ -77,7 +103,16 @@ def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
     for place, row in zip(places, table.to_dict("records"), strict=True):
         text = f"{row['verdict']} (paper: {row['paper']})" if row["paper"] != "silent" else row["verdict"]
         style = {"color": VERDICTS[row["verdict"]][0], "fontweight": "bold" if row["agrees"] == "no" else "normal"}
-        axes.annotate(text, (1, place), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=8, **style)
+        axes.annotate(
+            text,
+            (1, place),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            **style,
+        )
     axes.set_yticks(places, names)
     axes.tick_params(axis="y", length=0, pad=10)
     axes.spines["left"].set_visible(False)
@@ -90,20 +125,42 @@ def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
 
 def parameters(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Figure:
     """Gain on test against added parameters: every component of a hypothesis that adds any, a mark a hypothesis; the kNN-LM as a line."""
-    rows = components[(components["split"] == "test") & components["hypothesis"].notna() & (components["added_parameters"] > 0)]
+    rows = components[
+        (components["split"] == "test") & components["hypothesis"].notna() & (components["added_parameters"] > 0)
+    ]
     picture = Figure(figsize=(PAGE, 3.4), layout="constrained")
     axes = picture.subplots()
     axes.axhline(0, color=INK, linewidth=0.8)
     handles = []
     for number, (name, part) in enumerate(rows.groupby("hypothesis", sort=False)):
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": "none", "markersize": 4.5}
+        style = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": "none",
+            "markersize": 4.5,
+        }
         whiskers = spread(part["gain"], part["gain_low"], part["gain_high"])
-        axes.errorbar(part["added_parameters"], part["gain"], whiskers, **style, elinewidth=0.6, markeredgecolor="white", markeredgewidth=0.4)
+        axes.errorbar(
+            part["added_parameters"],
+            part["gain"],
+            whiskers,
+            **style,
+            elinewidth=0.6,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+        )
         handles.append(Line2D([], [], label=name, **style))
     reference = row_of(components, "test", main_name(main))
     axes.axhline(reference["gain"], color=INK, linestyle=(0, (4, 2)), linewidth=0.9)
     axes.axhspan(reference["gain_low"], reference["gain_high"], color=PALE, alpha=0.2, linewidth=0)
-    axes.annotate(f"kNN-LM {reference['gain']:.2f}", (0, reference["gain"]), (3, 2), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8)
+    axes.annotate(
+        f"kNN-LM {reference['gain']:.2f}",
+        (0, reference["gain"]),
+        (3, 2),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8,
+    )
     if len(rows):
         axes.set_xscale("log")
         picture.legend(handles=handles, loc="outside right center")
@@ -139,7 +196,10 @@ def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: di
     picture.align_xlabels(panels[-1])
     picture.align_ylabels(panels[:, 0])
     handles = [Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (4, 2)), label="all tokens")]
-    handles += [Line2D([], [], color=colour, linewidth=6, label=label) for colour, label in ((PALE, "part of the tokens"), (DARK, "part of the gain"))]
+    handles += [
+        Line2D([], [], color=colour, linewidth=6, label=label)
+        for colour, label in ((PALE, "part of the tokens"), (DARK, "part of the gain"))
+    ]
     picture.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1.6)
     return picture
 
@@ -148,7 +208,14 @@ def _styles(series: pd.Series) -> dict[str, dict]:
     """Give each curve of a hypothesis a colour, a line and a mark; components without a series are one, without a name."""
     names = dict.fromkeys(series.astype(object).fillna("").astype(str))
     parts = zip(names, range(len(names)), strict=True)
-    return {name: {"color": COLOURS[n % len(COLOURS)], "linestyle": LINES[n % len(LINES)], "marker": MARKERS[n % len(MARKERS)]} for name, n in parts}
+    return {
+        name: {
+            "color": COLOURS[n % len(COLOURS)],
+            "linestyle": LINES[n % len(LINES)],
+            "marker": MARKERS[n % len(MARKERS)],
+        }
+        for name, n in parts
+    }
 
 
 def _by_series(rows: pd.DataFrame, styles: dict[str, dict]) -> list[tuple[dict, pd.DataFrame]]:
@@ -180,7 +247,9 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) 
 def _against(axes: Axes, table: pd.DataFrame, split: str, main: dict) -> None:
     """Draw the base LM and the kNN-LM as lines, named beside the axes, and limit the axis to what is worth seeing beside them."""
     base, reference = base_perplexity(table, split), row_of(table, split, main_name(main))["ppl"]
-    ends = np.concatenate([segment[:, 1] for container in axes.containers for segment in container[2][0].get_segments()])
+    ends = np.concatenate(
+        [segment[:, 1] for container in axes.containers for segment in container[2][0].get_segments()]
+    )
     axes.set_ylim(readable(np.append(ends, reference), base))
     axes.axhline(base, color=INK, linewidth=0.8, zorder=2)
     axes.axhline(reference, color=PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
@@ -195,7 +264,9 @@ def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, p
     axes.axvline(0, color=INK, linewidth=0.8)
     for style, part in _by_series(rows, styles):
         whiskers = spread(part["gain"], part["gain_low"], part["gain_high"])
-        axes.errorbar(part["gain"], part.index, xerr=whiskers, **style | {"linestyle": "none"}, markersize=4.5, elinewidth=1)
+        axes.errorbar(
+            part["gain"], part.index, xerr=whiskers, **style | {"linestyle": "none"}, markersize=4.5, elinewidth=1
+        )
     chosen = rows[rows["component"] == best]
     axes.plot(chosen["gain"], chosen.index, marker="o", **CHOSEN | {"markersize": 8.5})
     axes.set_yticks(rows.index, [plain(name.removeprefix(prefix)) for name in rows["component"]])
@@ -210,11 +281,27 @@ def _reference_gain(axes: Axes, table: pd.DataFrame, main: dict) -> None:
     axes.axvline(reference["gain"], color=PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
     text = f"kNN-LM {reference['gain']:.2f}"
     axes.annotate(
-        text, (reference["gain"], 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", fontsize=8, color="#606060"
+        text,
+        (reference["gain"], 1),
+        (0, 2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        color="#606060",
     )
 
 
-def _interval(axes: Axes, place: float, share: float, low: float, high: float, limits: tuple[float, float], colour: str, marker: str) -> None:
+def _interval(
+    axes: Axes,
+    place: float,
+    share: float,
+    low: float,
+    high: float,
+    limits: tuple[float, float],
+    colour: str,
+    marker: str,
+) -> None:
     """Draw a share and its interval; an arrow where it goes on beyond the limits, and the share's number where it lies there itself."""
     if low <= high:
         axes.plot(np.clip([low, high], *limits), [place, place], color=colour, linewidth=1.2, zorder=3)
@@ -225,4 +312,12 @@ def _interval(axes: Axes, place: float, share: float, low: float, high: float, l
         axes.plot(share, place, marker=marker, color=colour, markersize=5, linestyle="none", zorder=4)
     elif not np.isnan(share):
         side, step = ("right", -8) if share > limits[1] else ("left", 8)
-        axes.annotate(f"{share:.0%}", (np.clip(share, *limits), place), (step, 3), textcoords="offset points", ha=side, fontsize=8, color=colour)
+        axes.annotate(
+            f"{share:.0%}",
+            (np.clip(share, *limits), place),
+            (step, 3),
+            textcoords="offset points",
+            ha=side,
+            fontsize=8,
+            color=colour,
+        )

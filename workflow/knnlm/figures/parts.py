@@ -31,8 +31,14 @@ STYLE = {
 DARK, MIDDLE, LIGHT, INK, PALE = "#004488", "#BB5566", "#DDAA33", "#222222", "#8a8a8a"
 VARIANTS = {  # (mask, score): the paper's name for it, and how it is drawn: solid below dashed below dotted, so that curves that coincide all show
     ("faiss", "faiss"): ("FAISS mask, FAISS score", {"color": DARK, "linestyle": "-", "marker": "o", "zorder": 3}),
-    ("faiss", "real"): ("FAISS mask, real score", {"color": MIDDLE, "linestyle": (0, (4, 1.5)), "marker": "^", "zorder": 4}),
-    ("real", "real"): ("real mask, real score", {"color": LIGHT, "linestyle": (0, (1, 1.2)), "marker": "s", "zorder": 5}),
+    ("faiss", "real"): (
+        "FAISS mask, real score",
+        {"color": MIDDLE, "linestyle": (0, (4, 1.5)), "marker": "^", "zorder": 4},
+    ),
+    ("real", "real"): (
+        "real mask, real score",
+        {"color": LIGHT, "linestyle": (0, (1, 1.2)), "marker": "s", "zorder": 5},
+    ),
 }
 SPLITS = ("valid", "test")
 METRICS = {"l2": "L2", "ip": "IP"}
@@ -48,7 +54,9 @@ def row_of(components: pd.DataFrame, split: str, name: str) -> pd.Series:
     """Return a component's row of components.csv; raises KnnlmError if there is not exactly one."""
     rows = components[(components["component"] == name) & (components["split"] == split)]
     if len(rows) != 1:
-        raise KnnlmError(f"figure: components.csv has {len(rows)} rows of {name} on {split}, expected one; remake the tables.")
+        raise KnnlmError(
+            f"figure: components.csv has {len(rows)} rows of {name} on {split}, expected one; remake the tables."
+        )
     return rows.iloc[0]
 
 
@@ -56,7 +64,15 @@ def base_line(axes: Axes, base: float, side: str = "right") -> None:
     """Draw the base LM as a horizontal line over the whole width, named at one side."""
     axes.axhline(base, color=INK, linewidth=0.8, zorder=2)
     place = {"left": 0.03, "right": 1.0}[side]
-    axes.annotate(f"base LM {base:.1f}", (place, base), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha=side, fontsize=8)
+    axes.annotate(
+        f"base LM {base:.1f}",
+        (place, base),
+        (0, 2),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha=side,
+        fontsize=8,
+    )
 
 
 def spread(middle: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:

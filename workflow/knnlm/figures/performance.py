@@ -21,8 +21,26 @@ def performance(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     for place, row in rows.iterrows():
         color = PALE if np.isnan(row["goal"]) else DARK
         fill = "white" if reached[place] == "false" else color
-        axes.errorbar(row["ratio"], place, xerr=whiskers[:, [place]], color=color, marker="o", markersize=5, markerfacecolor=fill, elinewidth=1)
-    axes.plot(rows["goal"], rows.index, linestyle="none", marker="|", markersize=11, markeredgewidth=1.4, color=MIDDLE, label="goal")
+        axes.errorbar(
+            row["ratio"],
+            place,
+            xerr=whiskers[:, [place]],
+            color=color,
+            marker="o",
+            markersize=5,
+            markerfacecolor=fill,
+            elinewidth=1,
+        )
+    axes.plot(
+        rows["goal"],
+        rows.index,
+        linestyle="none",
+        marker="|",
+        markersize=11,
+        markeredgewidth=1.4,
+        color=MIDDLE,
+        label="goal",
+    )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_yticks(rows.index, rows["stage"])

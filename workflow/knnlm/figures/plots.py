@@ -40,7 +40,13 @@ from knnlm.figures.performance import performance, scaling
 from knnlm.storage.files import atomic
 
 
-def draw(figure: str, table: pd.DataFrame, components: pd.DataFrame | None = None, main: dict | None = None, about: dict | None = None) -> Figure:
+def draw(
+    figure: str,
+    table: pd.DataFrame,
+    components: pd.DataFrame | None = None,
+    main: dict | None = None,
+    about: dict | None = None,
+) -> Figure:
     """Return the picture called `figure`, one of FIGURES, drawn from its table; `hypothesis-<name>` is that of any hypothesis.
 
     Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what the table does not
@@ -156,9 +162,19 @@ def _loss(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | Non
     axes = picture.subplots()
     train, valid = (table[table["split"] == split].sort_values("update") for split in ("train", "valid"))
     axes.plot(train["update"], train["loss"], color=LIGHT, linewidth=1, label="train (with dropout)")
-    axes.plot(valid["update"], valid["loss"], color=DARK, linestyle=(0, (4, 1.5)), marker="o", markersize=2.6, label="valid")
+    axes.plot(
+        valid["update"], valid["loss"], color=DARK, linestyle=(0, (4, 1.5)), marker="o", markersize=2.6, label="valid"
+    )
     best = valid.loc[valid["loss"].idxmin()]
-    axes.plot(best["update"], best["loss"], "o", color=DARK, markersize=6, markeredgecolor=INK, label=f"checkpoint used: {best['loss']:.3f}")
+    axes.plot(
+        best["update"],
+        best["loss"],
+        "o",
+        color=DARK,
+        markersize=6,
+        markeredgecolor=INK,
+        label=f"checkpoint used: {best['loss']:.3f}",
+    )
     axes.set_ylim(*margin(table["loss"].min(), table["loss"].max()))
     axes.set_xlabel("update")
     axes.set_ylabel("loss (nats per BPE token)")
@@ -172,7 +188,9 @@ def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     tuned = (table["family"] == "knn") & (table["fraction"] == 1) & (table["temperature_status"] != "fixed")
     rows = table[tuned & (table["split"] == "test")].sort_values("gain", kind="stable").reset_index(drop=True)
     if rows.empty:
-        raise KnnlmError("figure components: its table has no tuned kNN component over the whole store on test; remake the tables.")
+        raise KnnlmError(
+            "figure components: its table has no tuned kNN component over the whole store on test; remake the tables."
+        )
     picture = Figure(figsize=(PAGE * 0.8, 0.6 + 0.19 * len(rows)), layout="constrained")
     axes = picture.subplots()
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -210,7 +228,9 @@ FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and fo
 def _of_main(table: pd.DataFrame, main: dict) -> pd.DataFrame:
     rows = table[(table["h"] == main["h"]) & (table["metric"] == main["metric"])]
     if rows.empty:
-        raise KnnlmError(f"figure: the table has no row of {main['h']} keys with the metric {main['metric']}; see `main` in the config.")
+        raise KnnlmError(
+            f"figure: the table has no row of {main['h']} keys with the metric {main['metric']}; see `main` in the config."
+        )
     return rows
 
 
@@ -226,12 +246,35 @@ def _mark_optima(axes: Axes, optima: pd.DataFrame, x: str) -> None:
         style = VARIANTS[variant][1] | {"linestyle": "none", "zorder": 9}
         for row in rows.to_dict("records"):
             fill = "white" if row["temperature_status"] == "edge" else style["color"]
-            axes.plot(row[x], row["ppl"], markersize=6.5, markeredgecolor=INK, markeredgewidth=0.8, markerfacecolor=fill, **style)
+            axes.plot(
+                row[x],
+                row["ppl"],
+                markersize=6.5,
+                markeredgecolor=INK,
+                markeredgewidth=0.8,
+                markerfacecolor=fill,
+                **style,
+            )
 
 
 def _legend(picture: Figure, rows: pd.DataFrame, sign: str, meaning: str) -> None:
     """One legend above all panels: the variants that occur, and what the marker `sign` means."""
-    handles = [Line2D([], [], markersize=3.5, label=VARIANTS[variant][0], **VARIANTS[variant][1]) for variant, _ in _by_variant(rows)]
-    handles.append(Line2D([], [], color=PALE, linestyle="none", marker=sign, markersize=6.5, markeredgecolor=INK, markeredgewidth=0.8, label=meaning))
+    handles = [
+        Line2D([], [], markersize=3.5, label=VARIANTS[variant][0], **VARIANTS[variant][1])
+        for variant, _ in _by_variant(rows)
+    ]
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color=PALE,
+            linestyle="none",
+            marker=sign,
+            markersize=6.5,
+            markeredgecolor=INK,
+            markeredgewidth=0.8,
+            label=meaning,
+        )
+    )
     columns = len(handles) if picture.get_figwidth() > COLUMN else 2
     picture.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)

@@ -25,10 +25,20 @@ class Sweeps:
     def result(self, name: str, series: str, ids: np.ndarray, similarities: np.ndarray, **facts: float) -> Result:
         """Return the component of one search of both splits, and its recall."""
         first = len(self.inputs.gold["valid"])
-        found = dict(zip(SPLITS, zip(np.split(ids, [first]), np.split(similarities, [first]), strict=True), strict=True))
+        found = dict(
+            zip(SPLITS, zip(np.split(ids, [first]), np.split(similarities, [first]), strict=True), strict=True)
+        )
         share = float(recall(ids, self.true).mean())
         description = self.inputs.component(
-            name, **self.inputs.main, mask="faiss", score="faiss", fraction=1.0, k=self.k, rows=self.store.rows, series=series, x=share
+            name,
+            **self.inputs.main,
+            mask="faiss",
+            score="faiss",
+            fraction=1.0,
+            k=self.k,
+            rows=self.store.rows,
+            series=series,
+            x=share,
         )
         return self.inputs.tuned(description, knn_scorer(found, self.values, self.inputs.gold), recall=share, **facts)
 
@@ -44,13 +54,17 @@ class Sweeps:
         if stored in usable:
             yield self.result(f"nprobe-{stored}", "nprobe", *self.stored(), nprobe=stored)
         wanted = sorted({*usable} - {stored})
-        for nprobe, ids, similarities in nprobe_search(self.inputs.search_index(), self.queries, self.k, wanted) if wanted else []:
+        for nprobe, ids, similarities in (
+            nprobe_search(self.inputs.search_index(), self.queries, self.k, wanted) if wanted else []
+        ):
             yield self.result(f"nprobe-{nprobe}", "nprobe", ids, similarities, nprobe=nprobe)
 
     def of_codes(self) -> Iterator[Result]:
         """Yield a component for each code size, in bytes, that divides the width, with the stored index' lists; its own size is the stored retrieval."""
         width = self.store.width
-        usable = self.inputs.usable("codes", lambda codes: width % codes == 0, f"lm.architecture.width is {width}, which they do not divide")
+        usable = self.inputs.usable(
+            "codes", lambda codes: width % codes == 0, f"lm.architecture.width is {width}, which they do not divide"
+        )
         sample = self.store.sample(self.inputs.main["h"], self.inputs.index["training_rows"])
         for codes in sorted({*usable}):
             if codes == self.trained.code_size:

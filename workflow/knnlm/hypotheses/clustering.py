@@ -22,7 +22,17 @@ from knnlm.components.centroids import (
     word_distribution,
 )
 from knnlm.components.knn import log_p_knn
-from knnlm.components.word_centroids import Cluster, WordRows, allotted, random_rows, sorted_by_word, two_means, variance_per_row, widest_cluster, word_means
+from knnlm.components.word_centroids import (
+    Cluster,
+    WordRows,
+    allotted,
+    random_rows,
+    sorted_by_word,
+    two_means,
+    variance_per_row,
+    widest_cluster,
+    word_means,
+)
 from knnlm.datastore.store import prefix_rows
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
@@ -30,7 +40,9 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 NEEDS = ("states", "datastore", "temperature")
 SETTINGS = {
     "h": "list of att|ffn",
-    "kinds": {"kmeans|spherical|normalised|word-means|word-samples|two-means|variance-driven|squares-driven|fine-tuned": "list of l2|ip"},
+    "kinds": {
+        "kmeans|spherical|normalised|word-means|word-samples|two-means|variance-driven|squares-driven|fine-tuned": "list of l2|ip"
+    },
     "ratio": "positive",
     "kept": "count",
     "k_means": {"rows_per_centroid": "count", "iterations": "count", "factory": "flat index", "nprobe": "count"},
@@ -49,9 +61,13 @@ def clustered(inputs: Inputs, h: str, spherical: bool = False, unit: bool = Fals
     sample = inputs.store.sample(h, settings["rows_per_centroid"] * wanted)
     if len(sample) < wanted:
         where = f"config key hypotheses.{inputs.hypothesis}.settings.ratio"
-        raise KnnlmError(f"{where}: {len(sample)} rows cannot be divided into {wanted} clusters, {types} word types times the ratio; lower it.")
+        raise KnnlmError(
+            f"{where}: {len(sample)} rows cannot be divided into {wanted} clusters, {types} word types times the ratio; lower it."
+        )
     search = settings["factory"], settings["nprobe"]
-    centroids, index = k_means(unit_length(sample) if unit else sample, wanted, settings["iterations"], inputs.seed, spherical, *search)
+    centroids, index = k_means(
+        unit_length(sample) if unit else sample, wanted, settings["iterations"], inputs.seed, spherical, *search
+    )
     cells = np.concatenate([nearest_centroids(index, chunk.keys_of(h), unit) for chunk in inputs.store.chunks])
     clusters = occupied(centroids, word_distribution(cells, inputs.store.all_values(), wanted, types), unit)
     share = clusters.distribution.data
@@ -87,7 +103,10 @@ def two_of_each(inputs: Inputs, h: str) -> Made:
 def as_many_as_asked_for(inputs: Inputs, h: str, priority: Callable[[list[Cluster]], float]) -> Made:
     """Take one mean of every word type, and further ones where the priority is highest."""
     settings, wanted = inputs.settings["words"], int(inputs.settings["ratio"] * len(inputs.continuation))
-    return words_own(inputs, *allotted(rows_of_words(inputs, h), wanted, settings["points_per_centroid"], settings["iterations"], priority))
+    return words_own(
+        inputs,
+        *allotted(rows_of_words(inputs, h), wanted, settings["points_per_centroid"], settings["iterations"], priority),
+    )
 
 
 def rows_of_words(inputs: Inputs, h: str) -> WordRows:
@@ -99,14 +118,19 @@ def rows_of_words(inputs: Inputs, h: str) -> WordRows:
 def sampled_rows(inputs: Inputs, h: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return about `rows` keys, float32 (n, width), and their values, int32 (n,): a prefix of every chunk."""
     fraction = min(1.0, rows / inputs.store.rows)
-    values = np.concatenate([chunk.values_of_rows()[: prefix_rows(fraction, chunk.rows)] for chunk in inputs.store.chunks])
+    values = np.concatenate(
+        [chunk.values_of_rows()[: prefix_rows(fraction, chunk.rows)] for chunk in inputs.store.chunks]
+    )
     return inputs.store.sample(h, rows), values
 
 
 def words_own(inputs: Inputs, centroids: np.ndarray, owners: np.ndarray) -> Made:
     """Let each centroid stand for one word."""
     each = np.unique(owners, return_counts=True)[1]
-    several = {"word types with more than one centroid": float((each > 1).sum()), "most centroids of one word type": float(each.max())}
+    several = {
+        "word types with more than one centroid": float((each > 1).sum()),
+        "most centroids of one word type": float(each.max()),
+    }
     return one_word_each(centroids, owners, len(inputs.continuation)), several if each.max() > 2 else {}
 
 
@@ -129,7 +153,9 @@ def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters
     # P(w|c) is added too, where it is not one word
     added = count * width + (clusters.distribution.nnz if clusters.distribution.nnz > count else 0)
     kept = scored["valid"][0].shape[1]
-    component = inputs.component(f"{h}-{metric}-{kind}", h=h, metric=metric, k=kept, rows=count, added_parameters=added, series=kind)
+    component = inputs.component(
+        f"{h}-{metric}-{kind}", h=h, metric=metric, k=kept, rows=count, added_parameters=added, series=kind
+    )
     return inputs.tuned(component, lambda split, temperature: log_p_knn(*scored[split], temperature), **facts)
 
 
@@ -158,7 +184,9 @@ def components(inputs: Inputs) -> Iterator[Result]:
     asked = inputs.settings["kinds"]
     where = f"config key hypotheses.{inputs.hypothesis}.settings.kinds"
     if without := set(asked.get(FINE_TUNED, ())) - set(asked.get("kmeans", ())):
-        raise KnnlmError(f"{where}: {FINE_TUNED} starts from the temperature of kmeans; add {', '.join(sorted(without))} to kmeans.")
+        raise KnnlmError(
+            f"{where}: {FINE_TUNED} starts from the temperature of kmeans; add {', '.join(sorted(without))} to kmeans."
+        )
     for h in inputs.settings["h"]:
         for kind in [kind for kind in KINDS if asked.get(kind)]:
             clusters, facts = KINDS[kind](inputs, h)

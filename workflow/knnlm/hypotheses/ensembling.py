@@ -19,12 +19,21 @@ def components(inputs: Inputs) -> Iterator[Result]:
     """
     for name, members in inputs.settings["ensembles"].items():
         results = [inputs.stored_component(resolved_name(member, inputs.main)) for member in members]
-        weights = simplex_weights(np.stack([inputs.log_p_base["valid"], *(result.log_p["valid"] for result in results)]))
+        weights = simplex_weights(
+            np.stack([inputs.log_p_base["valid"], *(result.log_p["valid"] for result in results)])
+        )
         shares = weights[1:] / weights[1:].sum() if weights[1:].any() else np.full(len(results), 1 / len(results))
-        log_p = {split: mixture(np.stack([result.log_p[split] for result in results]), shares).astype(np.float32) for split in SPLITS}
-        facts = {f"weight {result.component.component}": weight for result, weight in zip(results, weights[1:], strict=True)}
+        log_p = {
+            split: mixture(np.stack([result.log_p[split] for result in results]), shares).astype(np.float32)
+            for split in SPLITS
+        }
+        facts = {
+            f"weight {result.component.component}": weight for result, weight in zip(results, weights[1:], strict=True)
+        }
         added_parameters = sum(result.component.added_parameters for result in results)
-        yield Result(inputs.component(name, added_parameters=added_parameters), log_p, {"weight base": weights[0], **facts})
+        yield Result(
+            inputs.component(name, added_parameters=added_parameters), log_p, {"weight base": weights[0], **facts}
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ import numpy as np
 import pandas as pd
 
 from knnlm.components.catalogue import Component
-from knnlm.components.columns import FACT_COLUMNS, GRID_STEP, checkpoint_of, find_component, load_components, save_components
+from knnlm.components.columns import (
+    FACT_COLUMNS,
+    GRID_STEP,
+    checkpoint_of,
+    find_component,
+    load_components,
+    save_components,
+)
 from knnlm.components.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.components.knn import tune_temperature
 from knnlm.datastore.store import Datastore, open_datastore
@@ -71,7 +78,10 @@ class Inputs:
     @cached_property
     def gold(self) -> dict[str, np.ndarray]:
         """The tokens of each split, int32 (n,)."""
-        return {split: np.asarray(load_array(path, dtype="int32")) for split, path in zip(SPLITS, self.arguments.tokens, strict=True)}
+        return {
+            split: np.asarray(load_array(path, dtype="int32"))
+            for split, path in zip(SPLITS, self.arguments.tokens, strict=True)
+        }
 
     @cached_property
     def words(self) -> dict[str, int]:
@@ -86,7 +96,10 @@ class Inputs:
     @cached_property
     def log_p_base(self) -> dict[str, np.ndarray]:
         """The base LM's log p of the gold tokens, float32 (n,) in nats."""
-        return {split: np.array(load_components(self.arguments.base, split, len(gold), self.checkpoint)[0][1]) for split, gold in self.gold.items()}
+        return {
+            split: np.array(load_components(self.arguments.base, split, len(gold), self.checkpoint)[0][1])
+            for split, gold in self.gold.items()
+        }
 
     @cached_property
     def store(self) -> Datastore:
@@ -113,7 +126,10 @@ class Inputs:
         facts = read_manifest(self.arguments.states, kind="evaluation states")
         check_same_model(self.arguments.states, facts["checkpoint"], self.arguments.base, self.checkpoint)
         shape = (len(self.gold[split]), facts["width"])
-        return np.asarray(load_array(self.arguments.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape), dtype=np.float32)
+        return np.asarray(
+            load_array(self.arguments.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape),
+            dtype=np.float32,
+        )
 
     def trained_index(self) -> "faiss.IndexIVF":
         """Return the main retrieval's index without rows (needs `datastore` and `index`)."""
@@ -137,7 +153,11 @@ class Inputs:
         """
         expected = {"kind": "neighbours", **self.main, "k": self.retrieval["k"], "checkpoint": self.checkpoint}
         expected |= {"store": self.store.identity} if self.arguments.chunks else {}
-        folders = {manifest["search"]: path.parent for path in self.arguments.neighbours for manifest in [read_manifest(path, **expected)]}
+        folders = {
+            manifest["search"]: path.parent
+            for path in self.arguments.neighbours
+            for manifest in [read_manifest(path, **expected)]
+        }
         shape = (None, len(self.gold[split]), self.retrieval["k"])
         ids = load_array(folders[search] / f"{split}.ids.npy", dtype="int32", shape=shape)
         return ids[-1], load_array(folders[search] / f"{split}.similarities.npy", dtype="float32", shape=shape)[-1]
@@ -154,7 +174,9 @@ class Inputs:
         """
         values = self.settings[setting]
         if left_out := [str(value) for value in values if not fits(value)]:
-            print(f"hypotheses.{self.hypothesis}.settings.{setting}: {', '.join(left_out)} left out, as {why}", flush=True)
+            print(
+                f"hypotheses.{self.hypothesis}.settings.{setting}: {', '.join(left_out)} left out, as {why}", flush=True
+            )
         return [value for value in values if fits(value)]
 
     def component(self, name: str, **fields: object) -> Component:
@@ -188,8 +210,12 @@ class Inputs:
         """Return the component at the temperature that is best on valid; `log_p_at(split, temperature)` gives log p of the gold tokens."""
         low, high = self.temperature["low"], self.temperature["high"]
         grid = self.temperature["grid"][::GRID_STEP]
-        temperature, status = tune_temperature(lambda temperature: self.loss(log_p_at("valid", temperature)), grid, low, high)
-        return Result(component.tuned(temperature, status), {split: log_p_at(split, temperature) for split in SPLITS}, facts)
+        temperature, status = tune_temperature(
+            lambda temperature: self.loss(log_p_at("valid", temperature)), grid, low, high
+        )
+        return Result(
+            component.tuned(temperature, status), {split: log_p_at(split, temperature) for split in SPLITS}, facts
+        )
 
 
 def reported(result: Result, inputs: Inputs) -> Result:
@@ -197,7 +223,10 @@ def reported(result: Result, inputs: Inputs) -> Result:
     log_p, base = result.log_p["valid"], inputs.log_p_base["valid"]
     weight = optimal_weight(base, log_p)
     alone, mixed = (perplexity(column, inputs.words["valid"]) for column in (log_p, interpolate(base, log_p, weight)))
-    print(f"{result.component.component}: word perplexity on valid {alone:.2f} alone, {mixed:.2f} with the base LM at λ = {weight:.3f}", flush=True)
+    print(
+        f"{result.component.component}: word perplexity on valid {alone:.2f} alone, {mixed:.2f} with the base LM at λ = {weight:.3f}",
+        flush=True,
+    )
     return result
 
 
@@ -209,12 +238,22 @@ def run_hypothesis(components: Callable[[Inputs], Iterable[Result]]) -> None:
         results = [reported(result, inputs) for result in components(inputs)]
         if not results:
             raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}: makes no component; correct its settings.")
-        facts = [(inputs.hypothesis, result.component.component, quantity, value) for result in results for quantity, value in result.facts.items()]
+        facts = [
+            (inputs.hypothesis, result.component.component, quantity, value)
+            for result in results
+            for quantity, value in result.facts.items()
+        ]
         facts += [(inputs.hypothesis, "", quantity, value) for quantity, value in inputs.run_facts.items()]
         with atomic(arguments.facts) as unfinished:
             pd.DataFrame(facts, columns=FACT_COLUMNS).to_csv(unfinished, index=False, float_format="%.10g")
         log_p = {split: [result.log_p[split] for result in results] for split in SPLITS}
-        save_components(arguments.descriptions, [result.component for result in results], log_p, inputs.checkpoint, more_files=[arguments.facts])
+        save_components(
+            arguments.descriptions,
+            [result.component for result in results],
+            log_p,
+            inputs.checkpoint,
+            more_files=[arguments.facts],
+        )
         kept_results.forget(arguments.checkpoints / KEPT)
 
     run(main, parser())
@@ -223,7 +262,11 @@ def run_hypothesis(components: Callable[[Inputs], Iterable[Result]]) -> None:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line; what a hypothesis does not need is left empty."""
     options = argparse.ArgumentParser()
-    options.add_argument("--settings", required=True, help="JSON with hypothesis, settings, seed, main, and what the needs of the step add")
+    options.add_argument(
+        "--settings",
+        required=True,
+        help="JSON with hypothesis, settings, seed, main, and what the needs of the step add",
+    )
     options.add_argument("--family", required=True)
     training_options(options)
     options.add_argument("--tokens", type=Path, nargs=2, required=True, help="token ids of valid and test")
@@ -233,11 +276,20 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--chunks", type=Path, nargs="*", help="manifests of the datastore's chunks")
     options.add_argument("--model", type=Path, nargs="?", help="the base LM")
     options.add_argument("--dictionary", type=Path, nargs="?")
-    options.add_argument("--neighbours", type=Path, nargs="*", help="manifests of the main retrieval, exact and approximate")
+    options.add_argument(
+        "--neighbours", type=Path, nargs="*", help="manifests of the main retrieval, exact and approximate"
+    )
     options.add_argument("--components", type=Path, nargs="*", help="description files of the kNN components")
     options.add_argument("--trained", type=Path, nargs="?", help="the main retrieval's trained index")
-    options.add_argument("--filled", type=Path, nargs="*", help="the main retrieval's filled indexes in the order of the chunks")
-    options.add_argument("--training-neighbours", type=Path, nargs="*", help="manifests of the training positions' neighbours in the order of the chunks")
+    options.add_argument(
+        "--filled", type=Path, nargs="*", help="the main retrieval's filled indexes in the order of the chunks"
+    )
+    options.add_argument(
+        "--training-neighbours",
+        type=Path,
+        nargs="*",
+        help="manifests of the training positions' neighbours in the order of the chunks",
+    )
     options.add_argument("--corpus", type=Path, nargs="?", help="folder of the corpus, for trainings")
     options.add_argument("--code", type=Path, nargs="*", help="files of the library that the step runs")
     options.add_argument("--checkpoints", type=Path, required=True, help="folder that survives a crash")

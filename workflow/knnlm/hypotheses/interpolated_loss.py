@@ -14,7 +14,14 @@ SETTINGS = {
     "h": "list of att|ffn",
     "n": "list of count",
     "lambda": "share",
-    "recipe": {"passes": "count", "rows": "count or null", "batch": "count", "learning_rate": "positive", "betas": "betas", "warmup": "share"},
+    "recipe": {
+        "passes": "count",
+        "rows": "count or null",
+        "batch": "count",
+        "learning_rate": "positive",
+        "betas": "betas",
+        "warmup": "share",
+    },
 }
 
 
@@ -22,12 +29,17 @@ def trained_head(inputs: Inputs, h: str, n: int, rows: list[Rows]) -> Result:
     """Train a head with n rows for every word type, on rows that know log p of the base LM."""
     recipe, (types, width) = inputs.settings["recipe"], inputs.output_embedding.shape
     objective = interpolated_likelihood(inputs.settings["lambda"])
-    evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split], log_p_base=inputs.log_p_base[split]) for split in SPLITS}
+    evaluated = {
+        split: Rows(inputs.queries(split, h), inputs.gold[split], log_p_base=inputs.log_p_base[split])
+        for split in SPLITS
+    }
     weights = random_weights(n * types, width, torch.Generator().manual_seed(inputs.seed)).to(inputs.device)
     head = OutputEmbedding(weights, even_rows(types, n), types)
     trained = train_head(head, rows, evaluated["valid"], objective, recipe, inputs.seed, inputs.device, f"{h}-{n}v")
     component = inputs.component(f"{h}-{n}v", h=h, added_parameters=weights.numel(), rows=len(weights), series=h, x=n)
-    return Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+    return Result(
+        component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts()
+    )
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -18,20 +18,33 @@ from knnlm.storage.files import load_array, read_manifest, sha256
 class Training:
     """One training of an LM like the base LM, resumed where an earlier attempt was killed, and done once."""
 
-    def __init__(self, inputs: Inputs, seed: int, changes: dict, starts_from: dict | None = None, code: tuple[Path, ...] = ()):
+    def __init__(
+        self, inputs: Inputs, seed: int, changes: dict, starts_from: dict | None = None, code: tuple[Path, ...] = ()
+    ):
         """Take what differs from the base LM's training: `changes` of sections `architecture` and `training` of the config's `lm`.
 
         `starts_from` names all else that shapes the training, `code` the files of ours that fairseq loads beside the architecture.
         """
         lm = inputs.arguments.settings["lm"]
-        self.architecture, self.training = (lm[section] | changes.get(section, {}) for section in ("architecture", "training"))
+        self.architecture, self.training = (
+            lm[section] | changes.get(section, {}) for section in ("architecture", "training")
+        )
         self.seed, self.devices = seed, training_devices(inputs.arguments)
         read_manifest(inputs.arguments.corpus / "tokens" / "manifest.json", kind="corpus")  # knows fairseq's files too
         self.binary = inputs.arguments.corpus / "binary"
-        identity = {"seed": seed, "architecture": self.architecture, "training": self.training, "starts_from": starts_from or {}}
-        self.folder = checkpoint_folder(inputs.arguments.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
+        identity = {
+            "seed": seed,
+            "architecture": self.architecture,
+            "training": self.training,
+            "starts_from": starts_from or {},
+        }
+        self.folder = checkpoint_folder(
+            inputs.arguments.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code]
+        )
 
-    def run(self, updates: int, program: str = "fairseq_cli.train", more_options: dict[str, object] | None = None) -> None:
+    def run(
+        self, updates: int, program: str = "fairseq_cli.train", more_options: dict[str, object] | None = None
+    ) -> None:
         """Train until this many updates have been made in all."""
         training = self.training | {"updates": updates}
         sizes = (self.seed, self.devices, self.binary, PLUGIN, self.folder)
@@ -45,7 +58,13 @@ class Training:
 
     def export(self, checkpoint: str, model: str = "model.pt") -> Path:
         """Write one of fairseq's checkpoints as a model file beside it and return its path."""
-        export_model(self.folder / checkpoint, self.folder / model, self.architecture, self.training["tokens_per_sample"], self.binary / "dict.txt")
+        export_model(
+            self.folder / checkpoint,
+            self.folder / model,
+            self.architecture,
+            self.training["tokens_per_sample"],
+            self.binary / "dict.txt",
+        )
         return self.folder / model
 
     def best_valid_loss(self) -> float:

@@ -17,7 +17,14 @@ NEEDS = ("states", "datastore", "model", "components", "index")
 SETTINGS = {
     "h": "list of att|ffn",
     "sample_rows": "count",
-    "recipe": {"passes": "count", "rows": "count or null", "batch": "count", "learning_rate": "positive", "betas": "betas", "warmup": "share"},
+    "recipe": {
+        "passes": "count",
+        "rows": "count or null",
+        "batch": "count",
+        "learning_rate": "positive",
+        "betas": "betas",
+        "warmup": "share",
+    },
 }
 ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 
@@ -36,7 +43,9 @@ def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
             own = chunk.first_position + begin + np.arange(len(gold))
             ids, similarities = training_neighbours(keys, own, index, k, metric)
             found.append(log_p_knn(similarities, gold_matches(ids, values, gold), temperature))
-    return np.concatenate([rows.gold for rows in store_rows(store, h, sample)]), np.concatenate(found) - np.concatenate(log_p_base)
+    return np.concatenate([rows.gold for rows in store_rows(store, h, sample)]), np.concatenate(found) - np.concatenate(
+        log_p_base
+    )
 
 
 def trained_head(inputs: Inputs, h: str, name: str, type_weights: np.ndarray) -> Result:
@@ -44,11 +53,16 @@ def trained_head(inputs: Inputs, h: str, name: str, type_weights: np.ndarray) ->
     recipe, (types, width) = inputs.settings["recipe"], inputs.output_embedding.shape
     evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
     weights = random_weights(types, width, torch.Generator().manual_seed(inputs.seed)).to(inputs.device)
-    head, objective = OutputEmbedding(weights, even_rows(types, 1), types), weighted_likelihood(torch.from_numpy(type_weights).to(inputs.device))
+    head, objective = (
+        OutputEmbedding(weights, even_rows(types, 1), types),
+        weighted_likelihood(torch.from_numpy(type_weights).to(inputs.device)),
+    )
     rows = store_rows(inputs.store, h, recipe["rows"])
     trained = train_head(head, rows, evaluated["valid"], objective, recipe, inputs.seed, inputs.device, f"{h}-{name}")
     component = inputs.component(f"{h}-{name}", h=h, added_parameters=weights.numel(), rows=types)
-    return Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+    return Result(
+        component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts()
+    )
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
@@ -56,7 +70,10 @@ def components(inputs: Inputs) -> Iterator[Result]:
     types = len(inputs.output_embedding)
     gold, advantage = sampled_advantage(inputs)
     inputs.run_facts |= {"sampled_tokens": len(gold), "helped_share": float((advantage > 0).mean())}
-    weights_of_types = {"weighted": helped_weights(gold, advantage > 0, types), "unweighted": np.ones(types, np.float32)}
+    weights_of_types = {
+        "weighted": helped_weights(gold, advantage > 0, types),
+        "unweighted": np.ones(types, np.float32),
+    }
     for h in inputs.settings["h"]:
         for name, type_weights in weights_of_types.items():
             yield inputs.kept(f"{h}-{name}", partial(trained_head, inputs, h, name, type_weights))

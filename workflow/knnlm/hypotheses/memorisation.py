@@ -11,7 +11,14 @@ from knnlm.language_model.sampled_windows import correlation
 from knnlm.language_model.transformer import write_first_checkpoint
 
 NEEDS = ("training", "model", "components")
-SETTINGS = {"updates": "count", "every": "count", "learning_rate": "positive", "warmup_updates": "natural", "clip_norm": "amount", "train_tokens": "count"}
+SETTINGS = {
+    "updates": "count",
+    "every": "count",
+    "learning_rate": "positive",
+    "warmup_updates": "natural",
+    "clip_norm": "amount",
+    "train_tokens": "count",
+}
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 CONSTANT = 10**9  # updates of a cosine's period that is flat for as long as anyone trains
@@ -23,12 +30,26 @@ def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
     Each stage is a call of fairseq that goes on where the last one ended: in one call, it would leave out the checkpoints at the ends of epochs.
     """
     settings = inputs.settings
-    schedule = {"learning_rate": settings["learning_rate"], "warmup_updates": settings["warmup_updates"], "cosine_period": CONSTANT}
-    schedule |= {"clip_norm": settings["clip_norm"], "updates": settings["updates"], "validate_every": settings["every"], "save_every": settings["every"]}
-    training = Training(inputs, inputs.seed, {"architecture": NO_DROPOUT, "training": schedule}, {"model": file_identity(inputs.model)})
+    schedule = {
+        "learning_rate": settings["learning_rate"],
+        "warmup_updates": settings["warmup_updates"],
+        "cosine_period": CONSTANT,
+    }
+    schedule |= {
+        "clip_norm": settings["clip_norm"],
+        "updates": settings["updates"],
+        "validate_every": settings["every"],
+        "save_every": settings["every"],
+    }
+    training = Training(
+        inputs, inputs.seed, {"architecture": NO_DROPOUT, "training": schedule}, {"model": file_identity(inputs.model)}
+    )
     first = training.folder / "base.pt"
     write_first_checkpoint(inputs.model, first)
-    models = {updates: training.folder / f"model-{updates}.pt" for updates in range(settings["every"], settings["updates"] + 1, settings["every"])}
+    models = {
+        updates: training.folder / f"model-{updates}.pt"
+        for updates in range(settings["every"], settings["updates"] + 1, settings["every"])
+    }
     for updates, model in models.items():
         if not model.exists():
             training.forget_after(updates)
@@ -44,9 +65,14 @@ def components(inputs: Inputs) -> Iterator[Result]:
     inputs.run_facts["train_ppl_base"] = train_perplexity(inputs, inputs.model, sample)
     for updates, model in stages(inputs):
         log_p = log_p_of(inputs, model)
-        likeness = {"agreement": agreement(base, log_p["test"], knn), "correlation": correlation(base, log_p["test"], knn)}
+        likeness = {
+            "agreement": agreement(base, log_p["test"], knn),
+            "correlation": correlation(base, log_p["test"], knn),
+        }
         facts = {"train_ppl": train_perplexity(inputs, model, sample), **likeness}
-        component = inputs.component(f"updates-{updates}", added_parameters=parameters(model), series="without dropout", x=updates)
+        component = inputs.component(
+            f"updates-{updates}", added_parameters=parameters(model), series="without dropout", x=updates
+        )
         yield Result(component, log_p, facts)
 
 

@@ -14,7 +14,14 @@ SETTINGS = {
     "h": "list of att|ffn",
     "K": "list of count",
     "noise": "amount",
-    "recipe": {"passes": "count", "rows": "count or null", "batch": "count", "learning_rate": "positive", "betas": "betas", "warmup": "share"},
+    "recipe": {
+        "passes": "count",
+        "rows": "count or null",
+        "batch": "count",
+        "learning_rate": "positive",
+        "betas": "betas",
+        "warmup": "share",
+    },
 }
 
 
@@ -25,7 +32,9 @@ def initial_head(inputs: Inputs, h: str, K: int) -> MixtureOfSoftmaxes:
     experts = torch.randn(K, width, width, generator=generator)
     experts = torch.eye(width) + inputs.settings["noise"] * experts if h == "ffn" else experts * width**-0.5
     prior = torch.randn(K, width, generator=generator) * inputs.settings["noise"]
-    return MixtureOfSoftmaxes(*(part.to(inputs.device) for part in (output_embedding, prior, torch.zeros(K), experts, torch.zeros(K, width))))
+    return MixtureOfSoftmaxes(
+        *(part.to(inputs.device) for part in (output_embedding, prior, torch.zeros(K), experts, torch.zeros(K, width)))
+    )
 
 
 def trained_mixture(inputs: Inputs, h: str, K: int) -> Result:
@@ -35,8 +44,12 @@ def trained_mixture(inputs: Inputs, h: str, K: int) -> Result:
     rows = store_rows(inputs.store, h, recipe["rows"])
     trained = train_head(head, rows, evaluated["valid"], likelihood, recipe, inputs.seed, inputs.device, f"{h}-{K}")
     parameters = sum(parameter.numel() for parameter in head.parameters)
-    component = inputs.component(f"{h}-{K}", h=h, added_parameters=parameters, rows=K * len(inputs.output_embedding), series=h, x=K)
-    return Result(component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+    component = inputs.component(
+        f"{h}-{K}", h=h, added_parameters=parameters, rows=K * len(inputs.output_embedding), series=h, x=K
+    )
+    return Result(
+        component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts()
+    )
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -54,10 +54,21 @@ def trained_head(inputs: Inputs, h: str, initial: str, row_types: np.ndarray, co
     evaluated = {split: Rows(inputs.queries(split, h), inputs.gold[split]) for split in SPLITS}
     weights = initial_weights(inputs, initial, row_types).to(inputs.device)
     head, rows = OutputEmbedding(weights, row_types, types), store_rows(inputs.store, h, own["rows"])
-    trained = train_head(head, rows, evaluated["valid"], likelihood, inputs.settings["recipe"] | own, inputs.seed, inputs.device, component)
+    trained = train_head(
+        head,
+        rows,
+        evaluated["valid"],
+        likelihood,
+        inputs.settings["recipe"] | own,
+        inputs.seed,
+        inputs.device,
+        component,
+    )
     place = {"series": f"{h}, {curve}{initial}", "x": len(weights) / types}
     described = inputs.component(component, h=h, added_parameters=weights.numel(), rows=len(weights), **place)
-    return Result(described, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts())
+    return Result(
+        described, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts()
+    )
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -10,7 +10,13 @@ import numpy as np
 
 from knnlm.components.knn import log_p_knn
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
-from knnlm.retrieval.sweeps import count_zero_rows, knn_scorer, padded_neighbours, scanned_similarity_to_zero, similarity_to_zero
+from knnlm.retrieval.sweeps import (
+    count_zero_rows,
+    knn_scorer,
+    padded_neighbours,
+    scanned_similarity_to_zero,
+    similarity_to_zero,
+)
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
 SETTINGS = {"shares": "list of share"}
@@ -32,7 +38,9 @@ def approximate(inputs: Inputs, zero_rows: int) -> Found:
     trained, found = inputs.trained_index(), {}
     for split in SPLITS:
         to_zero = scanned_similarity_to_zero(trained, inputs.index["nprobe"], inputs.queries(split, inputs.main["h"]))
-        found[split] = padded_neighbours(*inputs.neighbours(split, "approximate"), to_zero, zero_rows, inputs.store.rows)
+        found[split] = padded_neighbours(
+            *inputs.neighbours(split, "approximate"), to_zero, zero_rows, inputs.store.rows
+        )
     return found
 
 
@@ -40,7 +48,9 @@ def component(inputs: Inputs, search: str, share: float, zero_rows: int, found: 
     """Tune and score one component; measure how many neighbours are padding, and how much of p_kNN they take."""
     rows = inputs.store.rows
     padding = {split: ids >= rows for split, (ids, _) in found.items()}
-    values = np.concatenate([inputs.store.all_values(), np.zeros(zero_rows, np.int32)])  # `<s>`, which no text has as gold token
+    values = np.concatenate(
+        [inputs.store.all_values(), np.zeros(zero_rows, np.int32)]
+    )  # `<s>`, which no text has as gold token
     mask = "real" if search == "exact" else "faiss"
     description = inputs.component(
         f"{search}-{share:g}",

@@ -16,7 +16,17 @@ from knnlm.config.values import shown
 from knnlm.hypotheses import setting_kinds
 
 STEPS = Path(__file__).parent
-STORED = ("states", "datastore", "model", "neighbours", "components", "index", "temperature", "training", "training_neighbours")
+STORED = (
+    "states",
+    "datastore",
+    "model",
+    "neighbours",
+    "components",
+    "index",
+    "temperature",
+    "training",
+    "training_neighbours",
+)
 
 
 @cache
@@ -66,12 +76,17 @@ def needs(config: dict, name: str) -> tuple[str, ...]:
 
 def uses_device(config: dict, name: str) -> bool:
     """Return whether the step of a hypothesis computes on its device, so that it asks for a GPU: whether it says `.device` anywhere."""
-    return any(isinstance(node, ast.Attribute) and node.attr == "device" for node in ast.walk(_parsed(config["hypotheses"][name]["family"])))
+    return any(
+        isinstance(node, ast.Attribute) and node.attr == "device"
+        for node in ast.walk(_parsed(config["hypotheses"][name]["family"]))
+    )
 
 
 def trains_lm(config: dict, name: str) -> bool:
     """Return whether a hypothesis needs another training of the LM, its own or that of one which it comes after."""
-    return "training" in needs(config, name) or any(trains_lm(config, other) for other in config["hypotheses"][name]["after"])
+    return "training" in needs(config, name) or any(
+        trains_lm(config, other) for other in config["hypotheses"][name]["after"]
+    )
 
 
 def problems(config: dict) -> Iterator[tuple[str, str]]:
@@ -80,7 +95,10 @@ def problems(config: dict) -> Iterator[tuple[str, str]]:
         key = f"hypotheses.{name}"
         if entry["family"] is None:
             if not entry["candidates"]:
-                yield f"{key}.candidates", "a hypothesis without a family makes no component of its own; list components of the main result."
+                yield (
+                    f"{key}.candidates",
+                    "a hypothesis without a family makes no component of its own; list components of the main result.",
+                )
         else:
             yield from _step_problems(config, name, key)
         for place, names in (("against", filter(None, [entry["against"]])), ("candidates", entry["candidates"] or [])):
@@ -94,7 +112,10 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     try:
         reads, settings = read_step(family)
     except OSError:
-        yield f"{key}.family", f"there is no step {shown(family)}; choose one of {', '.join(families())}, or write it in workflow/knnlm/hypotheses."
+        yield (
+            f"{key}.family",
+            f"there is no step {shown(family)}; choose one of {', '.join(families())}, or write it in workflow/knnlm/hypotheses.",
+        )
         return
     except (ValueError, SyntaxError) as error:
         yield f"{key}.family", f"the step {family}.py cannot be read ({error}); correct it."
@@ -102,7 +123,11 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     yield from (wrong := list(setting_kinds.problems(f"{key}.settings", entry["settings"], settings)))
     if wrong:
         return
-    yield from _component_problems(config, f"{key}.settings", (name for _, name in setting_kinds.values_of("component", entry["settings"], settings)))
+    yield from _component_problems(
+        config,
+        f"{key}.settings",
+        (name for _, name in setting_kinds.values_of("component", entry["settings"], settings)),
+    )
     for other in entry["after"]:
         if other not in with_step(config):
             yield f"{key}.after", f"{other} is no enabled hypothesis with a family; enable it or disable {name}."
@@ -114,17 +139,29 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
 
 def _component_problems(config: dict, key: str, patterns: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield a problem for each name, or pattern, that no component of this run can have; what a hypothesis calls its own is known when it has run."""
-    known = [BASE.component, *(component.component for retrieval in retrievals(config) for component in knn_components(config, *retrieval))]
+    known = [
+        BASE.component,
+        *(component.component for retrieval in retrievals(config) for component in knn_components(config, *retrieval)),
+    ]
     for pattern in patterns:
         name = resolved_name(pattern, config["main"])
         makers = [maker for maker in config["hypotheses"] if _may_be_of(maker, name)]
-        if any(maker in with_step(config) for maker in makers) or any(fnmatchcase(component, name) for component in known):
+        if any(maker in with_step(config) for maker in makers) or any(
+            fnmatchcase(component, name) for component in known
+        ):
             continue
         if makers:
-            yield key, f"{shown(name)} is a component of {makers[0]}, which makes none in this run; enable {makers[0]}, or name another."
+            yield (
+                key,
+                f"{shown(name)} is a component of {makers[0]}, which makes none in this run; enable {makers[0]}, or name another.",
+            )
         else:
             close = get_close_matches(name, [*known, *(f"{maker}-..." for maker in with_step(config))], n=1)
-            hint = f"did you mean {close[0]}" if close else f"there are {', '.join(known[:2])} ..., and those of hypotheses, <hypothesis>-..."
+            hint = (
+                f"did you mean {close[0]}"
+                if close
+                else f"there are {', '.join(known[:2])} ..., and those of hypotheses, <hypothesis>-..."
+            )
             yield key, f"{shown(name)} is no component of this run; {hint}."
 
 

@@ -49,8 +49,14 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "positive": ("a number above 0", lambda value: _is_number(value) and value > 0),
     "factor": ("a number of at least 1", lambda value: _is_number(value) and value >= 1),
     "share": ("a number of at least 0 and below 1", _is_share),
-    "betas": ("two numbers of at least 0 and below 1", lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_share, value))),
-    "flat index": ("Flat or IVF<lists>,Flat", lambda value: isinstance(value, str) and re.fullmatch(r"(IVF[1-9]\d*,)?Flat", value) is not None),
+    "betas": (
+        "two numbers of at least 0 and below 1",
+        lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_share, value)),
+    ),
+    "flat index": (
+        "Flat or IVF<lists>,Flat",
+        lambda value: isinstance(value, str) and re.fullmatch(r"(IVF[1-9]\d*,)?Flat", value) is not None,
+    ),
     "list": ("a list", lambda value: isinstance(value, list)),
     "section": ("a section of settings", lambda value: isinstance(value, dict)),
 }
@@ -102,7 +108,10 @@ def problems(key: str, given: dict, kinds: Kinds) -> Iterator[tuple[str, str]]:
         if name not in given:
             yield f"{key}.{name}", "missing; add it."
         elif not is_of("section" if isinstance(kind, dict) else kind, given[name]):
-            yield f"{key}.{name}", f"{shown(given[name])} is not {in_words('section' if isinstance(kind, dict) else kind)}; correct it."
+            yield (
+                f"{key}.{name}",
+                f"{shown(given[name])} is not {in_words('section' if isinstance(kind, dict) else kind)}; correct it.",
+            )
         elif isinstance(kind, dict):
             yield from problems(f"{key}.{name}", given[name], kind)
 

@@ -36,12 +36,21 @@ def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path])
     store, k = inputs.store, inputs.settings["k"]
     with ExitStack() as open_files:
         write = {
-            name: open_files.enter_context(new_array(files[name], dtype, (1, store.rows, k))) for name, dtype in (("values", "int32"), ("weights", "float16"))
+            name: open_files.enter_context(new_array(files[name], dtype, (1, store.rows, k)))
+            for name, dtype in (("values", "int32"), ("weights", "float16"))
         }
         for path, chunk in zip(inputs.arguments.training_neighbours, store.chunks, strict=True):
-            read_manifest(path, kind="training neighbours", checkpoint=store.checkpoint, first_position=chunk.first_position, k=k, **inputs.main)
+            read_manifest(
+                path,
+                kind="training neighbours",
+                checkpoint=store.checkpoint,
+                first_position=chunk.first_position,
+                k=k,
+                **inputs.main,
+            )
             values, similarities = (
-                load_array(path.parent / f"{name}.npy", dtype, (chunk.rows, k)) for name, dtype in (("values", "int32"), ("similarities", "float32"))
+                load_array(path.parent / f"{name}.npy", dtype, (chunk.rows, k))
+                for name, dtype in (("values", "int32"), ("similarities", "float32"))
             )
             write["values"](0, chunk.first_position, values)
             write["weights"](0, chunk.first_position, neighbour_weights(np.asarray(similarities), temperature))
@@ -53,7 +62,12 @@ def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], star
     read_model(inputs.model, dictionary)  # fairseq checks these files as well, but tells it with a traceback
     for path in (train_tokens, *neighbours.values()):
         verified(path)
-    options = {"criterion": "soft_labels", "teacher-model": inputs.model, "teacher-dictionary": dictionary, "knn-weight": knn_weight}
+    options = {
+        "criterion": "soft_labels",
+        "teacher-model": inputs.model,
+        "teacher-dictionary": dictionary,
+        "knn-weight": knn_weight,
+    }
     options |= {f"neighbour-{name}": path for name, path in neighbours.items()} | {"train-tokens": train_tokens}
     identity = {**starts_from, "knn_weight": knn_weight, "teacher": file_identity(inputs.model)}
     training = Training(inputs, inputs.seed, {}, identity, (PLUGIN / "soft_labels.py", LIBRARY / "soft_labels.py"))
@@ -75,7 +89,11 @@ def components(inputs: Inputs) -> Iterator[Result]:
     for label, weight, neighbours, starts_from in (("base", 0.0, {}, {}), ("knn", knn_weight, files, found)):
         training = trained(inputs, weight, neighbours, starts_from)
         model = training.export("checkpoint_best.pt")
-        facts = {"valid_loss": training.best_valid_loss(), "lambda": weight, **({"temperature": temperature} if neighbours else {})}
+        facts = {
+            "valid_loss": training.best_valid_loss(),
+            "lambda": weight,
+            **({"temperature": temperature} if neighbours else {}),
+        }
         yield Result(inputs.component(label, added_parameters=parameters(model)), log_p_of(inputs, model), facts)
 
 

@@ -10,7 +10,12 @@ from knnlm.components.word_centroids import word_means
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model", "components")
-SETTINGS = {"means": "list of att|ffn", "states": "natural", "perceptron_steps": "natural", "most_linear_programs": "natural or null"}
+SETTINGS = {
+    "means": "list of att|ffn",
+    "states": "natural",
+    "perceptron_steps": "natural",
+    "most_linear_programs": "natural or null",
+}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
@@ -20,7 +25,9 @@ def components(inputs: Inputs) -> Iterator[Result]:
     """
     never_argmax, facts = search(inputs, inputs.output_embedding, "ffn")
     for h in inputs.settings["means"]:
-        means, _ = word_means(((chunk.keys_of(h), chunk.values_of_rows()) for chunk in inputs.store.chunks), len(inputs.continuation))
+        means, _ = word_means(
+            ((chunk.keys_of(h), chunk.values_of_rows()) for chunk in inputs.store.chunks), len(inputs.continuation)
+        )
         _, facts_of_means = search(inputs, means, h)
         inputs.run_facts |= {f"mean {h} keys: {name}": value for name, value in facts_of_means.items()}
     main_h, metric = inputs.main["h"], inputs.main["metric"]
@@ -28,7 +35,9 @@ def components(inputs: Inputs) -> Iterator[Result]:
     stolen = {split: never_argmax[inputs.gold[split]] for split in SPLITS}
     log_p = {split: np.where(stolen[split], knn.log_p[split], inputs.log_p_base[split]) for split in SPLITS}
     shares = {f"share of stolen tokens in {split}": float(stolen[split].mean()) for split in SPLITS}
-    yield Result(inputs.component("restored", h=main_h, metric=metric, score="real", mask="real"), log_p, facts | shares)
+    yield Result(
+        inputs.component("restored", h=main_h, metric=metric, score="real", mask="real"), log_p, facts | shares
+    )
 
 
 def search(inputs: Inputs, rows: np.ndarray, h: str) -> tuple[np.ndarray, dict[str, int]]:
@@ -36,7 +45,9 @@ def search(inputs: Inputs, rows: np.ndarray, h: str) -> tuple[np.ndarray, dict[s
     settings = inputs.settings
     states = np.concatenate([inputs.queries("valid", h), inputs.store.sample(h, settings["states"])])
     processes = inputs.arguments.threads
-    verdict, facts = find_argmaxable(rows, states, settings["perceptron_steps"], processes, settings["most_linear_programs"], inputs.device)
+    verdict, facts = find_argmaxable(
+        rows, states, settings["perceptron_steps"], processes, settings["most_linear_programs"], inputs.device
+    )
     return verdict != ARGMAXABLE, facts
 
 

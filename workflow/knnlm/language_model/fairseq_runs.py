@@ -36,7 +36,9 @@ def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
     where the records of what the checkpoints have behind them are missing or damaged.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with locked(checkpoints / ".lock", waiting=f"training: another job writes {checkpoints}; waiting until it has ended"):
+    with locked(
+        checkpoints / ".lock", waiting=f"training: another job writes {checkpoints}; waiting until it has ended"
+    ):
         try:
             drop_unfinished_line(checkpoints / HISTORY)
             if saved := saved_updates(checkpoints):
@@ -58,7 +60,9 @@ def history(checkpoints: Path) -> list[dict]:
     except (OSError, ValueError):
         records = [None]
     if not all(isinstance(record, dict) and record.keys() >= set(COLUMNS) for record in records):
-        raise KnnlmError(f"{path}: missing or damaged; delete the folder {checkpoints} and rerun: the training starts anew.")
+        raise KnnlmError(
+            f"{path}: missing or damaged; delete the folder {checkpoints} and rerun: the training starts anew."
+        )
     return records
 
 
@@ -104,13 +108,20 @@ def train(command: list[str], history: Path) -> None:
             yield line
 
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
-    with naming(history), open(history, "a") as records, subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process:
+    with (
+        naming(history),
+        open(history, "a") as records,
+        subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process,
+    ):
         try:
             for row in parse_log(echoed(process.stdout)):
                 records.write(json.dumps(row) + "\n")
                 records.flush()
                 rate = f", {row['tokens_per_second']:.0f} tokens/s" if row["split"] == "train" else ""
-                print(f"training: update {row['update']}, {row['split']} loss {row['loss']:.3f} nats per BPE token{rate}", flush=True)
+                print(
+                    f"training: update {row['update']}, {row['split']} loss {row['loss']:.3f} nats per BPE token{rate}",
+                    flush=True,
+                )
         except BaseException:
             process.kill()
             raise
@@ -135,13 +146,17 @@ def drop_unfinished_line(path: Path) -> None:
 def failure(status: int, text: str, checkpoints: Path) -> Exception:
     """Return the error that tells why fairseq ended with this exit status and these last words."""
     if "FloatingPointError" in text:
-        return KnnlmError("the gradients are not finite; lower lm.training.learning_rate or set a lower lm.training.clip_norm (0 clips nothing).")
+        return KnnlmError(
+            "the gradients are not finite; lower lm.training.learning_rate or set a lower lm.training.clip_norm (0 clips nothing)."
+        )
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in text:
             return OSError(number, os.strerror(number), str(checkpoints))
     again = "run the same command again with more memory, and the training goes on from its last checkpoint, or lower lm.training.batch_samples."
     if status < 0:
-        return KnnlmError(f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; {again}")
+        return KnnlmError(
+            f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; {again}"
+        )
     if OUT_OF_MEMORY.search(text):
         return KnnlmError(f"fairseq-train ran out of memory; {again}")
     return KnnlmError(f"fairseq-train ended with status {status}: {reason_in(text)}")

@@ -22,12 +22,19 @@ def sample_windows(windows: np.ndarray, tokens: int, seed: int) -> np.ndarray:
     return windows[np.sort(order[:count])]
 
 
-def log_p_in_windows(model: LanguageModel, tokens: np.ndarray, windows: np.ndarray, tokens_at_once: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+def log_p_in_windows(
+    model: LanguageModel, tokens: np.ndarray, windows: np.ndarray, tokens_at_once: int = 4096
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens that any windows (m, 3) of a text score, int32 (n,), and the LM's log p of each, float32 (n,) in nats; in no special order."""
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for batch in window_batches(windows, tokens_at_once):
         _, ffn = model.states(padded_source(tokens, batch))
-        features = torch.cat([row[begin - context : end - context] for row, (context, begin, end) in zip(ffn, batch.tolist(), strict=True)])
+        features = torch.cat(
+            [
+                row[begin - context : end - context]
+                for row, (context, begin, end) in zip(ffn, batch.tolist(), strict=True)
+            ]
+        )
         gold = np.concatenate([tokens[begin:end] for _, begin, end in batch.tolist()])
         found.append((gold, model.log_probabilities(features, torch.from_numpy(gold.astype(np.int64))).cpu().numpy()))
     gold, log_p = zip(*found, strict=True)

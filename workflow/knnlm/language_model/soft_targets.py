@@ -39,7 +39,9 @@ class SoftCrossEntropy(torch.autograd.Function):
             logits = torch.mm(features[rows], output_embedding.T, out=buffer[:size]).to(exact)
             best, expected = logits.amax(1), torch.linalg.vecdot(labels, logits)
             p = torch.softmax(logits, 1, out=logits)
-            loss += (best - p.amax(1).log_() - expected).sum()  # log Σ exp of a row is its best logit less log of the best p
+            loss += (
+                best - p.amax(1).log_() - expected
+            ).sum()  # log Σ exp of a row is its best logit less log of the best p
             p -= labels
             torch.mm(p, embedding_exact, out=slopes[0][rows])
             slopes[1].addmm_(p.T, rows_exact[rows])

@@ -46,24 +46,32 @@ def extract_states(
     the model reads or a state does not fit float16.
     """
     if int((windows[:, 2] - windows[:, 0]).max()) > model.longest_input:
-        raise KnnlmError(f"config key windows: context + new is more than the {model.longest_input} tokens that the model was trained on.")
+        raise KnnlmError(
+            f"config key windows: context + new is more than the {model.longest_input} tokens that the model was trained on."
+        )
     offset, rows = int(windows[0, 1]), int(windows[-1, 2] - windows[0, 1])
     att, ffn = (np.empty((rows, model.width), dtype=np.float16) for _ in range(2))
     log_p = np.empty(rows, dtype=np.float32) if with_log_p else None
     batches = list(window_batches(windows, tokens_at_once))
     for batch in progress(batches, "states"):
         batch_att, batch_ffn = model.states(padded_source(tokens, batch))
-        places = [(row, slice(b - c, e - c), slice(b - offset, e - offset)) for row, (c, b, e) in enumerate(batch.tolist())]
+        places = [
+            (row, slice(b - c, e - c), slice(b - offset, e - offset)) for row, (c, b, e) in enumerate(batch.tolist())
+        ]
         for row, inside, outside in places:
             att[outside] = batch_att[row, inside].to(torch.float16).cpu().numpy()
             ffn[outside] = batch_ffn[row, inside].to(torch.float16).cpu().numpy()
         if log_p is not None:
             features = torch.cat([batch_ffn[row, inside] for row, inside, _ in places])
-            targets = np.concatenate([tokens[outside.start + offset : outside.stop + offset] for _, _, outside in places]).astype(np.int64)
+            targets = np.concatenate(
+                [tokens[outside.start + offset : outside.stop + offset] for _, _, outside in places]
+            ).astype(np.int64)
             scores = model.log_probabilities(features, torch.from_numpy(targets)).cpu().numpy()
             sizes = [outside.stop - outside.start for _, _, outside in places]
             for (_, _, outside), part in zip(places, np.split(scores, np.cumsum(sizes)[:-1]), strict=True):
                 log_p[outside] = part
     if not (np.isfinite(att).all() and np.isfinite(ffn).all()):
-        raise KnnlmError("the LM's hidden states do not fit float16 (not finite); train it with a smaller lm.training.learning_rate.")
+        raise KnnlmError(
+            "the LM's hidden states do not fit float16 (not finite); train it with a smaller lm.training.learning_rate."
+        )
     return att, ffn, log_p

@@ -36,7 +36,14 @@ class Devices:
         """What stands before the call: on several nodes Slurm starts it once on each, and fairseq learns from Slurm's variables which node it is on."""
         if self.nodes == 1:
             return []
-        return ["srun", f"--nodes={self.nodes}", f"--ntasks={self.nodes}", "--ntasks-per-node=1", f"--cpus-per-task={self.threads}", "--kill-on-bad-exit=1"]
+        return [
+            "srun",
+            f"--nodes={self.nodes}",
+            f"--ntasks={self.nodes}",
+            "--ntasks-per-node=1",
+            f"--cpus-per-task={self.threads}",
+            "--kill-on-bad-exit=1",
+        ]
 
     def passes(self, accumulate: int) -> int:
         """Return how many of an update's forward passes are those of one device: the update is the same on any number of GPUs.
@@ -82,7 +89,9 @@ def fairseq_command(
     `fairseq_cli.train` does; `more_options` are those of fairseq that the base LM's training leaves out.
     """
     if training["fp16"] and not devices.gpus:
-        raise KnnlmError("config key lm.training.fp16: float16 training needs a GPU, but this job has none; set it to false or give GPUs.")
+        raise KnnlmError(
+            "config key lm.training.fp16: float16 training needs a GPU, but this job has none; set it to false or give GPUs."
+        )
     period = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
     options = {
         "user-dir": plugin,
@@ -157,10 +166,14 @@ def parse_log(lines: Iterable[str]) -> Iterator[dict]:
                 "(0 clips nothing) or raise lm.training.warmup_updates."
             )
         rates = [float(record["lr"]), float(record["wps"])] if split == "train" else [math.nan, math.nan]
-        yield dict(zip(COLUMNS, [update, int(record["epoch"]), split, loss, math.exp(min(loss, 700)), *rates], strict=True))
+        yield dict(
+            zip(COLUMNS, [update, int(record["epoch"]), split, loss, math.exp(min(loss, 700)), *rates], strict=True)
+        )
 
 
 def loss_table(rows: Iterable[dict]) -> pd.DataFrame:
     """Return the loss curve sorted by update; where a resumed run repeats updates, the later record counts."""
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.drop_duplicates(["split", "update"], keep="last").sort_values(["split", "update"]).reset_index(drop=True)
+    return (
+        table.drop_duplicates(["split", "update"], keep="last").sort_values(["split", "update"]).reset_index(drop=True)
+    )

@@ -25,7 +25,9 @@ POSITIONS_AT_ONCE = 4096  # rows of the V-wide softmax held in memory
 
 def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str) -> torch.nn.Module:
     """Build the untrained network: pre-norm, no final LayerNorm, untied output without bias (paper, appendix A; spec §1.1)."""
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # asks for tensorboardX when it is imported
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(
+        logging.WARNING
+    )  # asks for tensorboardX when it is imported
     from fairseq.data import Dictionary
     from fairseq.models.transformer_lm import TransformerLanguageModel
     from fairseq.utils import import_user_module
@@ -43,23 +45,46 @@ def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str
     )
     transformer_lm_wikibpe(settings)
     dictionary = Dictionary.load(dictionary_file)
-    return TransformerLanguageModel.build_model(settings, Namespace(source_dictionary=dictionary, target_dictionary=dictionary))
+    return TransformerLanguageModel.build_model(
+        settings, Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    )
 
 
-def export_model(checkpoint: str | Path, model_file: str | Path, architecture: dict, tokens_per_sample: int, dictionary_file: str | Path) -> None:
+def export_model(
+    checkpoint: str | Path,
+    model_file: str | Path,
+    architecture: dict,
+    tokens_per_sample: int,
+    dictionary_file: str | Path,
+) -> None:
     """Turn a fairseq checkpoint that this run has written into a model file of plain tensors; like fairseq itself, it unpickles no code.
 
     Raises KnnlmError, naming the checkpoint, if it is damaged.
     """
     if not is_whole(checkpoint):
-        raise KnnlmError(f"{checkpoint}: missing or damaged; delete the folder {Path(checkpoint).parent} and rerun: the training starts anew.")
+        raise KnnlmError(
+            f"{checkpoint}: missing or damaged; delete the folder {Path(checkpoint).parent} and rerun: the training starts anew."
+        )
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-    save_model(model_file, architecture, tokens_per_sample, {name: weight.float() for name, weight in weights.items()}, dictionary_file)
+    save_model(
+        model_file,
+        architecture,
+        tokens_per_sample,
+        {name: weight.float() for name, weight in weights.items()},
+        dictionary_file,
+    )
 
 
-def save_model(model_file: str | Path, architecture: dict, tokens_per_sample: int, weights: dict, dictionary_file: str | Path) -> None:
+def save_model(
+    model_file: str | Path, architecture: dict, tokens_per_sample: int, weights: dict, dictionary_file: str | Path
+) -> None:
     """Write a model file, sealed, whole or not at all. The same model gives the same bytes: PyTorch would store the name of a file that it opens itself."""
-    content = {"architecture": architecture, "tokens_per_sample": tokens_per_sample, "pieces": pieces_hash(dictionary_file), "weights": weights}
+    content = {
+        "architecture": architecture,
+        "tokens_per_sample": tokens_per_sample,
+        "pieces": pieces_hash(dictionary_file),
+        "weights": weights,
+    }
     with sealed(model_file) as unfinished, open(unfinished, "wb") as file:
         torch.save(content, file)
 
@@ -70,7 +95,9 @@ def pieces_hash(dictionary_file: str | Path) -> str:
         with open(dictionary_file, "rb") as lines:
             return hashlib.sha256(b"\n".join(line.rsplit(b" ", 1)[0] for line in lines)).hexdigest()
     except OSError as error:
-        raise KnnlmError(f"{dictionary_file}: not a readable dictionary ({error.strerror}); rerun the step that makes it.") from None
+        raise KnnlmError(
+            f"{dictionary_file}: not a readable dictionary ({error.strerror}); rerun the step that makes it."
+        ) from None
 
 
 def read_model(model_file: str | Path, dictionary_file: str | Path | None = None) -> dict:
@@ -85,7 +112,9 @@ def read_model(model_file: str | Path, dictionary_file: str | Path | None = None
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, OSError, ValueError):
         raise KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.") from None
     if dictionary_file is not None and found["pieces"] != pieces_hash(dictionary_file):
-        raise KnnlmError(f"{dictionary_file}: not the dictionary that {model_file} was trained with; delete it and rerun the step that makes it.")
+        raise KnnlmError(
+            f"{dictionary_file}: not the dictionary that {model_file} was trained with; delete it and rerun the step that makes it."
+        )
     return found
 
 
@@ -95,7 +124,10 @@ def write_first_checkpoint(model_file: str | Path, checkpoint: str | Path) -> No
     extra_state = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
     weights = dict(read_model(model_file)["weights"])
     with atomic(checkpoint) as unfinished:
-        torch.save({"model": weights, "args": None, "cfg": None, "optimizer_history": [begin], "extra_state": extra_state}, unfinished)
+        torch.save(
+            {"model": weights, "args": None, "cfg": None, "optimizer_history": [begin], "extra_state": extra_state},
+            unfinished,
+        )
 
 
 def is_whole(checkpoint: str | Path) -> bool:
@@ -106,7 +138,15 @@ def is_whole(checkpoint: str | Path) -> bool:
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             return not any(part.external_attr for part in archive.infolist()) and archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError, ValueError):  # whatever a damaged header may lead to
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        LookupError,
+        RuntimeError,
+        ValueError,
+    ):  # whatever a damaged header may lead to
         return False
 
 
@@ -116,7 +156,14 @@ def trained_updates(checkpoint: str | Path) -> int:
         return 0
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError):  # not what is in it, but where it stands
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        pickle.UnpicklingError,
+    ):  # not what is in it, but where it stands
         return 0
     return content["optimizer_history"][-1]["num_updates"]
 
@@ -141,7 +188,9 @@ class LanguageModel:
             network.load_state_dict(weights)
         except (RuntimeError, LookupError, TypeError, AttributeError, OSError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip()
-            raise KnnlmError(f"{model_file}: not a language model for {dictionary_file} ({reason}); delete it and rerun train_lm.") from None
+            raise KnnlmError(
+                f"{model_file}: not a language model for {dictionary_file} ({reason}); delete it and rerun train_lm."
+            ) from None
         torch.set_float32_matmul_precision("highest")  # the plugin lowers it for training
         self.device = torch.device(device)
         self.longest_input = tokens_per_sample
@@ -167,6 +216,12 @@ class LanguageModel:
     def log_probabilities(self, ffn: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return log p_LM of `targets` (rows,) given `ffn` (rows, width): float32 (rows,), nats."""
         found = []
-        for features, gold in zip(ffn.split(POSITIONS_AT_ONCE), targets.to(self.device).split(POSITIONS_AT_ONCE), strict=True):
-            found.append(-torch.nn.functional.cross_entropy(self.decoder.output_projection(features).float(), gold, reduction="none"))
+        for features, gold in zip(
+            ffn.split(POSITIONS_AT_ONCE), targets.to(self.device).split(POSITIONS_AT_ONCE), strict=True
+        ):
+            found.append(
+                -torch.nn.functional.cross_entropy(
+                    self.decoder.output_projection(features).float(), gold, reduction="none"
+                )
+            )
         return torch.cat(found)

@@ -21,7 +21,10 @@ LOOPED_RESAMPLES = 200
 def measure(config: dict, retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
     """Measure both."""
     tuned = temperatures(config["temperature"]["grid"], retrieval, store, bench)
-    significance, components = config["significance"], 1 + sum(len(knn_components(config, *found)) for found in retrievals(config))
+    significance, components = (
+        config["significance"],
+        1 + sum(len(knn_components(config, *found)) for found in retrievals(config)),
+    )
     return Measured([*tuned.rows, *resampling(components, significance["resamples"], bench)], tuned.rates)
 
 
@@ -30,7 +33,9 @@ def temperatures(grid: list[float], retrieval: Retrieval, store: Datastore, benc
 
     One search and one temperature are measured: all take the same.
     """
-    queries = random_queries(min(query_count(retrieval, store.rows, bench), QUERIES_OF_ROWS), retrieval.width, bench.seed)
+    queries = random_queries(
+        min(query_count(retrieval, store.rows, bench), QUERIES_OF_ROWS), retrieval.width, bench.seed
+    )
     _, similarities = retrieval.exact(store, queries, bench.device, (1.0,))
     similarities, generator = similarities.copy(), np.random.default_rng(bench.seed)
     matches = generator.random(similarities.shape) < GOLD_SHARE
@@ -40,13 +45,25 @@ def temperatures(grid: list[float], retrieval: Retrieval, store: Datastore, benc
         _, found = retrieval.exact(store, queries, bench.device, (1.0,))
         best_weights(found, matches, log_p_base, grid[:1])
 
-    taken = interleaved({"ours": lambda: best_weights(similarities, matches, log_p_base, grid), "search": searching}, bench.pairs, bench.device)
+    taken = interleaved(
+        {"ours": lambda: best_weights(similarities, matches, log_p_base, grid), "search": searching},
+        bench.pairs,
+        bench.device,
+    )
     ours, reference = len(grid) / taken["ours"], 1 / taken["search"]
-    found = row(f"{len(grid)} temperatures with their λ: searching for each", "temperatures/s", ours, reference, GOALS["temperatures"])
+    found = row(
+        f"{len(grid)} temperatures with their λ: searching for each",
+        "temperatures/s",
+        ours,
+        reference,
+        GOALS["temperatures"],
+    )
     return Measured([found], {"neighbour_terms": float(np.median(ours)) * similarities.size})
 
 
-def best_weights(similarities: np.ndarray, matches: np.ndarray, log_p_base: np.ndarray, grid: list[float]) -> list[float]:
+def best_weights(
+    similarities: np.ndarray, matches: np.ndarray, log_p_base: np.ndarray, grid: list[float]
+) -> list[float]:
     """Return the λ that is best at each temperature. similarities: float32 (n, k); matches: bool (n, k); log_p_base: float32 (n,), nats."""
     return [optimal_weight(log_p_base, log_p_knn(similarities, matches, temperature)) for temperature in grid]
 

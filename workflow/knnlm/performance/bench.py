@@ -67,7 +67,14 @@ def interleaved(work: dict[str, Callable[[], object]], pairs: int, device: str) 
     return {name: np.array(seconds) for name, seconds in found.items()}
 
 
-def row(stage: str, unit: str, ours: np.ndarray, reference: np.ndarray, goal: float | None = None, ratios: np.ndarray | None = None) -> dict:
+def row(
+    stage: str,
+    unit: str,
+    ours: np.ndarray,
+    reference: np.ndarray,
+    goal: float | None = None,
+    ratios: np.ndarray | None = None,
+) -> dict:
     """Return a row of the table: medians of both speeds, (pairs,) in `unit`, and of their ratios, with the lowest and highest of these.
 
     A speed may be any number of which more is better. `ratios`, (any number,), are given where they are not those of the pairs.
@@ -75,7 +82,13 @@ def row(stage: str, unit: str, ours: np.ndarray, reference: np.ndarray, goal: fl
     ratios = ours / reference if ratios is None else ratios
     ratio = float(np.median(ratios))
     reached = "" if goal is None else str(ratio >= goal).lower()
-    return dict(zip(COLUMNS, [stage, np.median(ours), np.median(reference), unit, ratio, ratios.min(), ratios.max(), goal, reached], strict=True))
+    return dict(
+        zip(
+            COLUMNS,
+            [stage, np.median(ours), np.median(reference), unit, ratio, ratios.min(), ratios.max(), goal, reached],
+            strict=True,
+        )
+    )
 
 
 def _wait(device: str) -> None:

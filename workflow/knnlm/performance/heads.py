@@ -61,12 +61,27 @@ def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -
         bare_forward(model, sources)
         ours()
 
-    work = {"ours": ours, "products": multiplying(rows.batch(0, BATCH, bench.device).states, weights, batches), "with forward": with_forward}
+    work = {
+        "ours": ours,
+        "products": multiplying(rows.batch(0, BATCH, bench.device).states, weights, batches),
+        "with forward": with_forward,
+    }
     taken = interleaved(work, bench.pairs, bench.device)
     flops = 6.0 * weights.numel() * len(tokens)
     speeds = {name: flops / seconds / 1e9 for name, seconds in taken.items()}
     found = [
-        row("epoch of an output embedding: its three matrix products", "GFLOP/s", speeds["ours"], speeds["products"], GOAL),
-        row("epoch of an output embedding: with the LM's forward pass before it", "rows/s", len(tokens) / taken["ours"], len(tokens) / taken["with forward"]),
+        row(
+            "epoch of an output embedding: its three matrix products",
+            "GFLOP/s",
+            speeds["ours"],
+            speeds["products"],
+            GOAL,
+        ),
+        row(
+            "epoch of an output embedding: with the LM's forward pass before it",
+            "rows/s",
+            len(tokens) / taken["ours"],
+            len(tokens) / taken["with forward"],
+        ),
     ]
     return Measured(found, {"head_flops": float(np.median(speeds["ours"])) * 1e9})

@@ -14,12 +14,19 @@ from knnlm.language_model.transformer import LanguageModel, build_model, save_mo
 from knnlm.performance.bench import Bench, Measured, interleaved, row
 
 SPECIAL_TYPES = 4  # <s> <pad> </s> <unk>, which fairseq adds to a dictionary
-WIDE = {"layers": 2, "width": 512, "feed_forward_width": 2048, "heads": 8}  # the shape of the paper's layers at half its width
+WIDE = {
+    "layers": 2,
+    "width": 512,
+    "feed_forward_width": 2048,
+    "heads": 8,
+}  # the shape of the paper's layers at half its width
 GOALS = {"datastore": 0.85, "wide forward": 0.5}
 Product = tuple[int, int, int, int, int]
 
 
-def random_model(folder: Path, architecture: dict, tokens_per_sample: int, vocabulary: int, device: str) -> LanguageModel:
+def random_model(
+    folder: Path, architecture: dict, tokens_per_sample: int, vocabulary: int, device: str
+) -> LanguageModel:
     """Write a model of random weights and its dictionary of `vocabulary` types to `folder`, `model.pt` and `dict.txt`, and open it."""
     folder.mkdir(parents=True, exist_ok=True)
     dictionary = folder / "dict.txt"
@@ -54,7 +61,10 @@ def forward_products(architecture: dict, sequences: int, length: int, vocabulary
     layers, d, f, heads = (architecture[key] for key in ("layers", "width", "feed_forward_width", "heads"))
     n, of_head = sequences * length, d // heads
     found = [(4 * layers, 1, n, d, d), (layers, 1, n, d, f), (layers, 1, n, f, d)]
-    found += [(layers, sequences * heads, length, of_head, length), (layers, sequences * heads, length, length, of_head)]
+    found += [
+        (layers, sequences * heads, length, of_head, length),
+        (layers, sequences * heads, length, length, of_head),
+    ]
     return [*found, (1, 1, n, d, vocabulary)] if vocabulary else found
 
 
@@ -65,7 +75,10 @@ def product_flops(products: list[Product]) -> float:
 
 def multiplying(products: list[Product], device: str) -> Callable[[], None]:
     """Return the work of doing these float32 products, into buffers that are there already."""
-    operands = [(times, *(torch.randn(matrices, *shape, device=device) for shape in ((n, k), (m, k), (n, m)))) for times, matrices, n, k, m in products]
+    operands = [
+        (times, *(torch.randn(matrices, *shape, device=device) for shape in ((n, k), (m, k), (n, m))))
+        for times, matrices, n, k, m in products
+    ]
 
     def work() -> None:
         for times, left, right, out in operands:
@@ -82,8 +95,13 @@ def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -
     """Measure the configured model, and the forward pass of one that is 512 wide."""
     made = datastore(config, vocabulary, model, bench)
     longest = config["lm"]["training"]["tokens_per_sample"]
-    wide = random_model(bench.folder / "wide", {**config["lm"]["architecture"], **WIDE}, longest, vocabulary, bench.device)
-    rows = [forward(config, vocabulary, model, config["lm"]["architecture"], bench), forward(config, vocabulary, wide, WIDE, bench, GOALS["wide forward"])]
+    wide = random_model(
+        bench.folder / "wide", {**config["lm"]["architecture"], **WIDE}, longest, vocabulary, bench.device
+    )
+    rows = [
+        forward(config, vocabulary, model, config["lm"]["architecture"], bench),
+        forward(config, vocabulary, wide, WIDE, bench, GOALS["wide forward"]),
+    ]
     return Measured([*made.rows, *rows], made.rates)
 
 
@@ -94,7 +112,11 @@ def datastore(config: dict, vocabulary: int, model: LanguageModel, bench: Bench)
     flops = length / window["new"] * forward_flops(config["lm"]["architecture"], length)
     tokens = random_tokens(bench.fitting(flops, least=window["new"]), vocabulary, bench.seed)
     windows = fixed_windows(len(tokens), window["context"], window["new"])
-    sources, folder, order = inputs(tokens, windows), bench.folder / "states", shuffled_order(len(tokens), bench.seed, 0)
+    sources, folder, order = (
+        inputs(tokens, windows),
+        bench.folder / "states",
+        shuffled_order(len(tokens), bench.seed, 0),
+    )
 
     def ours() -> None:
         att, ffn, _ = extract_states(model, tokens, windows)
@@ -102,11 +124,15 @@ def datastore(config: dict, vocabulary: int, model: LanguageModel, bench: Bench)
 
     taken = interleaved({"ours": ours, "forward": lambda: bare_forward(model, sources)}, bench.pairs, bench.device)
     speeds = {name: len(tokens) / seconds for name, seconds in taken.items()}
-    found = row("states and datastore: bare forward pass", "tokens/s", speeds["ours"], speeds["forward"], GOALS["datastore"])
+    found = row(
+        "states and datastore: bare forward pass", "tokens/s", speeds["ours"], speeds["forward"], GOALS["datastore"]
+    )
     return Measured([found], {"states_flops": float(np.median(speeds["ours"])) * flops})
 
 
-def forward(config: dict, vocabulary: int, model: LanguageModel, architecture: dict, bench: Bench, goal: float | None = None) -> dict:
+def forward(
+    config: dict, vocabulary: int, model: LanguageModel, architecture: dict, bench: Bench, goal: float | None = None
+) -> dict:
     """Compare the bare forward pass of a model with its matrix products alone: same dtype, shapes and order of size."""
     window = config["windows"]["train"]
     length = window["context"] + window["new"]

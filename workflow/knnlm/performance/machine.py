@@ -21,7 +21,9 @@ def description(device: str) -> dict[str, str | int]:
     facts = {
         "processor": processor(),
         "cores": os.cpu_count() or 1,
-        "cores that this process may use": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores that this process may use": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "memory_bytes": memory_of("cpu"),
         "system": platform.platform(),
@@ -36,7 +38,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
 
 
 def memory_of(device: str) -> int:
@@ -58,14 +63,19 @@ def speeds(device: str, folder: Path, disk_bytes: int) -> dict[str, float]:
     with training_precision():
         found["float32_flops_at_training_precision"] = product_speed(device)
     found["bfloat16_flops"] = product_speed(device, torch.bfloat16)
-    found["copied_bytes"] = 2 * COPIED_BYTES / min(seconds_of(copying(COPIED_BYTES, device), device) for _ in range(TRIES))
+    found["copied_bytes"] = (
+        2 * COPIED_BYTES / min(seconds_of(copying(COPIED_BYTES, device), device) for _ in range(TRIES))
+    )
     found["disk_bytes"] = disk_speed(folder, disk_bytes)
     return found
 
 
 def copying(size: int, device: str = "cpu"):
     """Return the work of copying `size` bytes in memory, which reads as many and writes as many."""
-    source, target = torch.ones(size, dtype=torch.uint8, device=device), torch.zeros(size, dtype=torch.uint8, device=device)
+    source, target = (
+        torch.ones(size, dtype=torch.uint8, device=device),
+        torch.zeros(size, dtype=torch.uint8, device=device),
+    )
     return lambda: target.copy_(source)
 
 

@@ -31,7 +31,12 @@ from knnlm.storage.files import load_array, save_array
 
 TIMES = (1, 2, 4, 8)
 WHOLE = (1.0,)  # of the store
-REPEATS = {"datastore build": 3, "index fill": 0, "exact search": 3, "approximate search": 3}  # after the first; 0: the first is what counts
+REPEATS = {
+    "datastore build": 3,
+    "index fill": 0,
+    "exact search": 3,
+    "approximate search": 3,
+}  # after the first; 0: the first is what counts
 MOST_EXPONENTS = {"datastore build": 1.05, "exact search": 1.05, "approximate search": 1.0}
 FEWER_FILLED = 8  # times as many rows are searched as indexes are filled with: filling takes longer
 MOST_GROWTH = 1.1  # of memory, from 1× to 8×
@@ -66,7 +71,16 @@ def sizes_of(config: dict, retrieval: Retrieval, bench: Bench) -> Sizes:
     tokens = max(window["new"], bench.fitting(flops / SHARE) // window["new"] * window["new"])
     queries = bench.fitting(2 * retrieval.width * rows / SHARE, least=LEAST_QUERIES)
     searched = (rows, max(1, rows // FEWER_FILLED), queries)
-    return Sizes(bench.folder / "scaling", bench.device, retrieval, *searched, window["context"], window["new"], tokens, bench.seed)
+    return Sizes(
+        bench.folder / "scaling",
+        bench.device,
+        retrieval,
+        *searched,
+        window["context"],
+        window["new"],
+        tokens,
+        bench.seed,
+    )
 
 
 def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
@@ -77,9 +91,15 @@ def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
     write_stores(sizes)
     found = []
     for stage in STAGES:
-        for times in (*TIMES, *reversed(TIMES)):  # so that what changes on the machine meanwhile does not look like growth
+        for times in (
+            *TIMES,
+            *reversed(TIMES),
+        ):  # so that what changes on the machine meanwhile does not look like growth
             found += in_a_fresh_process(stage, sizes, times)
-            print(f"scaling: {stage} at {times}×, {found[-1]['seconds']:.2f} s, {found[-1]['memory_bytes'] / 1e6:.0f} MB", flush=True)
+            print(
+                f"scaling: {stage} at {times}×, {found[-1]['seconds']:.2f} s, {found[-1]['memory_bytes'] / 1e6:.0f} MB",
+                flush=True,
+            )
     table = pd.DataFrame(found)
     table["exponent"] = table["stage"].map({stage: float(np.median(exponents(table, stage))) for stage in STAGES})
     return table
@@ -130,7 +150,10 @@ def one_size(stage: str, sizes: Sizes, times: int) -> list[dict]:
             taken.append(seconds_of(work, sizes.device))
     rows = times * {"datastore build": sizes.tokens, "index fill": sizes.filled_rows}.get(stage, sizes.rows)
     same = {"stage": stage, "times": times, "rows": rows}
-    return [same | {"seconds": seconds, "memory_bytes": peak.own, "resident_bytes": peak.resident} for seconds in taken[1:] or taken]
+    return [
+        same | {"seconds": seconds, "memory_bytes": peak.own, "resident_bytes": peak.resident}
+        for seconds in taken[1:] or taken
+    ]
 
 
 def build(sizes: Sizes, times: int) -> Callable[[], None]:
@@ -140,14 +163,24 @@ def build(sizes: Sizes, times: int) -> Callable[[], None]:
     from knnlm.language_model.transformer import LanguageModel
 
     files = sizes.folder.parent / "model"
-    model, tokens = LanguageModel(files / "model.pt", files / "dict.txt", sizes.device), load_array(sizes.folder / "tokens.npy")[: times * sizes.tokens]
+    model, tokens = (
+        LanguageModel(files / "model.pt", files / "dict.txt", sizes.device),
+        load_array(sizes.folder / "tokens.npy")[: times * sizes.tokens],
+    )
     windows = fixed_windows(len(tokens), sizes.context, sizes.new)
 
     def work() -> None:
         for chunk in range(times):
             share = share_of_windows(windows, chunk, times)
             att, ffn, _ = extract_states(model, tokens, share)
-            save_chunk(sizes.folder / f"built-{chunk}", att, ffn, tokens, int(share[0, 1]), shuffled_order(len(att), sizes.seed, chunk))
+            save_chunk(
+                sizes.folder / f"built-{chunk}",
+                att,
+                ffn,
+                tokens,
+                int(share[0, 1]),
+                shuffled_order(len(att), sizes.seed, chunk),
+            )
 
     return work
 
@@ -161,13 +194,19 @@ def fill(sizes: Sizes, times: int) -> Callable[[], None]:
 
 def exact(sizes: Sizes, times: int) -> Callable[[], object]:
     """Search the whole of the first `times` chunks exactly, without a stop at fractions: blocks of keys are then as large as they get."""
-    store, queries = opened_store(sizes.folder, sizes.retrieval, sizes.rows, times), random_queries(sizes.queries, sizes.retrieval.width, sizes.seed)
+    store, queries = (
+        opened_store(sizes.folder, sizes.retrieval, sizes.rows, times),
+        random_queries(sizes.queries, sizes.retrieval.width, sizes.seed),
+    )
     return lambda: sizes.retrieval.exact(store, queries, sizes.device, WHOLE)
 
 
 def approximate(sizes: Sizes, times: int) -> Callable[[], object]:
     """Search the whole of the first `times` chunks with their indexes."""
-    store, queries = opened_store(sizes.folder, sizes.retrieval, sizes.rows, times), random_queries(sizes.queries, sizes.retrieval.width, sizes.seed)
+    store, queries = (
+        opened_store(sizes.folder, sizes.retrieval, sizes.rows, times),
+        random_queries(sizes.queries, sizes.retrieval.width, sizes.seed),
+    )
     index = opened_index(sizes.folder, sizes.retrieval, store)
     return lambda: sizes.retrieval.approximate(store, index, queries, sizes.device, WHOLE)
 
@@ -204,5 +243,7 @@ def judged(table: pd.DataFrame) -> list[dict]:
         found.append(row(f"{stage} at {max(TIMES)}× the rows: 1×", "rows/s", *speeds, goal, max(TIMES) ** (1 - slopes)))
         memory = [np.array([part["memory_bytes"].max() / 1e6]) for part in (most, least)]
         goal = 1 / MOST_GROWTH if "search" not in stage or least["rows"].iloc[0] >= 2 * BLOCK_KEYS else None
-        found.append(row(f"memory of {stage} at {max(TIMES)}× the rows: 1×", "MB", *memory, goal, memory[1] / memory[0]))
+        found.append(
+            row(f"memory of {stage} at {max(TIMES)}× the rows: 1×", "MB", *memory, goal, memory[1] / memory[0])
+        )
     return found

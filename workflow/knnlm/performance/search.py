@@ -48,7 +48,9 @@ class Retrieval:
         main, index = config["main"], config["index"]
         fractions = tuple(searched_fractions(config, main["h"], main["metric"]))
         sizes = config["retrieval"]["k"], config["lm"]["architecture"]["width"]
-        return cls(main["h"], main["metric"], *sizes, fractions, index["factory"], index["training_rows"], index["nprobe"])
+        return cls(
+            main["h"], main["metric"], *sizes, fractions, index["factory"], index["training_rows"], index["nprobe"]
+        )
 
     @property
     def least_rows(self) -> int:
@@ -61,16 +63,29 @@ class Retrieval:
         centroids = max(parse_factory(self.factory, self.width).lists, PQ_CENTROIDS)
         return min(self.training_rows, SAMPLE_ROWS_PER_CENTROID * centroids)
 
-    def exact(self, store: Datastore, queries: np.ndarray, device: str, fractions: tuple[float, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def exact(
+        self, store: Datastore, queries: np.ndarray, device: str, fractions: tuple[float, ...] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Search exactly; return ids and similarities in the whole store, (n, k) each."""
-        return _last(exact_search(queries, store, self.h, self.metric, self.k, list(fractions or self.fractions), device))
+        return _last(
+            exact_search(queries, store, self.h, self.metric, self.k, list(fractions or self.fractions), device)
+        )
 
     def approximate(
-        self, store: Datastore, index: "Index", queries: np.ndarray, device: str, fractions: tuple[float, ...] | None = None
+        self,
+        store: Datastore,
+        index: "Index",
+        queries: np.ndarray,
+        device: str,
+        fractions: tuple[float, ...] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search with an index; return ids and similarities in the largest part of the store, (n, k) each."""
         searched = list(fractions or self.fractions)
-        return _last(approximate_search(queries, store, index.trained, index.filled, self.nprobe, self.k, searched, device, index.folder))
+        return _last(
+            approximate_search(
+                queries, store, index.trained, index.filled, self.nprobe, self.k, searched, device, index.folder
+            )
+        )
 
     def scanned(self, queries: int, rows: float) -> float:
         """Return what approximate search looks up or compares in the lists (`plan.scanned`)."""
@@ -80,7 +95,9 @@ class Retrieval:
     def choosing(self, queries: int) -> float:
         """Return the operations of choosing lists and of making look-up tables (`plan.approximate_retrieval`)."""
         factory = parse_factory(self.factory, self.width)
-        return 2.0 * queries * self.width * (factory.lists + (self.nprobe * PQ_CENTROIDS if factory.sub_quantisers else 0))
+        return (
+            2.0 * queries * self.width * (factory.lists + (self.nprobe * PQ_CENTROIDS if factory.sub_quantisers else 0))
+        )
 
 
 @dataclass(frozen=True)
@@ -106,13 +123,18 @@ def random_queries(rows: int, width: int, seed: int) -> np.ndarray:
 def random_store(folder: Path, retrieval: Retrieval, rows: int, chunks: int, seed: int) -> Datastore:
     """Write a store of random keys, `rows` in each chunk, of the one kind that is searched, and open it."""
     for number in range(chunks):
-        save_array(folder / f"chunk-{number}" / f"{retrieval.h}.npy", random_vectors(rows, retrieval.width, [seed, number]))
+        save_array(
+            folder / f"chunk-{number}" / f"{retrieval.h}.npy", random_vectors(rows, retrieval.width, [seed, number])
+        )
     return opened_store(folder, retrieval, rows, chunks)
 
 
 def opened_store(folder: Path, retrieval: Retrieval, rows: int, chunks: int) -> Datastore:
     """Open the first chunks of such a store."""
-    return Datastore(tuple(Chunk(folder / f"chunk-{number}", rows, retrieval.width, number * rows) for number in range(chunks)), checkpoint="random")
+    return Datastore(
+        tuple(Chunk(folder / f"chunk-{number}", rows, retrieval.width, number * rows) for number in range(chunks)),
+        checkpoint="random",
+    )
 
 
 def write_trained(folder: Path, retrieval: Retrieval, store: Datastore, seed: int) -> None:
@@ -140,14 +162,24 @@ def repeat_filled(folder: Path, retrieval: Retrieval, rows: int, chunks: int) ->
 def opened_index(folder: Path, retrieval: Retrieval, store: Datastore) -> Index:
     """Open the index of a store as the workflow does."""
     trained = load_index(folder / "trained.faiss", retrieval.metric, retrieval.width, 0)
-    parts = [load_index(folder / f"filled-{number}.faiss", retrieval.metric, retrieval.width, chunk.rows) for number, chunk in enumerate(store.chunks)]
+    parts = [
+        load_index(folder / f"filled-{number}.faiss", retrieval.metric, retrieval.width, chunk.rows)
+        for number, chunk in enumerate(store.chunks)
+    ]
     return Index(trained, parts, folder)
 
 
 def measure(retrieval: Retrieval, store: Datastore, index: Index, bench: Bench) -> Measured:
     """Measure both searches and the real scores on one store."""
-    parts = [exact(retrieval, store, bench), approximate(retrieval, store, index, bench), real_scores(retrieval, store, index, bench)]
-    return Measured([found for part in parts for found in part.rows], {name: rate for part in parts for name, rate in part.rates.items()})
+    parts = [
+        exact(retrieval, store, bench),
+        approximate(retrieval, store, index, bench),
+        real_scores(retrieval, store, index, bench),
+    ]
+    return Measured(
+        [found for part in parts for found in part.rows],
+        {name: rate for part in parts for name, rate in part.rates.items()},
+    )
 
 
 def store_rows(retrieval: Retrieval, bench: Bench) -> int:
@@ -172,8 +204,14 @@ def exact(retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
     }
     flops = 2.0 * queries.size * store.rows
     speeds = {name: flops / seconds / 1e9 for name, seconds in interleaved(work, bench.pairs, bench.device).items()}
-    product, searches = "float32 product of queries and keys", {"exact search": "whole", f"exact search of {len(retrieval.fractions)} fractions": "ours"}
-    rows = [row(f"{search}: {product}", "GFLOP/s", speeds[name], speeds["product"], GOALS["product"]) for search, name in searches.items()]
+    product, searches = (
+        "float32 product of queries and keys",
+        {"exact search": "whole", f"exact search of {len(retrieval.fractions)} fractions": "ours"},
+    )
+    rows = [
+        row(f"{search}: {product}", "GFLOP/s", speeds[name], speeds["product"], GOALS["product"])
+        for search, name in searches.items()
+    ]
     rows.append(row("exact search: faiss.knn", "GFLOP/s", speeds["whole"], speeds["faiss"], GOALS["faiss"]))
     return Measured(rows, {"exact_flops": float(np.median(speeds["ours"])) * 1e9})
 
@@ -194,7 +232,9 @@ def multiplying(queries: np.ndarray, keys: np.ndarray, device: str) -> Callable[
     return work
 
 
-def faiss_search(queries: np.ndarray, keys: np.ndarray, k: int, metric: str, device: str) -> tuple[np.ndarray, np.ndarray]:
+def faiss_search(
+    queries: np.ndarray, keys: np.ndarray, k: int, metric: str, device: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return FAISS's scores and ids of the k nearest keys, (n, k) each, by brute force on the device."""
     if device == "cuda":
         return faiss.knn_gpu(faiss.StandardGpuResources(), queries, keys, k, metric=METRICS[metric])
@@ -221,7 +261,13 @@ def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Ben
     whole, choosing = (float(np.median(taken[name])) for name in ("ours", "few"))
     rates = {"choosing_flops": retrieval.choosing(len(queries)) / choosing}
     rates["lookups"] = retrieval.scanned(len(queries), store.rows * (1 - few)) / max(whole - choosing, whole / 10)
-    found = row("approximate search: bare index.search", "queries/s", len(queries) / taken["ours"], len(queries) / taken["bare"], GOALS["approximate"])
+    found = row(
+        "approximate search: bare index.search",
+        "queries/s",
+        len(queries) / taken["ours"],
+        len(queries) / taken["bare"],
+        GOALS["approximate"],
+    )
     return Measured([found], rates)
 
 
@@ -231,12 +277,22 @@ def real_scores(retrieval: Retrieval, store: Datastore, index: Index, bench: Ben
     Ours counts the bytes of the neighbours' keys in float32, a copy what it reads and what it writes.
     The queries are taken several times over, until there is enough to score.
     """
-    queries = random_queries(min(query_count(retrieval, store.rows, bench), QUERIES_OF_ROWS), retrieval.width, bench.seed)
+    queries = random_queries(
+        min(query_count(retrieval, store.rows, bench), QUERIES_OF_ROWS), retrieval.width, bench.seed
+    )
     ids, _ = retrieval.approximate(store, index, queries, "cpu", (1.0,))
-    times = max(1, min(bench.fitting(OPERATIONS_IN_THE_TIME_OF_A_BYTE * 4 * queries.size * retrieval.k), MOST_PRODUCTS // ids.size))
+    times = max(
+        1,
+        min(
+            bench.fitting(OPERATIONS_IN_THE_TIME_OF_A_BYTE * 4 * queries.size * retrieval.k), MOST_PRODUCTS // ids.size
+        ),
+    )
     queries, ids = np.tile(queries, (times, 1)), np.tile(ids, (times, 1))
     touched = 4 * retrieval.width * int(np.count_nonzero(ids >= 0))
-    work = {"ours": lambda: real_similarities(queries, ids, store, retrieval.h, retrieval.metric), "copy": copying(COPIED_BYTES)}
+    work = {
+        "ours": lambda: real_similarities(queries, ids, store, retrieval.h, retrieval.metric),
+        "copy": copying(COPIED_BYTES),
+    }
     taken = interleaved(work, bench.pairs, bench.device)
     ours, copied = touched / taken["ours"], 2 * COPIED_BYTES / taken["copy"]
     found = row("real scores: copying memory", "GB/s", ours / 1e9, copied / 1e9, GOALS["real"])

@@ -37,7 +37,12 @@ def affordable(config: dict, vocabulary: int, memory_bytes: float, speed: float,
 
     The learning rate is next to nothing, so that random text cannot make the loss infinite; it has no part in the speed.
     """
-    settings = config["lm"]["training"] | {"learning_rate": 1e-7, "minimum_learning_rate": 0.0, "warmup_updates": 0, "cosine_period": None}
+    settings = config["lm"]["training"] | {
+        "learning_rate": 1e-7,
+        "minimum_learning_rate": 0.0,
+        "warmup_updates": 0,
+        "cosine_period": None,
+    }
     settings |= {"fp16": settings["fp16"] and device == "cuda"}
 
     def with_training(**changes: int) -> dict:
@@ -51,11 +56,19 @@ def affordable(config: dict, vocabulary: int, memory_bytes: float, speed: float,
         halved = "batch_samples" if settings["batch_samples"] > 1 else "tokens_per_sample"
         settings[halved] //= 2
     of_pass = (
-        3 * settings["tokens_per_sample"] * settings["batch_samples"] * forward_flops(config["lm"]["architecture"], settings["tokens_per_sample"], vocabulary)
+        3
+        * settings["tokens_per_sample"]
+        * settings["batch_samples"]
+        * forward_flops(config["lm"]["architecture"], settings["tokens_per_sample"], vocabulary)
     )
     passes = int(SECONDS * speed / of_pass)
     updates = min(max(passes // settings["accumulate"], LEAST_UPDATES), MOST_UPDATES)
-    return with_training(updates=updates, accumulate=max(1, min(settings["accumulate"], passes // updates)), validate_every=updates, save_every=updates)
+    return with_training(
+        updates=updates,
+        accumulate=max(1, min(settings["accumulate"], passes // updates)),
+        validate_every=updates,
+        save_every=updates,
+    )
 
 
 def measure(config: dict, vocabulary: int, bench: Bench) -> Measured:
@@ -77,9 +90,13 @@ def measure(config: dict, vocabulary: int, bench: Bench) -> Measured:
     train_until(settings["updates"], command, checkpoints)
     after = [_product_seconds(work, bench) for _ in range(bench.pairs)]
     ours = tokens_per_second(history(checkpoints), bench.pairs)
-    reference = samples * length / (3 * np.mean([before, after], axis=0)[: len(ours)])  # a short training has fewer parts
+    reference = (
+        samples * length / (3 * np.mean([before, after], axis=0)[: len(ours)])
+    )  # a short training has fewer parts
     rates = {"training_flops": float(np.median(ours)) * 3 * forward_flops(architecture, length, vocabulary)}
-    return Measured([row("base LM training (fairseq): matrix products of three forward passes", "tokens/s", ours, reference)], rates)
+    return Measured(
+        [row("base LM training (fairseq): matrix products of three forward passes", "tokens/s", ours, reference)], rates
+    )
 
 
 def tokens_per_second(records: list[dict], parts: int) -> np.ndarray:

@@ -43,7 +43,9 @@ def approximate_search(
     running = RunningNeighbours(len(queries), k)
     for low, high in pairwise([0.0, *fractions]):
         index = _searchable(join_indexes(trained, filled, store.chunks, low, high, folder), nprobe, device)
-        for rows in progress(list(slices(len(queries), QUERIES_AT_ONCE)), f"approximate search {metric}, up to {high:.0%} of the store"):
+        for rows in progress(
+            list(slices(len(queries), QUERIES_AT_ONCE)), f"approximate search {metric}, up to {high:.0%} of the store"
+        ):
             scores, ids = (torch.from_numpy(array) for array in index.search(queries[rows], k))
             similarities = (-scores if metric == "l2" else scores).masked_fill_(ids < 0, -torch.inf)
             if low:
@@ -61,18 +63,26 @@ def real_similarities(queries: np.ndarray, ids: np.ndarray, store: Datastore, h:
     """
     found = np.full(ids.shape, -np.inf, dtype=np.float32)
     blocks = [(chunk, begin) for chunk in store.chunks for begin in range(0, chunk.rows, KEYS_AT_ONCE)]
-    converted = np.empty((min(KEYS_AT_ONCE, max(chunk.rows for chunk in store.chunks)), queries.shape[1]), dtype=np.float32)
+    converted = np.empty(
+        (min(KEYS_AT_ONCE, max(chunk.rows for chunk in store.chunks)), queries.shape[1]), dtype=np.float32
+    )
     for chunk, begin in progress(blocks, f"real scores {h} {metric}"):
         stored = chunk.keys_of(h)[begin : begin + KEYS_AT_ONCE]
         keys = converted[: len(stored)]  # the same memory every time: fresh pages take longer than the conversion
-        with warnings.catch_warnings(action="ignore"):  # torch's, that what is memory-mapped for reading cannot be written to
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # torch's, that what is memory-mapped for reading cannot be written to
             torch.from_numpy(keys).copy_(torch.from_numpy(stored))
         for rows in slices(len(queries), QUERIES_AT_ONCE):
-            _score_pairs(found[rows], np.ascontiguousarray(queries[rows]), ids[rows], keys, chunk.first_position + begin, metric)
+            _score_pairs(
+                found[rows], np.ascontiguousarray(queries[rows]), ids[rows], keys, chunk.first_position + begin, metric
+            )
     return found
 
 
-def _score_pairs(found: np.ndarray, queries: np.ndarray, ids: np.ndarray, keys: np.ndarray, first: int, metric: str) -> None:
+def _score_pairs(
+    found: np.ndarray, queries: np.ndarray, ids: np.ndarray, keys: np.ndarray, first: int, metric: str
+) -> None:
     """Write into `found`, float32 (n, k), the similarities of those of the ids, int32 (n, k), that are in a block of keys, float32 (m, width).
 
     queries: float32 (n, width); `first`: the id of the block's first key. Pairs are taken in the order of their keys, which so are read from memory one
@@ -87,7 +97,9 @@ def _score_pairs(found: np.ndarray, queries: np.ndarray, ids: np.ndarray, keys: 
     ordered >>= 32
     of_queries, scores = places // ids.shape[1], np.empty(len(places), dtype=np.float32)
     score = faiss.pairwise_indexed_L2sqr if metric == "l2" else faiss.pairwise_indexed_inner_product
-    score(keys.shape[1], len(places), *(faiss.swig_ptr(array) for array in (queries, of_queries, keys, ordered, scores)))
+    score(
+        keys.shape[1], len(places), *(faiss.swig_ptr(array) for array in (queries, of_queries, keys, ordered, scores))
+    )
     found.reshape(-1)[places] = -scores if metric == "l2" else scores
 
 

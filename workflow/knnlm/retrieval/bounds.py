@@ -14,7 +14,10 @@ import numpy as np
 import torch
 
 WIDER = 8
-LEAST_SLACK, SLACK_OF_A_TERM = 2.0**-14, 2.0**-22  # of float32 arithmetic, relative: what a sum loses, and with it all small steps together
+LEAST_SLACK, SLACK_OF_A_TERM = (
+    2.0**-14,
+    2.0**-22,
+)  # of float32 arithmetic, relative: what a sum loses, and with it all small steps together
 SIGNED = {2: torch.int16, 4: torch.int32}  # the integer whose sign is that of a float of so many bytes
 
 
@@ -24,7 +27,11 @@ def product_dtype(device: str) -> torch.dtype:
 
     A GPU that has bfloat16 is fastest in it. Of processors that have it, some multiply twice as fast in it, some half as fast: a product of each is timed.
     """
-    built_in = torch.cuda.is_bf16_supported(including_emulation=False) if device != "cpu" else torch.cpu._is_avx512_bf16_supported()
+    built_in = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device != "cpu"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
     if not built_in:
         return torch.float32
     return torch.bfloat16 if device != "cpu" else min(torch.bfloat16, torch.float32, key=_product_seconds)
@@ -75,21 +82,43 @@ def key_factors(keys: torch.Tensor, centre: Centres, dtype: torch.dtype) -> torc
     ones = torch.ones(len(keys), 3, dtype=dtype, device=keys.device)
     loss = slack(keys.shape[1])
     bias = bias + loss * (bias.abs() + norms * torch.linalg.vector_norm(centre.queries))
-    return torch.cat([rounded, _in_three(bias, dtype), ones, _rounded_up(torch.stack([lost + loss * norms, norms + lost], 1), dtype)], 1)
+    return torch.cat(
+        [
+            rounded,
+            _in_three(bias, dtype),
+            ones,
+            _rounded_up(torch.stack([lost + loss * norms, norms + lost], 1), dtype),
+        ],
+        1,
+    )
 
 
-def query_factors(queries: torch.Tensor, centre: Centres, thresholds: torch.Tensor, longest_key: float, dtype: torch.dtype) -> torch.Tensor:
+def query_factors(
+    queries: torch.Tensor, centre: Centres, thresholds: torch.Tensor, longest_key: float, dtype: torch.dtype
+) -> torch.Tensor:
     """Return the factors of queries, float32 (n, width), against thresholds, float32 (n,): (n, width + WIDER).
 
     A threshold is the similarity, −‖q−k‖² for `l2` and q·k for `ip`, above which a key is wanted; `longest_key` bounds the keys' norms.
     """
     centred, shift = queries - centre.queries, centre.shift(queries)
     wanted = (thresholds if centre.metric == "ip" else thresholds / 2) - shift
-    scale = thresholds.abs() + shift.abs() + (torch.linalg.vector_norm(queries, dim=1) * longest_key if centre.metric == "ip" else 0)
+    scale = (
+        thresholds.abs()
+        + shift.abs()
+        + (torch.linalg.vector_norm(queries, dim=1) * longest_key if centre.metric == "ip" else 0)
+    )
     rounded, norms = centred.to(dtype), torch.linalg.vector_norm(centred, dim=1)
     lost = torch.linalg.vector_norm(rounded.float() - centred, dim=1)
     ones = torch.ones(len(queries), 3, dtype=dtype, device=queries.device)
-    return torch.cat([rounded, ones, _in_three(slack(queries.shape[1]) * scale - wanted, dtype), _rounded_up(torch.stack([norms, lost], 1), dtype)], 1)
+    return torch.cat(
+        [
+            rounded,
+            ones,
+            _in_three(slack(queries.shape[1]) * scale - wanted, dtype),
+            _rounded_up(torch.stack([norms, lost], 1), dtype),
+        ],
+        1,
+    )
 
 
 def wanted_places(products: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,14 @@ NONE = int(packed(torch.tensor(-torch.inf), torch.tensor(-1, dtype=torch.int32))
 
 
 def exact_search(
-    queries: np.ndarray, store: Datastore, h: str, metric: str, k: int, fractions: list[float], device: str, certain: bool = False
+    queries: np.ndarray,
+    store: Datastore,
+    h: str,
+    metric: str,
+    k: int,
+    fractions: list[float],
+    device: str,
+    certain: bool = False,
 ) -> Iterator[Snapshot]:
     """Yield (fraction, ids, similarities) of the true k nearest rows for each of the ascending fractions.
 
@@ -45,7 +52,10 @@ def exact_search(
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # which the bound does not allow for
     points, centre = torch.from_numpy(queries).to(device), None
-    running, thresholds = RunningNeighbours(len(points), k, device), torch.full((len(points),), -torch.inf, device=device)
+    running, thresholds = (
+        RunningNeighbours(len(points), k, device),
+        torch.full((len(points),), -torch.inf, device=device),
+    )
     blocks = [block for low, high in pairwise([0.0, *fractions]) for block in _band_blocks(store, low, high)]
     with side_by_side(device) as every:
         for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
@@ -58,10 +68,16 @@ def exact_search(
                 _search_block(running, thresholds, points, keys, ids, seen, ranks, centre, every)
             del keys, ids  # before the next block is read
             if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
-                again = (running.similarities[:, -1] < thresholds).nonzero().squeeze(1)  # rows between the two were turned away
+                again = (
+                    (running.similarities[:, -1] < thresholds).nonzero().squeeze(1)
+                )  # rows between the two were turned away
                 if len(again):
-                    ((_, *found),) = exact_search(queries[again.cpu().numpy()], store, h, metric, k, [fraction], device, certain=True)
-                    running.ids[again], running.similarities[again] = (torch.from_numpy(array).to(device) for array in found)
+                    ((_, *found),) = exact_search(
+                        queries[again.cpu().numpy()], store, h, metric, k, [fraction], device, certain=True
+                    )
+                    running.ids[again], running.similarities[again] = (
+                        torch.from_numpy(array).to(device) for array in found
+                    )
                 thresholds.fill_(-torch.inf)
                 yield fraction, *running.snapshot()
 
@@ -126,7 +142,9 @@ def side_by_side(device: str) -> Iterator[Callable]:
         faiss.omp_set_num_threads(1)
 
     def every(function: Callable, items: list) -> list:
-        held = [function]  # a worker keeps what it was given a little longer than its result is waited for: not the arrays behind the function
+        held = [
+            function
+        ]  # a worker keeps what it was given a little longer than its result is waited for: not the arrays behind the function
         found = list(pool.map(lambda item: held[0](item), items))
         held.clear()
         return found
@@ -182,7 +200,15 @@ class Waiting:
         self.count.zero_()
 
 
-def _merge_all(running: RunningNeighbours, rows: slice, queries: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor, most: int, metric: str) -> None:
+def _merge_all(
+    running: RunningNeighbours,
+    rows: slice,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    ids: torch.Tensor,
+    most: int,
+    metric: str,
+) -> None:
     """Merge the nearest keys of a tile of queries, `most` for each, without a threshold: of the first keys, or where all that wait have no room."""
     bias = -torch.linalg.vecdot(keys, keys) if metric == "l2" else keys.new_zeros(len(keys))
     product = torch.addmm(bias, queries, keys.T, alpha=2 if metric == "l2" else 1)
@@ -192,7 +218,9 @@ def _merge_all(running: RunningNeighbours, rows: slice, queries: torch.Tensor, k
     running.merge(rows, similarities.view(column.shape), ids[column])
 
 
-def _merge_wanted(running: RunningNeighbours, rows: slice, queries: torch.Tensor, block: Block, threshold: torch.Tensor) -> None:
+def _merge_wanted(
+    running: RunningNeighbours, rows: slice, queries: torch.Tensor, block: Block, threshold: torch.Tensor
+) -> None:
     """Merge the keys of a block that are nearer to a tile of queries than a threshold, float32 (n,)."""
     products = torch.empty(len(queries) * TILE_KEYS, dtype=block.factors.dtype, device=queries.device)
     metric, waiting, ours = block.centre.metric, Waiting(running, rows), None
@@ -200,7 +228,9 @@ def _merge_wanted(running: RunningNeighbours, rows: slice, queries: torch.Tensor
         keys, ids, wide = block.keys[columns], block.ids[columns], columns.stop - columns.start
         if ours is None:
             ours = query_factors(queries, block.centre, threshold, block.longest, block.factors.dtype)
-        places = wanted_places(torch.mm(ours, block.factors[columns].T, out=products[: len(ours) * wide].view(len(ours), wide)))
+        places = wanted_places(
+            torch.mm(ours, block.factors[columns].T, out=products[: len(ours) * wide].view(len(ours), wide))
+        )
         row = places // wide
         column = places - row * wide
         similarities = pair_similarities(queries, keys, row, column, metric)
@@ -219,7 +249,9 @@ def _merge_wanted(running: RunningNeighbours, rows: slice, queries: torch.Tensor
     waiting.flush()
 
 
-def pair_similarities(queries: torch.Tensor, keys: torch.Tensor, row: torch.Tensor, column: torch.Tensor, metric: str) -> torch.Tensor:
+def pair_similarities(
+    queries: torch.Tensor, keys: torch.Tensor, row: torch.Tensor, column: torch.Tensor, metric: str
+) -> torch.Tensor:
     """Return −‖q−k‖² or q·k, float32 (pairs,), of pairs of a query, float32 (n, width), and a key, float32 (m, width), by their numbers, int64 (pairs,).
 
     This is what must differ between devices: on a CPU FAISS reads the pairs where they are, on a GPU they are gathered.
@@ -231,7 +263,10 @@ def pair_similarities(queries: torch.Tensor, keys: torch.Tensor, row: torch.Tens
         score(keys.shape[1], len(row), x, ix, y, iy, out)
     else:
         pairs = [(queries[row[part]], keys[column[part]]) for part in slices(len(row), PAIRS_GATHERED)]
-        found = torch.cat([(q - k).square().sum(1) if metric == "l2" else torch.linalg.vecdot(q, k) for q, k in pairs] or [queries.new_empty(0)])
+        found = torch.cat(
+            [(q - k).square().sum(1) if metric == "l2" else torch.linalg.vecdot(q, k) for q, k in pairs]
+            or [queries.new_empty(0)]
+        )
     return -found if metric == "l2" else found
 
 
@@ -256,4 +291,9 @@ def _rows_between(store: Datastore, h: str, low: float, high: float) -> tuple[np
     """Return keys, float16 (rows, width), and global ids, int32, of the rows between two fractions of every chunk."""
     spans = [(chunk, prefix_rows(low, chunk.rows), prefix_rows(high, chunk.rows)) for chunk in store.chunks]
     keys = np.concatenate([chunk.keys_of(h)[begin:end] for chunk, begin, end in spans])
-    return keys, np.concatenate([np.arange(chunk.first_position + begin, chunk.first_position + end, dtype=np.int32) for chunk, begin, end in spans])
+    return keys, np.concatenate(
+        [
+            np.arange(chunk.first_position + begin, chunk.first_position + end, dtype=np.int32)
+            for chunk, begin, end in spans
+        ]
+    )

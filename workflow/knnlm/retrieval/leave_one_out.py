@@ -8,7 +8,9 @@ from knnlm.running.progress import progress
 QUERIES_AT_ONCE = 8192
 
 
-def training_neighbours(keys: np.ndarray, own_ids: np.ndarray, index: faiss.Index, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
+def training_neighbours(
+    keys: np.ndarray, own_ids: np.ndarray, index: faiss.Index, k: int, metric: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the k nearest rows of an index to keys that stand in it themselves: ids int32 (n, k), similarities float32 (n, k), nearest first.
 
     keys: (n, width), any float type; own_ids: int (n,), the row id of each, which is left out wherever it is found. Similarities are as FAISS scores

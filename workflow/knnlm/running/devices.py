@@ -18,17 +18,27 @@ SECONDS_BETWEEN_TRIES = 1.0
 class _Gres(argparse.Action):
     """Count the GPUs of one node's `--gres`, such as `gpu:2` or `gpu:a100:2`; where there are some they are the job's."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: str, option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str,
+        option_string: str | None = None,
+    ) -> None:
         if values:
             if not (match := re.fullmatch(r"gpu(?::[A-Za-z][\w.]*)?(?::(\d+))?", values)):
-                parser.error(f"resource gres: {values!r} is not a request for GPUs; write gpu:<number> or gpu:<type>:<number> in the profile.")
+                parser.error(
+                    f"resource gres: {values!r} is not a request for GPUs; write gpu:<number> or gpu:<type>:<number> in the profile."
+                )
             namespace.gpus, namespace.gres = int(match[1] or 1), values
 
 
 def gpu_options(options: argparse.ArgumentParser) -> None:
     """Add what says how many GPUs a step's job was given."""
     options.add_argument("--gpus", type=int, default=0)
-    options.add_argument("--gres", action=_Gres, default="", help="how they were asked for, where a site knows no other way; of one node")
+    options.add_argument(
+        "--gres", action=_Gres, default="", help="how they were asked for, where a site knows no other way; of one node"
+    )
 
 
 def training_options(options: argparse.ArgumentParser) -> None:
@@ -43,7 +53,9 @@ def gpus_of_node(arguments: argparse.Namespace) -> int:
     if arguments.gres:
         return arguments.gpus
     if arguments.gpus % arguments.nodes:
-        raise KnnlmError(f"config key resources.training_nodes: {arguments.gpus} GPUs cannot be spread evenly over {arguments.nodes} nodes; choose a divisor.")
+        raise KnnlmError(
+            f"config key resources.training_nodes: {arguments.gpus} GPUs cannot be spread evenly over {arguments.nodes} nodes; choose a divisor."
+        )
     return arguments.gpus // arguments.nodes
 
 
@@ -53,7 +65,9 @@ def device_for(gpus: int) -> str:
     Where CUDA shows more of them, as on a workstation, the process claims as many until it ends and sees no others: no two jobs share one.
     """
     if (wanted := os.environ.get(VARIABLE, "cuda")) not in ("cpu", "cuda"):
-        raise KnnlmError(f"environment variable {VARIABLE}: {wanted!r} is not a device; write cpu, or unset it to use the GPUs that jobs are given.")
+        raise KnnlmError(
+            f"environment variable {VARIABLE}: {wanted!r} is not a device; write cpu, or unset it to use the GPUs that jobs are given."
+        )
     if gpus and wanted == "cpu":
         print(f"{VARIABLE} is cpu: this job was given {gpus} GPU(s) and computes on the CPU.", flush=True)
     if gpus == 0 or wanted == "cpu":
@@ -68,7 +82,9 @@ def device_for(gpus: int) -> str:
     if there > gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(number) for number in range(there)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claim(gpus, names, Path(tempfile.gettempdir(), f"knnlm-gpus-{os.getuid()}")))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(
+            claim(gpus, names, Path(tempfile.gettempdir(), f"knnlm-gpus-{os.getuid()}"))
+        )
     return "cuda"
 
 

@@ -48,7 +48,9 @@ def reason_in(output: str) -> str:
     be, it is shown.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
-    reason = "".join(character if character.isprintable() else " " for character in lines[-1][:LONGEST_REASON]).rstrip(". ")
+    reason = "".join(character if character.isprintable() else " " for character in lines[-1][:LONGEST_REASON]).rstrip(
+        ". "
+    )
     if log := os.environ.get("KNNLM_LOG"):
         kept = Path(log).with_suffix(".output.txt")
         with suppress(OSError):

@@ -68,7 +68,9 @@ def want_of_memory(error: Exception) -> str | None:
     told = isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))
     if not (told or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM):
         return None
-    first_line = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or "Python could not have any more"
+    first_line = (
+        str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or "Python could not have any more"
+    )
     reason = textwrap.shorten(first_line, LONGEST_REASON, placeholder=" ...").rstrip(".")
     smaller = "or lower the settings of what `snakemake plan` shows to need it, then run the same command again."
     if ON_A_GPU.search(str(error)):

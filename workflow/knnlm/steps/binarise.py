@@ -23,7 +23,12 @@ from knnlm.storage.locks import locked
 
 UNKNOWN_ID = SPECIAL.index("<unk>")
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
-INDEX_TYPES = {4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}  # of the types that the format numbers, those fairseq-preprocess may choose
+INDEX_TYPES = {
+    4: np.int32,
+    5: np.int64,
+    8: np.uint16,
+    9: np.uint32,
+}  # of the types that the format numbers, those fairseq-preprocess may choose
 
 
 def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -> None:
@@ -31,13 +36,26 @@ def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -
     # Links, because fairseq splits a path at its commas.
     for split, path in zip(SPLITS, pieces, strict=True):
         (folder / split).symlink_to(Path(path).resolve())
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--dataset-impl", "mmap", "--workers", str(workers), "--destdir", "."]
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_cli.preprocess",
+        "--only-source",
+        "--dataset-impl",
+        "mmap",
+        "--workers",
+        str(workers),
+        "--destdir",
+        ".",
+    ]
     command += ["--srcdict", str(Path(dictionary).resolve())]
     for split in SPLITS:
         command += [f"--{split}pref", split]
     done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, preexec_fn=die_with_parent)
     if done.returncode:
-        raise KnnlmError(f"{dictionary}: fairseq-preprocess ended with status {done.returncode}: {reason_in(done.stdout + done.stderr)}")
+        raise KnnlmError(
+            f"{dictionary}: fairseq-preprocess ended with status {done.returncode}: {reason_in(done.stdout + done.stderr)}"
+        )
 
 
 def read_binary(prefix: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +63,9 @@ def read_binary(prefix: Path) -> tuple[np.ndarray, np.ndarray]:
     with open(f"{prefix}.idx", "rb") as file:
         magic, version, code, lines = struct.unpack("<9sQBQ", file.read(26))
         if magic != INDEX_MAGIC or version != 1 or code not in INDEX_TYPES:
-            raise KnnlmError(f"{prefix}.idx: not the index format that is known here; install the pinned version of ve-fairseq.")
+            raise KnnlmError(
+                f"{prefix}.idx: not the index format that is known here; install the pinned version of ve-fairseq."
+            )
         sizes = np.fromfile(file, dtype=np.int32, count=lines)
     tokens = np.memmap(f"{prefix}.bin", dtype=INDEX_TYPES[code], mode="r")
     return tokens, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
@@ -83,15 +103,21 @@ def main(arguments: argparse.Namespace) -> None:
     facts: dict[str, dict[str, int]] = {name: {} for name in ("tokens", "words", "documents", "unknown")}
     arrays = {arguments.continuation: continuation}
     sizes = [line_sizes(path) for path in arguments.pieces]
-    with unfinished_folder(Path(arguments.binary[0]).parent) as folder:  # beside the finished files, which then only need another name
+    with unfinished_folder(
+        Path(arguments.binary[0]).parent
+    ) as folder:  # beside the finished files, which then only need another name
         preprocess(arguments.pieces, arguments.dictionary, folder, arguments.threads)
         for number, split in enumerate(SPLITS):
             tokens, lines = read_binary(folder / split)
             if not np.array_equal(np.diff(lines), sizes[number]) or len(tokens) != lines[-1]:
-                raise KnnlmError(f"{arguments.pieces[number]}: fairseq-preprocess counts other tokens than the text has; delete the file and rerun.")
+                raise KnnlmError(
+                    f"{arguments.pieces[number]}: fairseq-preprocess counts other tokens than the text has; delete the file and rerun."
+                )
             first_lines = artifacts.load_array(arguments.line_documents[number], dtype="int64", shape=(None,))
             if len(first_lines) < 2 or first_lines[-1] != len(lines) - 1:
-                raise KnnlmError(f"{arguments.line_documents[number]}: does not fit {arguments.pieces[number]}; delete both and rerun.")
+                raise KnnlmError(
+                    f"{arguments.line_documents[number]}: does not fit {arguments.pieces[number]}; delete both and rerun."
+                )
             arrays[arguments.tokens[number]] = tokens.astype(np.int32)
             arrays[arguments.lines[number]] = lines
             arrays[arguments.documents[number]] = lines[first_lines]
@@ -113,11 +139,32 @@ if __name__ == "__main__":
     parser.add_argument("--of-pieces", required=True, metavar="JSON", help="manifest of pieces and dictionary")
     parser.add_argument("--of-texts", required=True, metavar="JSON", help="manifest of the texts and their documents")
     parser.add_argument("--dictionary", required=True, help="fairseq's dict.txt")
-    parser.add_argument("--line-documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first line of each document")
-    parser.add_argument("--binary", nargs=7, required=True, help="train.bin train.idx valid.bin valid.idx test.bin test.idx dict.txt (written)")
-    parser.add_argument("--tokens", nargs=3, required=True, metavar="NPY", help="train, valid, test: token ids (written)")
-    parser.add_argument("--lines", nargs=3, required=True, metavar="NPY", help="train, valid, test: first token of each line (written)")
-    parser.add_argument("--documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first token of each document (written)")
+    parser.add_argument(
+        "--line-documents",
+        nargs=3,
+        required=True,
+        metavar="NPY",
+        help="train, valid, test: first line of each document",
+    )
+    parser.add_argument(
+        "--binary",
+        nargs=7,
+        required=True,
+        help="train.bin train.idx valid.bin valid.idx test.bin test.idx dict.txt (written)",
+    )
+    parser.add_argument(
+        "--tokens", nargs=3, required=True, metavar="NPY", help="train, valid, test: token ids (written)"
+    )
+    parser.add_argument(
+        "--lines", nargs=3, required=True, metavar="NPY", help="train, valid, test: first token of each line (written)"
+    )
+    parser.add_argument(
+        "--documents",
+        nargs=3,
+        required=True,
+        metavar="NPY",
+        help="train, valid, test: first token of each document (written)",
+    )
     parser.add_argument("--continuation", required=True, metavar="NPY", help="which ids end in @@ (written)")
     parser.add_argument("--manifest", required=True, metavar="JSON", help="what the arrays hold (written)")
     parser.add_argument("--threads", type=int, default=1, help="processes")

@@ -23,7 +23,10 @@ def main(arguments: argparse.Namespace) -> None:
     merges = arguments.settings["corpus"]["bpe_merges"]
     tokenizer = bpe.learn(train, words, merges)
     if (learned := len(bpe.merges_of(tokenizer))) < merges:
-        print(f"Warning: corpus.bpe_merges is {merges}, but the training text gives {learned} merges only.", file=sys.stderr)
+        print(
+            f"Warning: corpus.bpe_merges is {merges}, but the training text gives {learned} merges only.",
+            file=sys.stderr,
+        )
     encoder = bpe.Encoder(tokenizer)
     counts = bpe.count_pieces(words, encoder)
     if not counts.keys() - {bpe.UNKNOWN}:
@@ -38,10 +41,14 @@ def main(arguments: argparse.Namespace) -> None:
         ):
             file.writelines(f"{encoder(line)}\n" for line in progress(lines, f"encode {tokenised} (lines)", total))
     with artifacts.atomic(arguments.dictionary) as unfinished:
-        unfinished.write_text("".join(f"{line}\n" for line in bpe.dictionary_lines(tokenizer, counts)), encoding="utf-8")
+        unfinished.write_text(
+            "".join(f"{line}\n" for line in bpe.dictionary_lines(tokenizer, counts)), encoding="utf-8"
+        )
     with artifacts.atomic(arguments.codes) as unfinished:
         tokenizer.save(str(unfinished))
-    artifacts.write_manifest(arguments.manifest, [*arguments.pieces, arguments.dictionary, arguments.codes], kind="pieces")
+    artifacts.write_manifest(
+        arguments.manifest, [*arguments.pieces, arguments.dictionary, arguments.codes], kind="pieces"
+    )
 
 
 if __name__ == "__main__":

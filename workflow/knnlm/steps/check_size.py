@@ -18,6 +18,10 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", required=True, choices=text_limits.CHECKS)
-    parser.add_argument("--settings", required=True, help="JSON with the keys of the config that `knnlm.config.text_limits.KEYS` lists for the stage")
+    parser.add_argument(
+        "--settings",
+        required=True,
+        help="JSON with the keys of the config that `knnlm.config.text_limits.KEYS` lists for the stage",
+    )
     parser.add_argument("--manifest", required=True, metavar="JSON", help="manifest of the tokens")
     run(main, parser)

@@ -19,7 +19,10 @@ def main(arguments: argparse.Namespace) -> None:
     for split in sources.SPLITS[1:]:  # valid and test
         if len(splits[split]) == 1:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
-            print(f"Warning: documents in the {split} split: 1; its numbers will have {lost}; {remedy(arguments.settings['corpus'], split)}.", file=sys.stderr)
+            print(
+                f"Warning: documents in the {split} split: 1; its numbers will have {lost}; {remedy(arguments.settings['corpus'], split)}.",
+                file=sys.stderr,
+            )
     for split, text, documents in zip(sources.SPLITS, arguments.texts, arguments.documents, strict=True):
         with artifacts.atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(sources.lines_of(splits[split]))
@@ -40,6 +43,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help='JSON: {"seed", "corpus"}')
     parser.add_argument("--texts", nargs=3, required=True, metavar="TXT", help="train, valid, test (written)")
-    parser.add_argument("--documents", nargs=3, required=True, metavar="NPY", help="train, valid, test: first line of each document (written)")
+    parser.add_argument(
+        "--documents",
+        nargs=3,
+        required=True,
+        metavar="NPY",
+        help="train, valid, test: first line of each document (written)",
+    )
     parser.add_argument("--manifest", required=True, metavar="JSON", help="of texts and documents (written)")
     run(main, parser)

@@ -22,7 +22,9 @@ def main(arguments: argparse.Namespace) -> None:
     tokens = load_array(arguments.tokens, dtype="int32")
     cut = fixed_windows(len(tokens), windows["context"], windows["new"])
     if len(cut) < chunks:
-        raise KnnlmError(f"config key datastore.chunks: {chunks} is more than the {len(cut)} windows of the training text; lower it.")
+        raise KnnlmError(
+            f"config key datastore.chunks: {chunks} is more than the {len(cut)} windows of the training text; lower it."
+        )
     share = share_of_windows(cut, chunk, chunks)
     first, end = int(share[0, 1]), int(share[-1, 2])
     att, ffn, _ = extract_states(model, tokens, share)

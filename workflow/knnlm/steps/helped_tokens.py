@@ -20,8 +20,14 @@ DIGITS = "%.10g"
 def main(arguments: argparse.Namespace) -> None:
     """Tune λ on valid, score test, and write both tables."""
     read_manifest(arguments.corpus, kind="corpus")  # knows the dictionary too
-    tokens = {split: np.asarray(load_array(path, "int32", (None,))) for split, path in zip(SPLITS, arguments.tokens, strict=True)}
-    continuation, train = load_array(arguments.continuation, "bool", (None,)), load_array(arguments.train, "int32", (None,))
+    tokens = {
+        split: np.asarray(load_array(path, "int32", (None,)))
+        for split, path in zip(SPLITS, arguments.tokens, strict=True)
+    }
+    continuation, train = (
+        load_array(arguments.continuation, "bool", (None,)),
+        load_array(arguments.train, "int32", (None,)),
+    )
     sizes = {split: array.size for split, array in tokens.items()}
     checkpoint = checkpoint_of(arguments.base)
     _, base = find_component([arguments.base], BASE.component, sizes, checkpoint)
@@ -31,10 +37,14 @@ def main(arguments: argparse.Namespace) -> None:
     scored = Scored(tokens["test"], knn["test"] > base["test"], gain)
     documents = load_array(arguments.documents[SPLITS.index("test")], "int64", (None,))
     if documents[0] != 0 or documents[-1] != scored.tokens.size:
-        raise KnnlmError(f"{arguments.documents[1]}: does not span the tokens of test; rerun the step that makes the corpus.")
+        raise KnnlmError(
+            f"{arguments.documents[1]}: does not span the tokens of test; rerun the step that makes the corpus."
+        )
     pieces = read_pieces(arguments.dictionary)
     if len(pieces) != continuation.size:
-        raise KnnlmError(f"{arguments.dictionary}: has {len(pieces)} pieces, {arguments.continuation} {continuation.size}; rerun the corpus steps.")
+        raise KnnlmError(
+            f"{arguments.dictionary}: has {len(pieces)} pieces, {arguments.continuation} {continuation.size}; rerun the corpus steps."
+        )
     tables = {
         arguments.table: helped_table(scored, train, np.asarray(documents), np.asarray(continuation)),
         arguments.types_table: type_table(scored, train, pieces),
@@ -54,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--train", required=True, help="token ids of the training text")
     options.add_argument("--continuation", required=True)
     options.add_argument("--base", type=Path, required=True, help="description file of the base LM as a component")
-    options.add_argument("--components", type=Path, nargs="+", required=True, help="description files of the kNN components")
+    options.add_argument(
+        "--components", type=Path, nargs="+", required=True, help="description files of the kNN components"
+    )
     options.add_argument("--dictionary", required=True, help="fairseq's dict.txt")
     options.add_argument("--table", required=True, help="by property")
     options.add_argument("--types-table", required=True, help="the word types helped and hurt most")

@@ -16,10 +16,14 @@ def read_blocks(manifests: list[Path]) -> dict:
     """Return what the blocks' manifests agree on, without their numbers; refuses, by name, blocks that do not belong together."""
     whole = None
     for number, path in enumerate(manifests):
-        facts = {key: value for key, value in read_manifest(path, kind="neighbours").items() if key not in OF_ONE_MANIFEST}
+        facts = {
+            key: value for key, value in read_manifest(path, kind="neighbours").items() if key not in OF_ONE_MANIFEST
+        }
         settings = facts["settings"]
         if settings.pop("block", None) != [number, len(manifests)] or (whole is not None and facts != whole):
-            raise KnnlmError(f"{path}: does not belong to the same search as {manifests[0]}; delete the folder of the blocks and rerun.")
+            raise KnnlmError(
+                f"{path}: does not belong to the same search as {manifests[0]}; delete the folder of the blocks and rerun."
+            )
         whole = facts
     return whole
 
@@ -30,7 +34,10 @@ def main(arguments: argparse.Namespace) -> None:
     names = {"ids": facts["fractions"], "similarities": facts["fractions"], "real": facts["real_score_fractions"]}
     files = [(split, name) for split in SPLITS for name, slabs in names.items() if slabs]
     for split, name in files:
-        parts = [load_array(path.parent / f"{split}.{name}.npy", DTYPES[name], (len(names[name]), None, facts["k"])) for path in arguments.blocks]
+        parts = [
+            load_array(path.parent / f"{split}.{name}.npy", DTYPES[name], (len(names[name]), None, facts["k"]))
+            for path in arguments.blocks
+        ]
         shape = (len(names[name]), sum(part.shape[1] for part in parts), facts["k"])
         with new_array(arguments.neighbours / f"{split}.{name}.npy", DTYPES[name], shape) as write:
             for slab in range(len(names[name])):
@@ -38,13 +45,23 @@ def main(arguments: argparse.Namespace) -> None:
                 for part in parts:
                     write(slab, first, part[slab])
                     first += part.shape[1]
-    write_manifest(arguments.neighbours / "manifest.json", files=[arguments.neighbours / f"{split}.{name}.npy" for split, name in files], **facts)
+    write_manifest(
+        arguments.neighbours / "manifest.json",
+        files=[arguments.neighbours / f"{split}.{name}.npy" for split, name in files],
+        **facts,
+    )
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--blocks", type=Path, nargs="+", required=True, help="manifests of the blocks' neighbours, in the order of the blocks")
+    options.add_argument(
+        "--blocks",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="manifests of the blocks' neighbours, in the order of the blocks",
+    )
     options.add_argument("--neighbours", type=Path, required=True, help="folder of the neighbours")
     return options
 

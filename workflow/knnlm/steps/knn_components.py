@@ -61,10 +61,14 @@ def load_manifest(path: Path, settings: dict, store: Datastore) -> dict:
     parts = {"fractions": searched_fractions(settings, h, metric)}
     parts["real_score_fractions"] = real_score_fractions(settings, h, metric) if search == "approximate" else []
     of_store = {"checkpoint": store.checkpoint, "store": store.identity}
-    return read_manifest(path, kind="neighbours", h=h, metric=metric, search=search, k=settings["retrieval"]["k"], **parts, **of_store)
+    return read_manifest(
+        path, kind="neighbours", h=h, metric=metric, search=search, k=settings["retrieval"]["k"], **parts, **of_store
+    )
 
 
-def load_neighbours(folder: Path, component: Component, texts: dict[str, Text], values: np.ndarray, manifest: dict) -> dict[str, Neighbours]:
+def load_neighbours(
+    folder: Path, component: Component, texts: dict[str, Text], values: np.ndarray, manifest: dict
+) -> dict[str, Neighbours]:
     """Read the neighbours and the scores of one component for both splits."""
     scores, slabs = "similarities", manifest["fractions"]
     if (component.mask, component.score) == ("faiss", "real"):
@@ -72,8 +76,12 @@ def load_neighbours(folder: Path, component: Component, texts: dict[str, Text], 
     loaded = {}
     for split, text in texts.items():
         shape = (None, len(text.gold), component.k)
-        ids = load_array(folder / f"{split}.ids.npy", dtype="int32", shape=shape)[manifest["fractions"].index(component.fraction)]
-        similarities = load_array(folder / f"{split}.{scores}.npy", dtype="float32", shape=shape)[slabs.index(component.fraction)]
+        ids = load_array(folder / f"{split}.ids.npy", dtype="int32", shape=shape)[
+            manifest["fractions"].index(component.fraction)
+        ]
+        similarities = load_array(folder / f"{split}.{scores}.npy", dtype="float32", shape=shape)[
+            slabs.index(component.fraction)
+        ]
         loaded[split] = Neighbours(similarities, gold_matches(ids, values, text.gold))
     return loaded
 
@@ -90,15 +98,21 @@ def valid_loss(neighbours: Neighbours, text: Text) -> Callable[[float], tuple[fl
     return loss
 
 
-def temperature_curve(component: Component, loss: Callable, test: Neighbours, texts: dict[str, Text], grid: list[float]) -> list[dict]:
+def temperature_curve(
+    component: Component, loss: Callable, test: Neighbours, texts: dict[str, Text], grid: list[float]
+) -> list[dict]:
     """Return perplexity against temperature for both splits, λ tuned on valid at each temperature."""
     rows, valid = [], texts["valid"]
     facts = [component.component, component.h, component.metric, component.mask, component.score, component.fraction]
     for temperature in sorted(grid):
         nats, weight = loss(temperature)
         ppl = {"valid": float(np.exp(nats * len(valid.gold) / valid.words))}
-        ppl["test"] = perplexity(interpolate(texts["test"].log_p_base, test.log_p(temperature), weight), texts["test"].words)
-        rows += [dict(zip(CURVE_COLUMNS, [*facts, temperature, split, weight, ppl[split]], strict=True)) for split in SPLITS]
+        ppl["test"] = perplexity(
+            interpolate(texts["test"].log_p_base, test.log_p(temperature), weight), texts["test"].words
+        )
+        rows += [
+            dict(zip(CURVE_COLUMNS, [*facts, temperature, split, weight, ppl[split]], strict=True)) for split in SPLITS
+        ]
     return rows
 
 
@@ -119,7 +133,11 @@ def main(arguments: argparse.Namespace) -> None:
             loss, search = valid_loss(neighbours["valid"], texts["valid"]), settings["temperature"]
             is_end = component.fraction in ends
             grid = search["grid"] if is_end else search["grid"][::GRID_STEP]
-            component = component.tuned(*tune_temperature(lambda temperature, loss=loss: loss(temperature)[0], grid, search["low"], search["high"]))
+            component = component.tuned(
+                *tune_temperature(
+                    lambda temperature, loss=loss: loss(temperature)[0], grid, search["low"], search["high"]
+                )
+            )
             if is_end:
                 curves += temperature_curve(component, loss, neighbours["test"], texts, grid)
         done.append(component)
@@ -133,7 +151,9 @@ def main(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--settings", required=True, help="JSON with retrieval, main, fractions, temperature, h, metric and search")
+    options.add_argument(
+        "--settings", required=True, help="JSON with retrieval, main, fractions, temperature, h, metric and search"
+    )
     options.add_argument("--neighbours", type=Path, required=True, help="folder of the neighbours")
     options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
     options.add_argument("--tokens", type=Path, nargs=2, required=True, help="token ids of valid and test")

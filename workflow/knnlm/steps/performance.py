@@ -42,18 +42,25 @@ def main(arguments: argparse.Namespace) -> None:
     with emptied(arguments.folder) as folder:
         sizes = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
         bench = Bench(*sizes, device, folder, machine.product_speed(device))
-        known = machine.description(device) | machine.speeds(device, folder, math.ceil(wanted["seconds"] * DISK_BYTES_A_SECOND))
+        known = machine.description(device) | machine.speeds(
+            device, folder, math.ceil(wanted["seconds"] * DISK_BYTES_A_SECOND)
+        )
         rows, rates = [], {"disk_bytes": known["disk_bytes"], "threads": known["threads"]}
         for measured in stages(settings, vocabulary, retrieval, bench):
             rows, rates = rows + measured.rows, rates | measured.rates
             for found in measured.rows:
-                print(f"{found['stage']}: {found['ours']:.4g} / {found['reference']:.4g} {found['unit']} = {found['ratio']:.3g}", flush=True)
+                print(
+                    f"{found['stage']}: {found['ours']:.4g} / {found['reference']:.4g} {found['unit']} = {found['ratio']:.3g}",
+                    flush=True,
+                )
         sized = scaling.measure(scaling.sizes_of(settings, retrieval, bench), vocabulary)
     tables = {
         arguments.performance_table: pd.DataFrame(rows + scaling.judged(sized) + finished, columns=COLUMNS),
         arguments.scaling_table: sized[scaling.COLUMNS],
         arguments.machine_table: pd.DataFrame(known.items(), columns=["fact", "value"]),
-        arguments.rates_table: pd.DataFrame([(name, rates[name], unit) for name, unit in UNITS.items()], columns=["operation", "rate", "unit"]),
+        arguments.rates_table: pd.DataFrame(
+            [(name, rates[name], unit) for name, unit in UNITS.items()], columns=["operation", "rate", "unit"]
+        ),
     }
     for path, table in tables.items():
         with atomic(path) as unfinished:
@@ -67,7 +74,9 @@ def stages(config: dict, vocabulary: int, retrieval: search.Retrieval, bench: Be
     yield training.measure(config, vocabulary, bench)
     yield language_model.measure(config, vocabulary, model, bench)
     folder, chunks = bench.folder / "store", config["datastore"]["chunks"]
-    store = search.random_store(folder, retrieval, math.ceil(search.store_rows(retrieval, bench) / chunks), chunks, bench.seed)
+    store = search.random_store(
+        folder, retrieval, math.ceil(search.store_rows(retrieval, bench) / chunks), chunks, bench.seed
+    )
     search.write_trained(folder, retrieval, store, bench.seed)
     search.write_filled(folder, retrieval, store)
     yield search.measure(retrieval, store, search.opened_index(folder, retrieval, store), bench)
@@ -78,7 +87,11 @@ def stages(config: dict, vocabulary: int, retrieval: search.Retrieval, bench: Be
 def whole_run(logs: Path) -> list[dict]:
     """Return a row that tells which part of the finished run's time was computing, start-ups, imports and scheduling aside; none without a run."""
     computed, wall = computed_and_wall_seconds(read_times(logs))
-    return [row("whole run: its steps' own computing", "s", np.array([computed]), np.array([wall]), COMPUTING_GOAL)] if wall else []
+    return (
+        [row("whole run: its steps' own computing", "s", np.array([computed]), np.array([wall]), COMPUTING_GOAL)]
+        if wall
+        else []
+    )
 
 
 @contextmanager
@@ -95,10 +108,19 @@ def emptied(folder: Path) -> Iterator[Path]:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    options.add_argument("--settings", required=True, help="JSON with the sections of the config that shape the work, and performance")
+    options.add_argument(
+        "--settings", required=True, help="JSON with the sections of the config that shape the work, and performance"
+    )
     gpu_options(options)
-    options.add_argument("--folder", type=Path, required=True, help="folder for what is written on the way; it is emptied and removed")
-    options.add_argument("--logs", type=Path, required=True, help="the run's folder of logs, where its steps leave their times; may be missing")
+    options.add_argument(
+        "--folder", type=Path, required=True, help="folder for what is written on the way; it is emptied and removed"
+    )
+    options.add_argument(
+        "--logs",
+        type=Path,
+        required=True,
+        help="the run's folder of logs, where its steps leave their times; may be missing",
+    )
     for table in ("performance", "scaling", "machine", "rates"):
         options.add_argument(f"--{table}-table", required=True)
     return options

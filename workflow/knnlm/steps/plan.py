@@ -23,9 +23,20 @@ def formatted(stages: list[Stage], predicted: Seconds, measured: Seconds) -> str
     for stage in stages:
         numbers = [stage.disk_bytes / 1e9, stage.memory_bytes / 1e9, stage.flops / 1e12]
         numbers += [seconds.get(stage.stage, 0) / 3600 for seconds in (predicted, measured) if seconds]
-        cells.append((stage.stage, "" if stage.rows is None else f"{stage.rows:,}", *(f"{number:,.{3 if number < 10 else 1}f}" for number in numbers)))
+        cells.append(
+            (
+                stage.stage,
+                "" if stage.rows is None else f"{stage.rows:,}",
+                *(f"{number:,.{3 if number < 10 else 1}f}" for number in numbers),
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]) for row in cells]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in cells
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
@@ -34,7 +45,9 @@ def sizes(corpus: dict, manifest: str | None) -> tuple[dict[str, int], int]:
     if corpus["token_counts"] is not None:
         return corpus["token_counts"], estimated_vocabulary(corpus["bpe_merges"])
     if manifest is None:
-        raise KnnlmError("config key corpus.token_counts: not given, and there is no corpus to count; give it or make the corpus first.")
+        raise KnnlmError(
+            "config key corpus.token_counts: not given, and there is no corpus to count; give it or make the corpus first."
+        )
     facts = read_manifest(manifest)
     return facts["tokens"], facts["vocabulary_size"]
 
@@ -55,18 +68,30 @@ def main(arguments: argparse.Namespace) -> None:
     print(formatted(stages, predicted, measured))
     if config["seeds"]:
         print(f"\nThe table is that of one of {len(config['seeds'])} seeds.")
-    print(f"\nAn epoch of an output embedding would take {times_saved_by_states(planned):.1f} times as many operations if the LM ran before it.")
-    print("Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/plan.py` has the formulas.")
-    print(f"Hours are those of a machine like the one on which {arguments.rates} was measured." if predicted else NO_RATES)
+    print(
+        f"\nAn epoch of an output embedding would take {times_saved_by_states(planned):.1f} times as many operations if the LM ran before it."
+    )
+    print(
+        "Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/plan.py` has the formulas."
+    )
+    print(
+        f"Hours are those of a machine like the one on which {arguments.rates} was measured." if predicted else NO_RATES
+    )
 
 
 def write_table(path: str, stages: list[Stage], predicted: Seconds, measured: Seconds) -> None:
     """Write the plan as CSV; seconds that are not known are left empty."""
     with atomic(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*asdict(stages[0]), "predicted_seconds", "measured_seconds"], lineterminator="\n")
+        writer = csv.DictWriter(
+            file, [*asdict(stages[0]), "predicted_seconds", "measured_seconds"], lineterminator="\n"
+        )
         writer.writeheader()
         for stage in stages:
-            seconds = {f"{kind}_seconds": f"{of[stage.stage]:.1f}" for kind, of in (("predicted", predicted), ("measured", measured)) if stage.stage in of}
+            seconds = {
+                f"{kind}_seconds": f"{of[stage.stage]:.1f}"
+                for kind, of in (("predicted", predicted), ("measured", measured))
+                if stage.stage in of
+            }
             writer.writerow(asdict(stage) | seconds)
 
 
@@ -74,9 +99,15 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--settings", required=True, help="JSON: the whole config, defaults filled")
-    options.add_argument("--manifest", nargs="?", help="corpus/tokens/manifest.json; needed where corpus.token_counts is null")
-    options.add_argument("--rates", nargs="?", help="tables/rates.csv of a run of `snakemake performance` on this machine; gives hours")
-    options.add_argument("--logs", help="the run's folder of logs; gives the hours it took, stage by stage, as far as it is done")
+    options.add_argument(
+        "--manifest", nargs="?", help="corpus/tokens/manifest.json; needed where corpus.token_counts is null"
+    )
+    options.add_argument(
+        "--rates", nargs="?", help="tables/rates.csv of a run of `snakemake performance` on this machine; gives hours"
+    )
+    options.add_argument(
+        "--logs", help="the run's folder of logs; gives the hours it took, stage by stage, as far as it is done"
+    )
     options.add_argument("--table", required=True, help="CSV to write")
     return options
 

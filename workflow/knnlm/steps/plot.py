@@ -12,8 +12,34 @@ from knnlm.figures.plots import draw, save
 from knnlm.running.step import run
 
 # The columns of all tables that are drawn as numbers.
-NUMBERS = {"ppl", "gain", "gain_low", "gain_high", "lambda", "temperature", "fraction", "x", "added_parameters", "share", "share_low", "share_high"}
-NUMBERS |= {"threshold", "update", "loss", "tokens", "helped", "share_of_gain", "ratio", "ratio_low", "ratio_high", "goal", "rows", "seconds"}
+NUMBERS = {
+    "ppl",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "lambda",
+    "temperature",
+    "fraction",
+    "x",
+    "added_parameters",
+    "share",
+    "share_low",
+    "share_high",
+}
+NUMBERS |= {
+    "threshold",
+    "update",
+    "loss",
+    "tokens",
+    "helped",
+    "share_of_gain",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "goal",
+    "rows",
+    "seconds",
+}
 NUMBERS |= {"memory_bytes", "exponent"}
 
 
@@ -21,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--figure", required=True, help="temperature, components ... or hypothesis-<name>")
-    options.add_argument("--settings", required=True, help="JSON with figures, main, and for a hypothesis what it is about")
+    options.add_argument(
+        "--settings", required=True, help="JSON with figures, main, and for a hypothesis what it is about"
+    )
     options.add_argument("--table", required=True)
     options.add_argument("--components", help="components.csv, for the figures temperature, lambda and parameters")
     options.add_argument("--pdf", required=True)
@@ -33,7 +61,14 @@ def main(arguments: argparse.Namespace) -> None:
     """Read the tables, draw, and write both pictures."""
     settings = arguments.settings
     components = read_csv(arguments.components) if arguments.components else None
-    picture = drawn(arguments.table, arguments.figure, read_csv(arguments.table), components, settings.get("main"), settings.get("hypothesis"))
+    picture = drawn(
+        arguments.table,
+        arguments.figure,
+        read_csv(arguments.table),
+        components,
+        settings.get("main"),
+        settings.get("hypothesis"),
+    )
     for path in (arguments.pdf, arguments.png):
         save(picture, path, settings["figures"]["dpi"])
 
@@ -46,7 +81,9 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         raise KnnlmError(f"{path}: not a readable table ({error}); remake the tables.") from None
     for name in (name for name in table if name in NUMBERS and len(table)):
         if (other := pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()).any():
-            raise KnnlmError(f"{path}: the column {name} has {shown(table[name][other].iloc[0])}, which is no number; remake the tables.")
+            raise KnnlmError(
+                f"{path}: the column {name} has {shown(table[name][other].iloc[0])}, which is no number; remake the tables."
+            )
     return table
 
 

@@ -20,10 +20,14 @@ def main(arguments: argparse.Namespace) -> None:
         figures = [(name, table, None) for name, table in settings["tables"].items()]
         for name in tried(of_run["components"], folder / "tables" / "components.csv"):
             if name not in settings["hypotheses"]:
-                raise KnnlmError(f"{folder}/tables/components.csv: the config has no hypothesis {name}; give the config that the tables were made with.")
+                raise KnnlmError(
+                    f"{folder}/tables/components.csv: the config has no hypothesis {name}; give the config that the tables were made with."
+                )
             figures.append((f"hypothesis-{name}", "components", settings["hypotheses"][name]))
         for name, table, about in progress(figures, f"figures of {folder}"):
-            picture = drawn(folder / "tables" / f"{table}.csv", name, of_run[table], of_run["components"], settings["main"], about)
+            picture = drawn(
+                folder / "tables" / f"{table}.csv", name, of_run[table], of_run["components"], settings["main"], about
+            )
             for kind in ("pdf", "png"):
                 save(picture, folder / "figures" / f"{name}.{kind}", settings["figures"]["dpi"])
 
@@ -40,12 +44,18 @@ def read_tables(folder: Path, names: set[str]) -> dict:
     paths = {name: folder / "tables" / f"{name}.csv" for name in sorted(names)}
     for path in paths.values():
         if not path.exists():
-            raise KnnlmError(f"{path}: the table is missing, and redraw makes none; bring it back, or run the whole workflow.")
+            raise KnnlmError(
+                f"{path}: the table is missing, and redraw makes none; bring it back, or run the whole workflow."
+            )
     return {name: read_csv(path) for name, path in paths.items()}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help="JSON with figures, main, the table of each figure, and what every hypothesis is about")
+    parser.add_argument(
+        "--settings",
+        required=True,
+        help="JSON with figures, main, the table of each figure, and what every hypothesis is about",
+    )
     parser.add_argument("--folders", type=Path, nargs="+", required=True, help="results/<name> of each run")
     run(main, parser)

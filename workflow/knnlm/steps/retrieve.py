@@ -24,14 +24,20 @@ SPLITS = ("valid", "test")
 def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int) -> tuple[np.ndarray, dict[str, int]]:
     """Return the queries of a block, float32 (n, width), valid's before test's, and how many are of each split; refuses states of another LM."""
     manifest = folder / "manifest.json"
-    check_same_model(manifest, read_manifest(manifest, kind="evaluation states")["checkpoint"], store.manifest, store.checkpoint)
-    splits = {split: load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=(None, store.width)) for split in SPLITS}
+    check_same_model(
+        manifest, read_manifest(manifest, kind="evaluation states")["checkpoint"], store.manifest, store.checkpoint
+    )
+    splits = {
+        split: load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=(None, store.width)) for split in SPLITS
+    }
     rows = rows_of_splits({split: len(states) for split, states in splits.items()}, block, blocks)
     parts = {split: states[rows[split]] for split, states in splits.items()}
     return np.concatenate(list(parts.values())).astype(np.float32), {split: len(part) for split, part in parts.items()}
 
 
-def snapshots(arguments: argparse.Namespace, store: Datastore, queries: np.ndarray, fractions: list[float]) -> Iterator[Snapshot]:
+def snapshots(
+    arguments: argparse.Namespace, store: Datastore, queries: np.ndarray, fractions: list[float]
+) -> Iterator[Snapshot]:
     """Start the search that the settings name."""
     settings, device = arguments.settings, device_for(arguments.gpus)
     h, metric, k = settings["h"], settings["metric"], settings["retrieval"]["k"]
@@ -39,7 +45,9 @@ def snapshots(arguments: argparse.Namespace, store: Datastore, queries: np.ndarr
         return exact_search(queries, store, h, metric, k, fractions, device)
     trained = open_trained(arguments.trained, h, metric, store.width, store.checkpoint)
     filled = open_filled(arguments.filled, arguments.trained, store, h, metric)
-    return approximate_search(queries, store, trained, filled, settings["index"]["nprobe"], k, fractions, device, arguments.filled[0].parent)
+    return approximate_search(
+        queries, store, trained, filled, settings["index"]["nprobe"], k, fractions, device, arguments.filled[0].parent
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -49,14 +57,22 @@ def main(arguments: argparse.Namespace) -> None:
     store = open_datastore(arguments.chunks)
     fractions = searched_fractions(settings, h, metric)
     if k > int(fractions[0] * store.rows):
-        raise KnnlmError(f"config key retrieval.k: {k} is more than the {int(fractions[0] * store.rows)} rows of the smallest store; lower it.")
+        raise KnnlmError(
+            f"config key retrieval.k: {k} is more than the {int(fractions[0] * store.rows)} rows of the smallest store; lower it."
+        )
     rescored = real_score_fractions(settings, h, metric) if settings["search"] == "approximate" else []
     queries, sizes = load_queries(arguments.states, store, h, *settings.get("block", (0, 1)))
     with ExitStack() as open_files:
         writers = {
-            (split, name): open_files.enter_context(new_array(arguments.neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k)))
+            (split, name): open_files.enter_context(
+                new_array(arguments.neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k))
+            )
             for split, size in sizes.items()
-            for name, dtype, parts in (("ids", "int32", fractions), ("similarities", "float32", fractions), ("real", "float32", rescored))
+            for name, dtype, parts in (
+                ("ids", "int32", fractions),
+                ("similarities", "float32", fractions),
+                ("real", "float32", rescored),
+            )
             if parts
         }
 
@@ -99,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--states", type=Path, required=True, help="folder of the evaluation states")
     options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
     options.add_argument("--trained", type=Path, help="trained index; for the approximate search")
-    options.add_argument("--filled", type=Path, nargs="+", help="filled indexes in the order of the chunks; for the approximate search")
+    options.add_argument(
+        "--filled", type=Path, nargs="+", help="filled indexes in the order of the chunks; for the approximate search"
+    )
     options.add_argument("--neighbours", type=Path, required=True, help="folder of the neighbours")
     return options
 

@@ -19,7 +19,14 @@ from knnlm.analysis.tables import (
     main_variants,
     summary,
 )
-from knnlm.analysis.verdicts import input_representation_table, resampled, share_table, verdict_rst, verdict_table, verdict_text
+from knnlm.analysis.verdicts import (
+    input_representation_table,
+    resampled,
+    share_table,
+    verdict_rst,
+    verdict_table,
+    verdict_text,
+)
 from knnlm.components.catalogue import Component, main_name
 from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_components
 from knnlm.errors import KnnlmError
@@ -52,8 +59,12 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.loss_table: read_csv(arguments.loss, LOSS_COLUMNS),
         arguments.verdicts_table: verdicts,
         arguments.shares_table: shares,
-        arguments.input_representation_table: input_representation_table(components, shares, settings["hypotheses"], main_component),
-        arguments.facts_table: pd.concat([pd.DataFrame(columns=FACT_COLUMNS), *(read_csv(path, FACT_COLUMNS) for path in arguments.facts)]),
+        arguments.input_representation_table: input_representation_table(
+            components, shares, settings["hypotheses"], main_component
+        ),
+        arguments.facts_table: pd.concat(
+            [pd.DataFrame(columns=FACT_COLUMNS), *(read_csv(path, FACT_COLUMNS) for path in arguments.facts)]
+        ),
     }
     texts = {
         arguments.summary: summary(components, level),
@@ -74,11 +85,17 @@ def read_splits(arguments: argparse.Namespace) -> list[Split]:
     splits = []
     for name, tokens, documents in zip(SPLITS, arguments.tokens, arguments.documents, strict=True):
         try:
-            splits.append(Split.of(name, load_array(tokens, "int32", (None,)), load_array(documents, "int64", (None,)), continuation))
+            splits.append(
+                Split.of(
+                    name, load_array(tokens, "int32", (None,)), load_array(documents, "int64", (None,)), continuation
+                )
+            )
         except KnnlmError as error:
             raise KnnlmError(f"{documents}: {error}") from None
         except IndexError:
-            raise KnnlmError(f"{tokens}: holds ids beyond the {continuation.size} pieces of {arguments.continuation}; rerun the corpus steps.") from None
+            raise KnnlmError(
+                f"{tokens}: holds ids beyond the {continuation.size} pieces of {arguments.continuation}; rerun the corpus steps."
+            ) from None
     return splits
 
 
@@ -99,7 +116,9 @@ def reader(components: dict[str, tuple[Component, dict[str, np.ndarray]]]) -> Ca
     def read(component: str, split: str) -> np.ndarray:
         log_p = np.array(components[component][1][split])
         if not (log_p <= 1e-3).all():  # NaN fails too; float32 rounding may exceed 0 a little
-            raise KnnlmError(f"component {component}, {split}: not log-probabilities (NaN or above 0); rerun the step that makes it.")
+            raise KnnlmError(
+                f"component {component}, {split}: not log-probabilities (NaN or above 0); rerun the step that makes it."
+            )
         return log_p
 
     return read
@@ -112,26 +131,44 @@ def read_csv(path: str, columns: list[str]) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise KnnlmError(f"{path}: not a readable table ({error}); rerun the step that makes it.") from None
     if list(table) != columns:
-        raise KnnlmError(f"{path}: has the columns {', '.join(table)}, expected {', '.join(columns)}; rerun the step that makes it.")
+        raise KnnlmError(
+            f"{path}: has the columns {', '.join(table)}, expected {', '.join(columns)}; rerun the step that makes it."
+        )
     return table
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    options.add_argument("--settings", required=True, help="JSON with seed, significance, main, fractions, hypotheses and verdict")
-    options.add_argument("--descriptions", required=True, type=Path, nargs="+", help="description files; their arrays lie beside them")
+    options.add_argument(
+        "--settings", required=True, help="JSON with seed, significance, main, fractions, hypotheses and verdict"
+    )
+    options.add_argument(
+        "--descriptions", required=True, type=Path, nargs="+", help="description files; their arrays lie beside them"
+    )
     options.add_argument("--tokens", required=True, nargs=2, metavar=("VALID", "TEST"))
     options.add_argument("--documents", required=True, nargs=2, metavar=("VALID", "TEST"))
     options.add_argument("--continuation", required=True)
     options.add_argument("--temperatures", required=True, nargs="+", help="components/*.temperature.csv")
     options.add_argument("--loss", required=True, help="lm/loss.csv")
     options.add_argument("--facts", nargs="*", default=[], help="components/*.facts.csv of the hypotheses")
-    for table in ("components", "temperature", "datastore-size", "lambda", "loss", "verdicts", "shares", "input-representation", "facts"):
+    for table in (
+        "components",
+        "temperature",
+        "datastore-size",
+        "lambda",
+        "loss",
+        "verdicts",
+        "shares",
+        "input-representation",
+        "facts",
+    ):
         options.add_argument(f"--{table}-table", required=True)
     options.add_argument("--summary", required=True, help="the main result as text")
     options.add_argument("--verdicts-text", required=True, help="the verdicts as text for a terminal")
-    options.add_argument("--verdicts-rst", required=True, help="the verdicts as reStructuredText, for the first page of the report")
+    options.add_argument(
+        "--verdicts-rst", required=True, help="the verdicts as reStructuredText, for the first page of the report"
+    )
     return options
 
 

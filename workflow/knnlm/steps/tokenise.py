@@ -19,7 +19,10 @@ def main(arguments: argparse.Namespace) -> None:
                 continue
             with open(text, "rb") as lines:
                 total = sum(1 for _ in lines)
-            with open(text, encoding="utf-8", newline="\n") as lines, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+            with (
+                open(text, encoding="utf-8", newline="\n") as lines,
+                open(unfinished, "w", encoding="utf-8", newline="\n") as file,
+            ):
                 done = progress(moses.tokenise_stream(lines, arguments.threads), f"tokenise {text} (lines)", total)
                 file.writelines(f"{line}\n" for line in done)
     artifacts.write_manifest(arguments.manifest, arguments.tokenised, kind="tokenised text")

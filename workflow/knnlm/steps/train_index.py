@@ -14,7 +14,9 @@ def main(arguments: argparse.Namespace) -> None:
     settings = arguments.settings
     store = open_datastore(arguments.chunks)
     sample = store.sample(settings["h"], settings["index"]["training_rows"])
-    save_index(train_index(settings["index"]["factory"], settings["metric"], sample, settings["seed"]), arguments.trained)
+    save_index(
+        train_index(settings["index"]["factory"], settings["metric"], sample, settings["seed"]), arguments.trained
+    )
     write_manifest(
         arguments.trained.with_suffix(".json"),
         files=[arguments.trained],

@@ -16,10 +16,20 @@ def main(arguments: argparse.Namespace) -> None:
 
     read_manifest(arguments.corpus, kind="corpus")  # knows fairseq's files too
     lm, devices = arguments.settings["lm"], training_devices(arguments)
-    checkpoints = checkpoint_folder(arguments.checkpoints, arguments.settings, arguments.binary, [PLUGIN / "__init__.py"])
-    command = fairseq_command(lm["architecture"], lm["training"], arguments.settings["seed"], devices, arguments.binary, PLUGIN, checkpoints)
+    checkpoints = checkpoint_folder(
+        arguments.checkpoints, arguments.settings, arguments.binary, [PLUGIN / "__init__.py"]
+    )
+    command = fairseq_command(
+        lm["architecture"], lm["training"], arguments.settings["seed"], devices, arguments.binary, PLUGIN, checkpoints
+    )
     train_until(lm["training"]["updates"], command, checkpoints)
-    export_model(checkpoints / "checkpoint_best.pt", arguments.model, lm["architecture"], lm["training"]["tokens_per_sample"], arguments.binary / "dict.txt")
+    export_model(
+        checkpoints / "checkpoint_best.pt",
+        arguments.model,
+        lm["architecture"],
+        lm["training"]["tokens_per_sample"],
+        arguments.binary / "dict.txt",
+    )
     with atomic(arguments.loss) as unfinished:
         loss_table(history(checkpoints)).to_csv(unfinished, index=False)
     write_manifest(arguments.manifest, [arguments.model], kind="language model", settings=arguments.settings)
@@ -35,7 +45,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--checkpoints", type=Path, required=True, help="folder that survives a crash")
     options.add_argument("--model", type=Path, required=True)
     options.add_argument("--loss", type=Path, required=True)
-    options.add_argument("--manifest", type=Path, required=True, help="of the model (written); the loss curve, which holds speeds, is not in it")
+    options.add_argument(
+        "--manifest",
+        type=Path,
+        required=True,
+        help="of the model (written); the loss curve, which holds speeds, is not in it",
+    )
     return options
 
 

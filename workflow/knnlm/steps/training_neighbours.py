@@ -46,11 +46,15 @@ def main(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--settings", required=True, help="JSON with hypothesis, settings (k), seed, main, index and chunk")
+    options.add_argument(
+        "--settings", required=True, help="JSON with hypothesis, settings (k), seed, main, index and chunk"
+    )
     options.add_argument("--base", type=Path, required=True, help="description of the base LM's component")
     options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
     options.add_argument("--trained", type=Path, required=True, help="the main retrieval's trained index")
-    options.add_argument("--filled", type=Path, nargs="+", required=True, help="its filled indexes in the order of the chunks")
+    options.add_argument(
+        "--filled", type=Path, nargs="+", required=True, help="its filled indexes in the order of the chunks"
+    )
     options.add_argument("--neighbours", type=Path, required=True, help="folder of the chunk's neighbours")
     return options
 

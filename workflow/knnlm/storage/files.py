@@ -37,7 +37,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
             yield unfinished
             os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:
-        if getattr(error, "errno", None) is None:  # NumPy, PyTorch and FAISS keep the system's reason to themselves; writing some more brings it out
+        if (
+            getattr(error, "errno", None) is None
+        ):  # NumPy, PyTorch and FAISS keep the system's reason to themselves; writing some more brings it out
             with naming(path), open(unfinished, "ab") as file:
                 file.write(bytes(1 << 16))
         raise
@@ -79,7 +81,9 @@ def new_array(path: str | Path, dtype: str, shape: tuple[int, ...]) -> Iterator[
     """
     unwritten = np.ones(shape[:2], dtype=bool)
     with sealed(path) as unfinished, open(unfinished, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        )
         header, row_bytes = file.tell(), np.dtype(dtype).itemsize * math.prod(shape[2:])
 
         def write(slab: int, first_row: int, rows: np.ndarray) -> None:
@@ -104,13 +108,19 @@ def load_array(path: str | Path, dtype: str | None = None, shape: tuple[int | No
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError, TokenError) as error:
-        raise KnnlmError(f"{path}: not a readable .npy array ({error}); delete it and rerun the step that makes it.") from None
+        raise KnnlmError(
+            f"{path}: not a readable .npy array ({error}); delete it and rerun the step that makes it."
+        ) from None
     if dtype is not None and array.dtype != np.dtype(dtype):
         raise KnnlmError(f"{path}: holds {array.dtype}, expected {dtype}; delete it and rerun the step that makes it.")
     if shape is not None:
-        fits = len(shape) == array.ndim and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+        fits = len(shape) == array.ndim and all(
+            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        )
         if not fits:
-            raise KnnlmError(f"{path}: has shape {array.shape}, expected {shape}; delete it and rerun the step that makes it.")
+            raise KnnlmError(
+                f"{path}: has shape {array.shape}, expected {shape}; delete it and rerun the step that makes it."
+            )
     return array
 
 
@@ -163,22 +173,32 @@ def read_manifest(path: str | Path, **expected: object) -> dict:
         raise KnnlmError(f"{path}: not a readable manifest; delete it and rerun the step that makes it.")
     if facts.get("format") != FORMAT:
         have = facts.get("format")
-        raise KnnlmError(f"{path}: format is {have!r}, of another version, but {FORMAT} is needed here; delete it and rerun the step that makes it.")
+        raise KnnlmError(
+            f"{path}: format is {have!r}, of another version, but {FORMAT} is needed here; delete it and rerun the step that makes it."
+        )
     if facts.get("sha256") != _digest(facts):
-        raise KnnlmError(f"{path}: damaged (its content does not have the checksum it tells); delete it and rerun the step that makes it.")
+        raise KnnlmError(
+            f"{path}: damaged (its content does not have the checksum it tells); delete it and rerun the step that makes it."
+        )
     for key, value in expected.items():
         if facts.get(key) != value:
-            raise KnnlmError(f"{path}: {key} is {facts.get(key)!r}, but {value!r} is needed here; delete it and rerun the step that makes it.")
+            raise KnnlmError(
+                f"{path}: {key} is {facts.get(key)!r}, but {value!r} is needed here; delete it and rerun the step that makes it."
+            )
     for name, known in facts["files"].items():
         if content_hash(file := os.path.normpath(path.parent / name)) != known:
-            raise KnnlmError(f"{file}: not as it was when {path} was written; delete it and rerun the step that makes it.")
+            raise KnnlmError(
+                f"{file}: not as it was when {path} was written; delete it and rerun the step that makes it."
+            )
     return facts
 
 
 def check_same_model(path: Path, checkpoint: str, other: Path, other_checkpoint: str) -> None:
     """Refuse two manifests whose files were made with different language models."""
     if checkpoint != other_checkpoint:
-        raise KnnlmError(f"{path}: made with another language model than {other}; delete both and rerun the steps that make them.")
+        raise KnnlmError(
+            f"{path}: made with another language model than {other}; delete both and rerun the steps that make them."
+        )
 
 
 def content_hash(path: str | Path) -> str:
@@ -191,4 +211,6 @@ def content_hash(path: str | Path) -> str:
 
 def _digest(facts: dict) -> str:
     """Return the SHA-256 of a manifest's facts, apart from itself."""
-    return hashlib.sha256(json.dumps({key: facts[key] for key in facts if key != "sha256"}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({key: facts[key] for key in facts if key != "sha256"}, sort_keys=True).encode()
+    ).hexdigest()

@@ -42,17 +42,23 @@ def verified(path: str | Path) -> str:
     except FileNotFoundError:
         raise KnnlmError(f"{path}: the file is missing; rerun the step that makes it.") from None
     except OSError as error:
-        raise KnnlmError(f"{path}: cannot be read ({error.strerror}); delete it and rerun the step that makes it.") from None
+        raise KnnlmError(
+            f"{path}: cannot be read ({error.strerror}); delete it and rerun the step that makes it."
+        ) from None
 
 
 @cache
 def _verified(path: str, inode: int, size: int, modified: int) -> str:
     told = seal_of(path)
     if told is None:
-        raise KnnlmError(f"{path}: cut short, damaged or from another version (no checksum at its end); delete it and rerun the step that makes it.")
+        raise KnnlmError(
+            f"{path}: cut short, damaged or from another version (no checksum at its end); delete it and rerun the step that makes it."
+        )
     with open(path, "rb") as file:
         if _digest(file, size - SIZE).hex() != told:
-            raise KnnlmError(f"{path}: damaged (its content does not have the checksum at its end); delete it and rerun the step that makes it.")
+            raise KnnlmError(
+                f"{path}: damaged (its content does not have the checksum at its end); delete it and rerun the step that makes it."
+            )
     return told
 
 
