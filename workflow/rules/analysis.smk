@@ -13,7 +13,9 @@ rule tables:
         loss=rules.train_lm.output.loss,
         hypotheses=of_hypotheses("results/<run>/hypotheses/{hypothesis}.json"),
         hypothesis_arrays=behind_manifest(
-            of_hypotheses("results/<run>/hypotheses/{hypothesis}.valid.npy", "results/<run>/hypotheses/{hypothesis}.test.npy")
+            of_hypotheses(
+                "results/<run>/hypotheses/{hypothesis}.valid.npy", "results/<run>/hypotheses/{hypothesis}.test.npy"
+            )
         ),
         facts=of_hypotheses("results/<run>/hypotheses/{hypothesis}.facts.csv"),
         code=sources("tables"),
@@ -165,7 +167,9 @@ rule figures:
     """Every figure; nothing is computed again that is up to date."""
     input:
         collect("results/<run>/figures/{figure}.{kind}", figure=FIGURES, kind=["pdf", "png"]),
-        of_hypotheses("results/<run>/figures/hypothesis-{hypothesis}.png", "results/<run>/figures/hypothesis-{hypothesis}.pdf"),
+        of_hypotheses(
+            "results/<run>/figures/hypothesis-{hypothesis}.png", "results/<run>/figures/hypothesis-{hypothesis}.pdf"
+        ),
     localrule: True
 
 

@@ -74,7 +74,9 @@ def check_cache_folder(folder):
     if not folder:
         raise KnnlmError("--cache: the environment variable SNAKEMAKE_OUTPUT_CACHE names no folder; set it.")
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise KnnlmError(f"SNAKEMAKE_OUTPUT_CACHE: {folder} is not a folder that can be written to; make it, or name another.")
+        raise KnnlmError(
+            f"SNAKEMAKE_OUTPUT_CACHE: {folder} is not a folder that can be written to; make it, or name another."
+        )
     if os.stat(folder).st_mode & 0o007:  # Snakemake makes what it puts there writable for everyone
         raise KnnlmError(
             f"SNAKEMAKE_OUTPUT_CACHE: {folder} is open to every user of this machine, who could change what is in it; chmod o-rwx it."

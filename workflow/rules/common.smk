@@ -39,7 +39,9 @@ def imported_files(path):
         else:
             continue
         targets = [LIBRARY.joinpath(*name.split(".")) for name in names]
-        found += [file for target in targets for file in (target.with_suffix(".py"), target / "__init__.py") if file.is_file()]
+        found += [
+            file for target in targets for file in (target.with_suffix(".py"), target / "__init__.py") if file.is_file()
+        ]
     return found
 
 
@@ -109,7 +111,9 @@ def exact_settings(wildcards):
 
 def approximate_settings(wildcards):
     """Settings of one approximate retrieval, or of one block of its queries."""
-    return settings("retrieval.k", "main", "fractions", "index.nprobe", search="approximate", **retrieval_fields(wildcards))
+    return settings(
+        "retrieval.k", "main", "fractions", "index.nprobe", search="approximate", **retrieval_fields(wildcards)
+    )
 
 
 def retrieval_fields(wildcards):
@@ -220,7 +224,17 @@ def measured_rates(wildcards):
 
 def performance_settings(wildcards):
     """Settings of the measurement of performance: all that shapes the work of the main result but the text."""
-    shapes = ["lm", "windows.train", "datastore", "index", "retrieval", "main", "fractions", "temperature", "significance"]
+    shapes = [
+        "lm",
+        "windows.train",
+        "datastore",
+        "index",
+        "retrieval",
+        "main",
+        "fractions",
+        "temperature",
+        "significance",
+    ]
     return settings("seed", "corpus.bpe_merges", *shapes, "performance")
 
 
@@ -242,12 +256,16 @@ def hypothesis_figure_settings(wildcards):
 
 def redraw_settings(wildcards):
     """Settings of all figures: the table of each, and what is known of every hypothesis; the tables say which have been tried."""
-    return settings("figures", "main", tables=FIGURES, hypotheses={name: shown_of(name) for name in config["hypotheses"]})
+    return settings(
+        "figures", "main", tables=FIGURES, hypotheses={name: shown_of(name) for name in config["hypotheses"]}
+    )
 
 
 def every_retrieval(pattern):
     """Fill h, metric and search of a path with everything the config asks for."""
-    return collect(pattern, h=config["retrieval"]["h"], metric=config["retrieval"]["metrics"], search=["approximate", "exact"])
+    return collect(
+        pattern, h=config["retrieval"]["h"], metric=config["retrieval"]["metrics"], search=["approximate", "exact"]
+    )
 
 
 def every_seed(file, **fields):
@@ -278,7 +296,9 @@ def lock_runs():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if locks.lock(folder / ".lock") is None:
-                logger.warning(f"{folder}: this file system has no locks; see to it yourself that no other Snakemake works on this run.")
+                logger.warning(
+                    f"{folder}: this file system has no locks; see to it yourself that no other Snakemake works on this run."
+                )
         except BlockingIOError:
             raise WorkflowError(
                 f"{folder}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."

@@ -6,7 +6,9 @@ rule hypothesis:
         base=rules.evaluation_states.output.base,
         base_arrays=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
         states=needed("states", "results/<run>/states/manifest.json"),
-        state_arrays=behind_manifest(needed("states", "results/<run>/states/{split}.{h}.npy", split=EVALUATION_SPLITS, h=["att", "ffn"])),
+        state_arrays=behind_manifest(
+            needed("states", "results/<run>/states/{split}.{h}.npy", split=EVALUATION_SPLITS, h=["att", "ffn"])
+        ),
         chunks=needed("datastore", "results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         chunk_arrays=behind_manifest(
             needed("datastore", "results/<run>/datastore/chunk-{chunk}/{array}.npy", chunk=CHUNKS, array=CHUNK_ARRAYS)
@@ -26,7 +28,9 @@ rule hypothesis:
         trained_manifest=needed("index", "results/<run>/index/{h}-{metric}/trained.json"),
         filled_manifests=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
         training_neighbours=needed(
-            "training_neighbours", "results/<run>/hypotheses/{{hypothesis}}.neighbours/chunk-{chunk}/manifest.json", chunk=CHUNKS
+            "training_neighbours",
+            "results/<run>/hypotheses/{{hypothesis}}.neighbours/chunk-{chunk}/manifest.json",
+            chunk=CHUNKS,
         ),
         training_neighbour_arrays=needed(
             "training_neighbours",
@@ -40,7 +44,9 @@ rule hypothesis:
         of_model=needed("model", "results/<run>/lm/manifest.json"),
         dictionary=needed("training", "results/<run>/corpus/dictionary.txt"),
         corpus=needed("training", "results/<run>/corpus/tokens/manifest.json"),
-        binary=behind_manifest(needed("training", "results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"])),
+        binary=behind_manifest(
+            needed("training", "results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"])
+        ),
         lines=behind_manifest(needed("training", "results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS)),
         train_tokens=behind_manifest(needed("training", "results/<run>/corpus/tokens/train.npy")),
         code=hypothesis_sources,
@@ -125,7 +131,9 @@ rule helped_tokens:
         base=rules.evaluation_states.output.base,
         base_arrays=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
         components=of_main("results/<run>/components/knn-{h}-{metric}-exact.json"),
-        component_arrays=behind_manifest(of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATION_SPLITS)),
+        component_arrays=behind_manifest(
+            of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATION_SPLITS)
+        ),
         code=sources("helped_tokens"),
     output:
         tokens=report(

@@ -49,10 +49,14 @@ rule retrieve_approximate:
     output:
         manifest=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>manifest.json"),
         valid_ids=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.ids.npy"),
-        valid_similarities=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.similarities.npy"),
+        valid_similarities=of_block(
+            "results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.similarities.npy"
+        ),
         valid_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.real.npy"),
         test_ids=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.ids.npy"),
-        test_similarities=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.similarities.npy"),
+        test_similarities=of_block(
+            "results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.similarities.npy"
+        ),
         test_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.real.npy"),
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-approximate.log",
@@ -82,7 +86,10 @@ for search, arrays in JOINED.items():
         name:
             f"join_{search}"
         input:
-            blocks=collect(f"results/<run>/neighbours/{{{{h}}}}-{{{{metric}}}}-{search}/block-{{block}}/manifest.json", block=QUERY_BLOCKS),
+            blocks=collect(
+                f"results/<run>/neighbours/{{{{h}}}}-{{{{metric}}}}-{search}/block-{{block}}/manifest.json",
+                block=QUERY_BLOCKS,
+            ),
             arrays=collect(
                 f"results/<run>/neighbours/{{{{h}}}}-{{{{metric}}}}-{search}/block-{{block}}/{{split}}.{{array}}.npy",
                 block=QUERY_BLOCKS,
@@ -108,14 +115,17 @@ for search, arrays in JOINED.items():
             disk_mb=asks("join_neighbours", "disk_mb"),
             runtime=asks("join_neighbours", "runtime"),
         shell:
-            "logged {log} python -m knnlm.steps.join_neighbours --blocks {input.blocks}" ' --neighbours "$(dirname {output.manifest})"'
+            "logged {log} python -m knnlm.steps.join_neighbours --blocks {input.blocks}"
+            ' --neighbours "$(dirname {output.manifest})"'
 
 
 rule knn_components:
     """Tune the temperature on valid and turn stored neighbours into log-probabilities of the gold tokens."""
     input:
         neighbours="results/<run>/neighbours/{h}-{metric}-{search}/manifest.json",
-        ids=behind_manifest(collect("results/<run>/neighbours/{{h}}-{{metric}}-{{search}}/{split}.ids.npy", split=EVALUATION_SPLITS)),
+        ids=behind_manifest(
+            collect("results/<run>/neighbours/{{h}}-{{metric}}-{{search}}/{split}.ids.npy", split=EVALUATION_SPLITS)
+        ),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         targets=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/values.npy", chunk=CHUNKS)),
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),

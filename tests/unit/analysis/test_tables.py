@@ -137,11 +137,11 @@ def test_the_weight_is_tuned_on_valid_and_used_on_test(run):
         assert rows["lambda"].nunique() == 1
         base, own = (np.exp(np.float64(log_p[name, "valid"])) for name in ("base", component))
         best = minimize_scalar(
-            lambda weight: -np.log((1 - weight) * base + weight * own).sum(),
+            lambda weight: -np.log((1 - weight) * base + weight * own).sum(),  # noqa: B023
             bounds=(0, 1),
             method="bounded",
             options={"xatol": 1e-9},
-        )  # noqa: B023
+        )
         assert component == "base" or rows["lambda"].iloc[0] == pytest.approx(best.x, abs=1e-4)
 
 
