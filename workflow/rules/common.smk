@@ -45,9 +45,9 @@ def imported_files(path):
     return found
 
 
-def sources(step):
+def sources(name, room="steps"):
     """List every library file that running a step executes, itself included, so that a change of code reruns what depends on it."""
-    pending, found = [LIBRARY / "knnlm" / "steps" / f"{step}.py"], set()
+    pending, found = [LIBRARY / "knnlm" / room / f"{name}.py"], set()
     while pending:
         if (path := pending.pop()) not in found:
             found.add(path)
@@ -170,7 +170,7 @@ def family(wildcards):
 
 def hypothesis_sources(wildcards):
     """List the code of the step of a hypothesis."""
-    return sources(f"../hypotheses/{family(wildcards)}")
+    return sources(family(wildcards), "hypotheses")
 
 
 def needed(what, pattern, **fields):
