@@ -23,8 +23,7 @@ class Project:
         self.folder = folder
         for name in ("workflow", "config", "envs"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("Snakefile", "README.md"):
-            shutil.copy(ROOT / name, folder)
+        shutil.copy(ROOT / "Snakefile", folder)
 
     def call(self, words: tuple[str, ...], config: str) -> dict:
         """Return the arguments with which `subprocess` runs Snakemake, output and errors together."""

@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 VARIANTS = [("faiss", "faiss"), ("faiss", "real"), ("real", "real")]
 
 
@@ -114,10 +116,9 @@ def test_the_same_seed_gives_the_same_tables(finished, new_project):
     assert not different
 
 
-def test_the_twenty_lines_of_the_readme_recompute_a_perplexity(finished):
-    (code,) = re.findall(
-        r"```python\n(import numpy.*?)```", (finished.folder / "README.md").read_text(), flags=re.DOTALL
-    )
+def test_the_twenty_lines_of_the_documentation_recompute_a_perplexity(finished):
+    text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import numpy.*?)```", text, flags=re.DOTALL)
     assert len(code.splitlines()) <= 24
     done = subprocess.run(
         [sys.executable, "-c", code.replace("results/demo", "results/tiny")],
