@@ -1,4 +1,4 @@
-"""Which jobs run again after a change: the table of the README, on the finished `tiny`."""
+"""Which jobs run again after a change: the table of docs/reruns.md, on the finished `tiny`."""
 
 import itertools
 import os

@@ -49,7 +49,7 @@ def test_jobs_of_the_paper_fit_the_machines_they_are_meant_for():
     assert training.runtime == pytest.approx(3.62e19 / 8 / 15e12 / 60, rel=0.05)
 
 
-# Of the demo, and below the minutes that its stages took on two cores (README).
+# Of the demo, and below the minutes that its stages took on two cores (docs/performance.md).
 DEMO_TOKENS = {"train": 404231, "valid": 16743, "test": 31756}
 
 
