@@ -4,16 +4,18 @@ import ast
 import re
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENTS = ROOT / "envs"
+LOCK = ENVIRONMENTS / "cpu.lock"
 
 
 def parsed(lines: list[str]) -> tuple[dict[str, Requirement], list[str]]:
@@ -59,12 +61,12 @@ def test_conda_python_is_one_the_project_allows():
         assert allowed.contains(python.removeprefix("python="))
 
 
-def test_gpu_differs_from_cpu_in_faiss_and_the_index_of_torch_alone():
+def test_gpu_differs_from_cpu_in_faiss_alone():
     (cpu, cpu_options), (gpu, gpu_options) = pip_file("cpu.txt"), pip_file("gpu.txt")
     assert cpu.pop("faiss-cpu").specifier == gpu.pop("faiss-gpu").specifier
     assert cpu == gpu
     assert cpu_options == []  # pyproject.toml reads this file, and reading it allows no options
-    assert [option.split()[0] for option in gpu_options] == ["--extra-index-url"]
+    assert gpu_options == []  # PyPI alone has all of it
 
 
 def test_development_builds_on_the_cpu_environment():
@@ -72,6 +74,62 @@ def test_development_builds_on_the_cpu_environment():
     assert options == ["-r cpu.txt"]
     assert not development.keys() & pip_file("cpu.txt")[0].keys()
     assert {"pytest", "hypothesis", "ruff", "snakefmt"} <= development.keys()
+
+
+def locked() -> dict[str, list[Requirement]]:
+    """Return the requirements of the lock by name: one, or one for each Python."""
+    found: dict[str, list[Requirement]] = {}
+    for entry in re.split(r"\n(?=[a-z])", "\n" + LOCK.read_text(encoding="utf-8"))[1:]:
+        text, *hashes = entry.replace("\\", " ").split("--hash=")
+        requirement = Requirement(text.strip())
+        assert hashes, f"{requirement} has no hash"
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", hash) for hash in hashes), requirement
+        found.setdefault(requirement.name, []).append(requirement)
+    return found
+
+
+def test_the_lock_has_every_pin_but_torch_and_no_package_that_only_torch_needs():
+    pins = pip_file("cpu.txt")[0] | pip_file("development.txt")[0]
+    lock = locked()
+    assert pins.keys() - lock.keys() == {"torch"}, "run `make lock`"
+    for name, requirement in pins.items():
+        if name != "torch":
+            assert [locked.specifier for locked in lock[name]] == [requirement.specifier], "run `make lock`"
+    assert not [name for name in lock if re.match(r"nvidia-|cuda-|triton$", name)]
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0"])
+def test_the_lock_names_one_version_of_each_package_for_each_python(python):
+    environment = {"python_version": python[:4], "python_full_version": python, "sys_platform": "linux"}
+    for name, requirements in locked().items():
+        here = [r for r in requirements if r.marker is None or r.marker.evaluate(environment)]
+        elsewhere = {"colorama", "pyreadline3", "httpx2-jsfetch"}  # what other systems than Linux need
+        assert len(here) == 1 or (not here and name in elsewhere), name
+        assert all(re.fullmatch(r"==[\w.]+", str(requirement.specifier)) for requirement in here)
+
+
+def test_the_lock_has_what_its_packages_need():
+    """Their metadata says so, for this Python; what torch needs comes with torch."""
+    lock, pending, seen = locked(), sorted(pip_file("cpu.txt")[0] | pip_file("development.txt")[0]), {"torch"}
+    while pending:
+        name = pending.pop()
+        if name in seen or (name == "faiss-cpu" and not is_installed(name)):
+            continue
+        seen.add(name)
+        for requirement in map(Requirement, requires(name) or []):
+            wanted = canonicalize_name(requirement.name)
+            if wanted == "torch" or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+                continue
+            versions = [str(entry.specifier).removeprefix("==") for entry in lock.get(wanted, [])]
+            assert any(requirement.specifier.contains(version) for version in versions), f"{name} needs {requirement}"
+            pending.append(wanted)
+
+
+def is_installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize(
