@@ -79,3 +79,23 @@ def test_every_make_target_that_a_document_names_exists():
     for path in DOCUMENTS:
         named |= set(re.findall(r"(?:^|`)make ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
+
+
+def test_the_trees_of_the_documents_name_every_room():
+    rooms = {path.parent.name for path in (ROOT / "workflow/knnlm").glob("*/__init__.py")}
+    (tree,) = re.findall(
+        r"^```\n(Snakefile .*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert rooms <= set(re.findall(r"(\w+)/", tree))
+    for name in re.findall(r"^(\w+)/", tree, re.MULTILINE):
+        assert (ROOT / name).is_dir()
+    architecture = (ROOT / "docs/architecture.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(\w+)/` \|", architecture, re.MULTILINE)) == rooms
+
+
+def test_files_and_functions_that_the_architecture_names_exist():
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    named = re.findall(r"\| (?:`(\w+)` in )?`(\w+/\w+\.py)` \|", text)
+    assert named
+    for function, path in named:
+        assert f"def {function}" in (ROOT / "workflow/knnlm" / path).read_text("utf-8"), path

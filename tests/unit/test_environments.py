@@ -152,6 +152,7 @@ def test_project_metadata_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"]
+    assert f"\n## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "MIT License" in (ROOT / "LICENSE").read_text()
 
 
