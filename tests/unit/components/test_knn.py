@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import logsumexp
+from stores import brute_force, true_similarities
 
 from knnlm.components.interpolation import interpolate
-from knnlm.components.knn import gold_matches, log_p_knn, tune_temperature
+from knnlm.components.knn import gold_matches, knn_scorer, log_p_knn, tune_temperature
 from knnlm.storage.files import load_array, save_array
 
 TEMPERATURES = st.floats(-2, 4).map(lambda exponent: 10.0**exponent)
@@ -119,6 +120,26 @@ def test_the_mixture_sums_to_one_over_the_vocabulary():
         log_p = log_p_knn(similarities, gold_matches(ids, values, np.full(queries, token)), 0.7)
         total += np.exp(interpolate(base[:, token], log_p, 0.25))
     assert np.allclose(total, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_fewer_neighbours_are_those_of_a_search_for_fewer(count):
+    """The first k' columns of a search for k give the p_kNN of the formula over the k' nearest rows of all."""
+    generator = np.random.default_rng(7)
+    keys, queries, temperature = generator.standard_normal((900, 12)), generator.standard_normal((37, 12)), 2.0
+    similarity = true_similarities(queries, keys, "l2")
+    values, gold = (
+        generator.integers(4, 8, len(keys)).astype(np.int32),
+        generator.integers(4, 8, len(queries)).astype(np.int32),
+    )
+    ids, similarities = brute_force(similarity, 10)
+    found = {"valid": (ids[:, :count], similarities[:, :count].astype(np.float32))}
+    log_p = knn_scorer(found, values, {"valid": gold})("valid", temperature)
+    for row, token, result in zip(similarity, gold, log_p, strict=True):
+        nearest = np.flatnonzero(row >= np.sort(row)[-count])
+        hits = nearest[values[nearest] == token]
+        expected = logsumexp(row[hits] / temperature) - logsumexp(row[nearest] / temperature) if len(hits) else -np.inf
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
 
 
 def valley(bottom):

@@ -36,6 +36,17 @@ def log_p_knn(similarities: np.ndarray, matches: np.ndarray, temperature: float)
     return result
 
 
+def knn_scorer(
+    found: dict[str, tuple[np.ndarray, np.ndarray]], values: np.ndarray, gold: dict[str, np.ndarray]
+) -> Callable[[str, float], np.ndarray]:
+    """Return the function of (split, temperature) that gives log p_kNN of the gold tokens, float32 (n,) in nats (§4.1).
+
+    `found` holds ids, int (n, k), and similarities, float32 (n, k), of each split; values: int32 (rows,) by id; gold: int32 (n,) of each split.
+    """
+    matches = {split: gold_matches(ids, values, gold[split]) for split, (ids, _) in found.items()}
+    return lambda split, temperature: log_p_knn(found[split][1], matches[split], temperature)
+
+
 def tune_temperature(loss: Callable[[float], float], grid: list[float], low: float, high: float) -> tuple[float, str]:
     """Return the temperature that minimises `loss`, and how it was found: `optimum`, or `edge` where the search range ends first.
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from knnlm.components.knn import knn_scorer
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
-from knnlm.retrieval.sweeps import fill_in_memory, knn_scorer, nprobe_search, recall, recoded_index
+from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
 SETTINGS = {"nprobe": "list of count", "codes": "list of bytes of a PQ code"}

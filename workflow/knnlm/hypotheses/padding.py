@@ -8,15 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from knnlm.components.knn import log_p_knn
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
-from knnlm.retrieval.sweeps import (
+from knnlm.components.knn import knn_scorer, log_p_knn
+from knnlm.components.zero_rows import (
     count_zero_rows,
-    knn_scorer,
     padded_neighbours,
     scanned_similarity_to_zero,
     similarity_to_zero,
 )
+from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
 SETTINGS = {"shares": "list of share"}

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 import torch
 
-from knnlm.datastore.index import join_indexes
+from knnlm.datastore.index import fill_index, join_indexes
 from knnlm.datastore.store import Datastore
 from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE, slices
 from knnlm.retrieval.running_neighbours import RunningNeighbours
@@ -78,6 +78,64 @@ def real_similarities(queries: np.ndarray, ids: np.ndarray, store: Datastore, h:
                 found[rows], np.ascontiguousarray(queries[rows]), ids[rows], keys, chunk.first_position + begin, metric
             )
     return found
+
+
+def nprobe_search(
+    index: faiss.IndexIVF, queries: np.ndarray, k: int, nprobes: list[int]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (nprobe, ids, similarities) for each of the ascending `nprobes`, as `index.search` would find them.
+
+    All together cost as much as the last alone: each query's lists are ranked once and visited in bands, from one
+    nprobe to the next. queries: float32 (n, width); ids: int32 (n, k), −1 for none; similarities: float32 (n, k),
+    best first. The results share memory with the running result: use one before asking for the next. Runs on the CPU:
+    `index` must be a CPU index. Raises ValueError if the `nprobes` do not ascend or exceed the index's lists.
+    """
+    if nprobes[-1] > index.nlist or any(low >= high for low, high in pairwise([0, *nprobes])):
+        raise ValueError(f"nprobes {nprobes} do not ascend from at least 1 to at most {index.nlist}")
+    sign = -1 if index.metric_type == faiss.METRIC_L2 else 1
+    blocks = list(slices(len(queries), QUERIES_AT_ONCE))
+    ranked = (index.quantizer.search(queries[rows], nprobes[-1]) for rows in blocks)
+    coarse, lists = (np.concatenate(parts) for parts in zip(*ranked, strict=True))  # (n, the last nprobe) each
+    running = RunningNeighbours(len(queries), k)
+    for low, high in pairwise([0, *nprobes]):
+        index.nprobe = high - low
+        for rows in progress(blocks, f"search of lists {low} to {high}"):
+            scanned = index.search_preassigned(queries[rows], k, lists[rows, low:high], coarse[rows, low:high])
+            scores, ids = (torch.from_numpy(found) for found in scanned)  # (rows, k) each
+            running.merge(rows, (sign * scores).masked_fill_(ids < 0, -torch.inf), ids.int())
+        yield high, *running.snapshot()
+
+
+def recall(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return the share of each query's true neighbours that a search found, float64 (n,): recall@k.
+
+    Both are ids, int (n, k), without repetition in a row, in any order; −1 is no row.
+    """
+    result = np.empty(len(true))
+    for rows in slices(len(true), QUERIES_AT_ONCE):
+        ids = np.sort(np.concatenate([found[rows], true[rows]], axis=1), axis=1)  # (rows, 2k): equal ids are adjacent
+        result[rows] = np.count_nonzero((ids[:, 1:] == ids[:, :-1]) & (ids[:, 1:] >= 0), axis=1) / true.shape[1]
+    return result
+
+
+def recoded_index(trained: faiss.IndexIVF, codes: int, sample: np.ndarray, seed: int) -> faiss.IndexIVFPQ:
+    """Return an empty index with the lists of `trained` and product codes of `codes` bytes, trained on `sample`.
+
+    `codes` must divide the width; sample: float32 (rows, width). Only the code size differs from an index of
+    `trained`'s factory, sample and seed.
+    """
+    index = faiss.index_factory(trained.d, f"IVF{trained.nlist},PQ{codes}", trained.metric_type)
+    index.quantizer.add(trained.quantizer.reconstruct_n(0, trained.nlist))  # FAISS keeps centroids that are there
+    index.pq.cp.seed = seed
+    index.do_polysemous_training = False  # as in train_index
+    index.train(sample)
+    return index
+
+
+def fill_in_memory(index: faiss.Index, store: Datastore, h: str) -> None:
+    """Add all keys of a store to a trained, empty index under their global ids, chunk by chunk."""
+    for chunk in progress(store.chunks, f"filling an index with {h}"):
+        fill_index(index, chunk, h)
 
 
 def _score_pairs(

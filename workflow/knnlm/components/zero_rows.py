@@ -1,0 +1,56 @@
+"""Neighbours in a store that is padded with zero vectors, worked out from the neighbours in the store without them.
+
+The datastore of the paper's code has 153,225,485 rows, of which 112,733,184 are keys; the others are zero vectors
+(docs/paper.md#padding).
+"""
+
+import faiss
+import numpy as np
+
+
+def count_zero_rows(share: float, rows: int) -> int:
+    """Return how many zero rows make up `share`, in [0, 1), of a store that has `rows` others."""
+    return round(rows * share / (1 - share))
+
+
+def padded_neighbours(
+    ids: np.ndarray, similarities: np.ndarray, to_zero: np.ndarray, zero_rows: int, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest rows after `zero_rows` zero vectors were added to a store of `rows` rows: ids, similarities.
+
+    ids: int32 (n, k), −1 for none; similarities: float32 (n, k), best first. Both are what the same search found in
+    the store without padding, and come back in the same form. to_zero: float32 (n,), each query's similarity to a
+    zero vector as the search scores it, −inf where the search does not meet it. The zero rows have the ids from
+    `rows` on. A stored row that ties with them goes first.
+    """
+    k = ids.shape[1]
+    place = np.arange(k)
+    # of each query (n, 1): stored rows before the zero rows (all, where no zero row is met), and the last zero row's end
+    before = np.count_nonzero(similarities >= to_zero[:, None], axis=1)[:, None]
+    after = before + np.minimum(zero_rows, k - before)
+    is_zero = (place >= before) & (place < after)  # (n, k)
+    stored = np.where(place < before, place, np.maximum(place - (after - before), 0))  # (n, k): where each comes from
+    padded_ids = np.where(is_zero, rows + place - before, np.take_along_axis(ids, stored, 1)).astype(np.int32)
+    return padded_ids, np.where(is_zero, to_zero[:, None], np.take_along_axis(similarities, stored, 1))
+
+
+def similarity_to_zero(queries: np.ndarray, metric: str) -> np.ndarray:
+    """Return each query's similarity to a zero vector, float32 (n,): −‖q‖² for `l2`, 0 for `ip`.
+
+    queries: float32 (n, width).
+    """
+    return -np.square(queries).sum(axis=1) if metric == "l2" else np.zeros(len(queries), np.float32)
+
+
+def scanned_similarity_to_zero(trained: faiss.IndexIVF, nprobe: int, queries: np.ndarray) -> np.ndarray:
+    """Return each query's similarity to a zero vector as a search of the index scores it, float32 (n,).
+
+    It is −inf where the search does not visit the zero vector's list. queries: float32 (n, width). The quantisers of
+    `trained` encode the zero vector: all zero rows have one code in one list, so they tie.
+    """
+    zero = np.zeros((1, trained.d), np.float32)
+    decoded, (_, home) = trained.sa_decode(trained.sa_encode(zero)), trained.quantizer.search(zero, 1)  # (1, width)
+    _, visited = trained.quantizer.search(queries, nprobe)  # (n, nprobe)
+    is_l2 = trained.metric_type == faiss.METRIC_L2
+    scores = -np.square(queries - decoded).sum(axis=1) if is_l2 else queries @ decoded[0]  # (n,)
+    return np.where((visited == home).any(axis=1), scores, -np.inf).astype(np.float32)
