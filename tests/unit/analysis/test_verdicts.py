@@ -17,10 +17,9 @@ from knnlm.analysis.verdicts import (
     resampled,
     share_interval,
     share_table,
-    verdict_rst,
     verdict_table,
-    verdict_text,
 )
+from knnlm.analysis.wording import decimals, verdict_rst, verdict_text
 from knnlm.errors import KnnlmError
 
 MAIN = {"h": "att", "metric": "l2"}
@@ -246,7 +245,7 @@ def judged():
 
 
 def test_the_text_is_aligned_and_fits_a_terminal():
-    lines = verdict_text(judged(), RULE, 0.9).splitlines()
+    lines = verdict_text(judged(), RULE, 0.9, 20.0).splitlines()
     assert max(map(len, lines)) <= 120
     header = next(line for line in lines if line.startswith("question"))
     column = header.index("verdict")
@@ -255,7 +254,7 @@ def test_the_text_is_aligned_and_fits_a_terminal():
         ["refuted", "yes"],
     ]
     assert {"90%", "25%"} <= set(" ".join(lines).replace(",", " ").split())
-    assert "No hypothesis" in verdict_text(judged().iloc[:0], RULE, 0.9)
+    assert "No hypothesis" in verdict_text(judged().iloc[:0], RULE, 0.9, 20.0)
 
 
 def test_the_rst_is_a_valid_table_of_every_verdict():
@@ -263,7 +262,7 @@ def test_the_rst_is_a_valid_table_of_every_verdict():
     strict = {"halt_level": 2, "report_level": 2}
     cells = [
         node.astext()
-        for node in publish_doctree(verdict_rst(table, RULE, 0.9), settings_overrides=strict).findall(entry)
+        for node in publish_doctree(verdict_rst(table, RULE, 0.9, 20.0), settings_overrides=strict).findall(entry)
     ]
     assert len(cells) == 4 * 3
     assert [cell.split() for cell in cells[4::4]] == [
@@ -274,5 +273,28 @@ def test_the_rst_is_a_valid_table_of_every_verdict():
         for paper, agrees in zip(table["paper"], table["agrees"], strict=True)
     ]
     assert cells[7::4] == [verdict + other for verdict, other in zip(table["verdict"], said, strict=True)]
-    emptied = publish_doctree(verdict_rst(table.iloc[:0], RULE, 0.9), settings_overrides=strict)
+    emptied = publish_doctree(verdict_rst(table.iloc[:0], RULE, 0.9, 20.0), settings_overrides=strict)
     assert not list(emptied.findall(entry)) + list(emptied.findall(strong))
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "gain", "shown"),
+    [
+        (267.26, 0.5, "0.50 [0.25, 1.00]"),
+        (20.0, 0.5, "0.50 [0.25, 1.00]"),
+        (2.1, 0.004, "0.004 [0.002, 0.008]"),
+        (1.0, 0.0004, "0.0004 [0.0002, 0.0008]"),
+    ],
+)
+def test_the_digits_of_a_gain_follow_the_size_of_the_perplexity(perplexity, gain, shown):
+    table = judged().assign(gain=gain, gain_low=gain / 2, gain_high=2 * gain)
+    assert shown in verdict_text(table, RULE, 0.9, perplexity)
+    assert shown in verdict_rst(table, RULE, 0.9, perplexity)
+
+
+def test_what_is_not_known_is_said_in_words():
+    table = judged().assign(gain=1.0, gain_low=np.nan, gain_high=np.nan)
+    for text in (verdict_text(table, RULE, 0.9, 20.0), verdict_rst(table, RULE, 0.9, 20.0)):
+        assert "1.00 [unknown, unknown]" in text
+        assert "nan" not in text
+    assert decimals(np.inf) == decimals(np.nan) == 2

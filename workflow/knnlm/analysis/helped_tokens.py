@@ -1,6 +1,7 @@
-"""Which tokens the kNN-LM helps (§5.15): by four properties of a token and of its place, and by word type.
+"""Which tokens the kNN-LM helps: by four properties of a token and its place, and by word type (the paper's appendix).
 
-A token is helped if the component by itself finds it likelier than the base LM does. A gain is log p of the mixture minus that of the base LM.
+A token is helped if the component by itself finds it likelier than the base LM does. A gain is log p of the mixture
+minus that of the base LM.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Scored:
 
 
 def bigram_counts(tokens: np.ndarray, vocabulary: int) -> csr_array:
-    """Return int64 (V, V), sparse: how often each token follows each other one in `tokens`, int (T,), counted part by part."""
+    """Return how often each type follows each other one in `tokens`, int (T,): int64 (V, V), sparse."""
     counts = csr_array((vocabulary, vocabulary), dtype=np.int64)
     for begin in range(0, tokens.size - 1, COUNTED_AT_ONCE):
         part = np.asarray(tokens[begin : begin + COUNTED_AT_ONCE + 1])
@@ -43,9 +44,12 @@ def bigram_counts(tokens: np.ndarray, vocabulary: int) -> csr_array:
 
 
 def successor_entropy(bigrams: csr_array) -> np.ndarray:
-    """Return float64 (V,): the entropy in nats of what follows each token, from `bigram_counts`; NaN for a token that nothing follows (§5.15)."""
-    totals = bigrams.sum(axis=1).astype(np.float64)
-    surprise = bigrams.astype(np.float64)
+    """Return the entropy in nats of what follows each type, from `bigram_counts`: float64 (V,), NaN where nothing does.
+
+    With n the count of a bigram and N the count of its first token it is log N − Σ n log n / N.
+    """
+    totals = bigrams.sum(axis=1).astype(np.float64)  # (V,)
+    surprise = bigrams.astype(np.float64)  # (V, V), n log n
     surprise.data *= np.log(surprise.data)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.maximum(np.log(totals) - surprise.sum(axis=1) / totals, 0.0)  # rounding may fall below 0
@@ -57,7 +61,7 @@ def previous(tokens: np.ndarray) -> np.ndarray:
 
 
 def document_positions(documents: np.ndarray) -> np.ndarray:
-    """Return int64 (T,): the place of each token in its document, from 0; `documents` are offsets (documents+1,), T at the end."""
+    """Return the place of each token in its document, from 0, int64 (T,); `documents` are offsets (documents+1,)."""
     lengths = np.diff(documents)
     return np.arange(documents[-1]) - np.repeat(documents[:-1], lengths)
 
@@ -65,10 +69,11 @@ def document_positions(documents: np.ndarray) -> np.ndarray:
 def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, continuation: np.ndarray) -> pd.DataFrame:
     """Return the table of COLUMNS: for each of PROPERTIES the tokens by bins that are not empty, from `low` up to but without `high`.
 
-    `helped` is a fraction of the bin's tokens, `gain` their mean in nats, `share_of_gain` their part of the summed gain (NaN unless that is
-    positive). `train`, int (N,), is the training text; `documents` are the split's offsets; `continuation`, bool (V,), marks pieces that end in
-    `@@`. Bins: training frequency of the token by powers of ten; whether the piece before it continues into it; tokens from the beginning of the
-    document by powers of four; entropy of the successors that the token before it has in the training text, by 1 nat.
+    `helped` is a fraction of the bin's tokens, `gain` their mean in nats, `share_of_gain` their part of the summed gain
+    (NaN unless that is positive). `train`, int (N,), is the training text; `documents` are the split's offsets;
+    `continuation`, bool (V,), marks pieces that end in `@@`. The bins: training frequency of the token by powers of
+    ten; whether the piece before it continues into it; tokens from the beginning of the document by powers of four;
+    entropy of the successors that the token before it has in the training text, by 1 nat.
     """
     before, vocabulary = previous(scored.tokens), continuation.size
     frequency = _counts(train, vocabulary)[scored.tokens]
@@ -84,18 +89,17 @@ def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, conti
 
 
 def type_table(scored: Scored, train: np.ndarray, pieces: Sequence[str]) -> pd.DataFrame:
-    """Return the table of TYPE_COLUMNS: the word types helped most, from the largest summed gain down, then those hurt most, from the worst.
+    """Return the table of TYPE_COLUMNS: the word types that are helped most, then those that are hurt most.
 
-    At most TYPES_SHOWN each, and only types whose summed gain has that sign. `pieces` are the texts of all V types, `train` as in `helped_table`.
+    Each part begins with the largest summed gain or loss and has at most TYPES_SHOWN types, all of that sign. `pieces`
+    are the texts of all V types, `train` as in `helped_table`.
     """
     vocabulary = len(pieces)
-    types = pd.DataFrame(
-        {"type": list(pieces), "tokens": _counts(scored.tokens, vocabulary), "train_count": _counts(train, vocabulary)}
-    )
+    types = pd.DataFrame({"type": list(pieces), "tokens": _counts(scored.tokens, vocabulary)})
+    types["train_count"] = _counts(train, vocabulary)
     types["gain"] = np.bincount(scored.tokens, scored.gain, minlength=vocabulary)
-    types["helped"] = np.bincount(scored.tokens, scored.helped, minlength=vocabulary) / types["tokens"].where(
-        types["tokens"] > 0
-    )
+    helped = np.bincount(scored.tokens, scored.helped, minlength=vocabulary)
+    types["helped"] = helped / types["tokens"].where(types["tokens"] > 0)
     ordered = types.sort_values("gain", kind="stable")
     helped, hurt = ordered[ordered["gain"] > 0].iloc[::-1], ordered[ordered["gain"] < 0]
     shown = [helped.head(TYPES_SHOWN).assign(effect="helped"), hurt.head(TYPES_SHOWN).assign(effect="hurt")]
@@ -103,7 +107,7 @@ def type_table(scored: Scored, train: np.ndarray, pieces: Sequence[str]) -> pd.D
 
 
 def read_pieces(dictionary: str) -> list[str]:
-    """Return the texts of all token ids from fairseq's dictionary file, its special symbols first. Raises KnnlmError, naming the file."""
+    """Return the texts of all token ids, special symbols first, from fairseq's dictionary. Raises KnnlmError."""
     try:
         with open(dictionary, encoding="utf-8", newline="\n") as lines:
             return [*SPECIAL, *(line.rsplit(" ", 1)[0] for line in lines)]
@@ -119,32 +123,27 @@ def _counts(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
     return counts
 
 
-def _binned(
-    scored: Scored, name: str, values: np.ndarray, edges: Sequence[float], labels: Sequence[str]
-) -> pd.DataFrame:
+def _binned(scored: Scored, name: str, values: np.ndarray, edges: Sequence[float], labels: list[str]) -> pd.DataFrame:
     """Return the rows of one property; tokens without a value stand in a last bin called `unseen`, without edges."""
     places = np.where(np.isnan(values), len(labels), np.searchsorted(edges, values, side="right") - 1)
-    tokens, helped, gain = (
-        np.bincount(places, weights, minlength=len(labels) + 1) for weights in (None, scored.helped, scored.gain)
-    )
+    of_tokens = (None, scored.helped, scored.gain)
+    tokens, helped, gain = (np.bincount(places, weights, minlength=len(labels) + 1) for weights in of_tokens)
     bins = {"property": name, "bin": [*labels, "unseen"], "low": [*edges[:-1], np.nan], "high": [*edges[1:], np.nan]}
-    total = gain.sum()
-    rows = pd.DataFrame(
-        bins
-        | {"tokens": tokens, "helped": helped, "gain": gain, "share_of_gain": gain / total if total > 0 else np.nan}
-    )
+    share = gain / gain.sum() if gain.sum() > 0 else np.nan
+    rows = pd.DataFrame(bins | {"tokens": tokens, "helped": helped, "gain": gain, "share_of_gain": share})
     rows = rows[rows["tokens"] > 0]
     return rows.assign(helped=rows["helped"] / rows["tokens"], gain=rows["gain"] / rows["tokens"])
 
 
 def _range_labels(edges: Sequence[int]) -> list[str]:
-    """Return names of the whole numbers from each edge to before the next, short where they are large: `10–99`, `1k–10k`."""
-    names = []
-    for low, high in pairwise(edges):
-        names.append(
-            f"{low}" if high == low + 1 else f"{low}–{high - 1}" if high <= 1024 else f"{_short(low)}–{_short(high)}"
-        )
-    return names
+    """Return names of the ranges between edges, short where the numbers are large: 10–99, 1k–10k."""
+
+    def name(low: int, high: int) -> str:
+        if high == low + 1:
+            return f"{low}"
+        return f"{low}–{high - 1}" if high <= 1024 else f"{_short(low)}–{_short(high)}"
+
+    return [name(low, high) for low, high in pairwise(edges)]
 
 
 def _short(number: int) -> str:

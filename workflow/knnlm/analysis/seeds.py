@@ -9,17 +9,16 @@ MEASURES = ["temperature", "lambda", "ppl_alone", "ppl", "oracle", "gain", "shar
 
 
 def over_seeds(tables: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
-    """Return one row for each value of the `key` columns, in the order of the first table: `seeds`, how many tables have it, and for every measure
-    there its mean, standard deviation (of a sample: n-1), lowest and highest value, NaN left out; a verdict is counted by its three outcomes.
+    """Return one row for each value of the `key` columns, in the order of the first table.
+
+    `seeds` counts the tables that have it. Every measure has its mean, standard deviation (of a sample: n-1), lowest
+    and highest value; NaN is left out. A verdict is counted by its three outcomes.
     """
     stacked = pd.concat(tables, ignore_index=True)
     groups = stacked.groupby(key, sort=False)
     columns = [groups.size().rename("seeds")]
     for measure in (name for name in MEASURES if name in stacked):
         columns.append(groups[measure].agg(["mean", "std", "min", "max"]).add_prefix(f"{measure}_"))
-    if "verdict" in stacked:
-        columns += [
-            groups["verdict"].agg(lambda verdicts, said=said: int((verdicts == said).sum())).rename(said)
-            for said in OUTCOMES
-        ]
+    for said in OUTCOMES if "verdict" in stacked else ():
+        columns.append(groups["verdict"].agg(lambda verdicts, said=said: int((verdicts == said).sum())).rename(said))
     return pd.concat(columns, axis=1).reset_index()

@@ -1,7 +1,8 @@
 """How sure a perplexity is: the paired bootstrap over documents.
 
-Tokens of one document depend on each other, so whole documents are resampled. Every component sees the same resamples; the interval of a
-difference is therefore that of the paired differences, which is much narrower than the intervals of the two perplexities suggest.
+Tokens of one document depend on each other, so whole documents are resampled. Every component sees the same resamples.
+The interval of a difference is therefore that of paired differences, and much narrower than two separate intervals
+suggest.
 """
 
 import numpy as np
@@ -12,16 +13,15 @@ COUNTS_PER_BLOCK = 4_000_000  # 32 MB of counts at a time, however many document
 
 
 def document_sums(values: np.ndarray, document_offsets: np.ndarray) -> np.ndarray:
-    """Return float64 (documents,): the sum of `values`, (T,), over the tokens of each document.
+    """Return the sum of `values`, (T,), over the tokens of each document: float64 (documents,), 0 for an empty one.
 
-    `document_offsets` is int64 (documents+1,), the first token of each document and T at the end. An empty document sums to 0. Raises
+    `document_offsets`, int64 (documents+1,), holds the first token of each document, and T at the end. Raises
     KnnlmError if the offsets do not span the values.
     """
     starts, lengths = document_offsets[:-1], np.diff(document_offsets)
     if document_offsets[0] != 0 or document_offsets[-1] != values.size or (lengths < 0).any():
-        raise KnnlmError(
-            f"document offsets: they must rise from 0 to the {values.size} tokens; rerun the step that makes the corpus."
-        )
+        span = f"they must rise from 0 to the {values.size} tokens"
+        raise KnnlmError(f"document offsets: {span}; rerun the step that makes the corpus.")
     sums = np.zeros(lengths.size)
     filled = lengths > 0  # reduceat would give an empty document the first value of its successor
     if filled.any():
@@ -30,22 +30,23 @@ def document_sums(values: np.ndarray, document_offsets: np.ndarray) -> np.ndarra
 
 
 def resample_counts(documents: int, resamples: int, seed: int | np.random.Generator) -> np.ndarray:
-    """Return int64 (resamples, documents): how often each document is drawn in each resample of as many documents, with replacement."""
+    """Return int64 (resamples, documents): how often each document is drawn when as many are drawn with replacement."""
     return np.random.default_rng(seed).multinomial(documents, np.full(documents, 1 / documents), size=resamples)
 
 
 def bootstrap_perplexity(sums: np.ndarray, words: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return float64 (components, resamples): the word perplexity of every component on every resample.
+    """Return the word perplexity of every component on every resample, float64 (components, resamples).
 
-    `sums` (components, documents) holds Σ log p in nats per document, -inf allowed; `words` (documents,) the words of each document;
-    `counts` (resamples, documents) comes from `resample_counts`, one for all components. With a single document every resample is the
-    document itself and nothing is known of the spread: all samples are then NaN, and so is every interval made of them.
+    `sums` (components, documents) holds Σ log p in nats, -inf allowed; `words` (documents,) the words of each document;
+    `counts` (resamples, documents) comes from `resample_counts`, one for all components. A single document says nothing
+    of the spread, since every resample is the document itself: all samples are then NaN, and so is every interval.
     """
     if words.size < 2:
         return np.full((sums.shape[0], counts.shape[0]), np.nan)
     counts = counts.astype(np.float64)  # for a matrix product by BLAS
     impossible = np.isneginf(sums)
     with np.errstate(over="ignore", invalid="ignore"):  # documents without a single word: NaN
+        # (components, documents) · (documents, resamples) over the words of each resample: nats per word
         log_perplexity = -(np.where(impossible, 0.0, sums) @ counts.T) / (counts @ words)
         if impossible.any():  # kept apart because a document drawn zero times must not count as 0 · -inf
             log_perplexity[(impossible.astype(np.float64) @ counts.T) > 0] = np.inf
@@ -53,17 +54,16 @@ def bootstrap_perplexity(sums: np.ndarray, words: np.ndarray, counts: np.ndarray
 
 
 def bootstrap(sums: np.ndarray, words: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return what `bootstrap_perplexity` returns for `resamples` fresh resamples, drawn and used block by block to bound the memory."""
+    """Return `bootstrap_perplexity` of fresh resamples, drawn and used block by block to bound the memory."""
     generator = np.random.default_rng(seed)
     block = max(1, COUNTS_PER_BLOCK // words.size)
     sizes = [min(block, resamples - begin) for begin in range(0, resamples, block)]
-    return np.concatenate(
-        [bootstrap_perplexity(sums, words, resample_counts(words.size, size, generator)) for size in sizes], axis=1
-    )
+    drawn = (resample_counts(words.size, size, generator) for size in sizes)
+    return np.concatenate([bootstrap_perplexity(sums, words, counts) for counts in drawn], axis=1)
 
 
 def interval(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower and upper end of the percentile interval that holds `level` of `samples`, (..., resamples), along the last axis.
+    """Return the ends of the percentile interval that holds `level` of `samples`, (..., resamples), on the last axis.
 
     The ends are samples themselves, not values between two of them, so infinite samples are harmless. NaN in, NaN out.
     """

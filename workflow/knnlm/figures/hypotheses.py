@@ -1,6 +1,7 @@
 """The pictures of the hypotheses: one of each hypothesis, all verdicts, gain against added parameters, and which tokens are helped.
 
-Each takes what `plots.draw` gives every picture: its table, components.csv, the main component and what the picture is about.
+Each takes what `plots.draw` gives every picture: its table, components.csv, the main component and what the picture is
+about.
 """
 
 import textwrap

@@ -49,9 +49,9 @@ def draw(
 ) -> Figure:
     """Return the picture called `figure`, one of FIGURES, drawn from its table; `hypothesis-<name>` is that of any hypothesis.
 
-    Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what the table does not
-    say: {"name", "question", "x_label"} for a hypothesis. Raises KnnlmError on an unknown name, a missing
-    companion or a table without a needed column or row.
+    Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what
+    the table does not say: {"name", "question", "x_label"} for a hypothesis. Raises KnnlmError on an unknown name, a
+    missing companion or a table without a needed column or row.
     """
     kind = figure.partition("-")[0]
     if kind not in FIGURES or (kind != figure and kind != "hypothesis"):

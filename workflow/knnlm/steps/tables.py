@@ -17,16 +17,9 @@ from knnlm.analysis.tables import (
     datastore_size_table,
     lambda_table,
     main_variants,
-    summary,
 )
-from knnlm.analysis.verdicts import (
-    input_representation_table,
-    resampled,
-    share_table,
-    verdict_rst,
-    verdict_table,
-    verdict_text,
-)
+from knnlm.analysis.verdicts import input_representation_table, resampled, share_table, verdict_table
+from knnlm.analysis.wording import summary, verdict_rst, verdict_text
 from knnlm.components.catalogue import Component, main_name
 from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_components
 from knnlm.errors import KnnlmError
@@ -66,10 +59,11 @@ def main(arguments: argparse.Namespace) -> None:
             [pd.DataFrame(columns=FACT_COLUMNS), *(read_csv(path, FACT_COLUMNS) for path in arguments.facts)]
         ),
     }
+    base = float(components.loc[components["component"] == "base", "ppl"].iloc[-1])
     texts = {
         arguments.summary: summary(components, level),
-        arguments.verdicts_text: verdict_text(verdicts, rule, level),
-        arguments.verdicts_rst: verdict_rst(verdicts, rule, level),
+        arguments.verdicts_text: verdict_text(verdicts, rule, level, base),
+        arguments.verdicts_rst: verdict_rst(verdicts, rule, level, base),
     }
     for path, table in tables.items():
         with atomic(path) as unfinished:

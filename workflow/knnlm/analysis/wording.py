@@ -1,0 +1,102 @@
+"""The main result and the verdicts as text: for a terminal, and as reStructuredText for the report's first page."""
+
+import math
+import textwrap
+
+import numpy as np
+import pandas as pd
+
+from knnlm.analysis.tables import BASE, main_result
+
+QUESTION_WIDTH = 44
+LINE_WIDTH = 118
+UNKNOWN = "unknown"
+NO_HYPOTHESIS = "No hypothesis has a component in this run.\n"
+SUMMARY_HEADING = """\
+Word perplexity on test ({tokens:,} tokens, {words:,} words), base LM and base LM + kNN; lower is better.
+gain: base LM's perplexity minus the mixture's, with its {level:.0%} interval over documents. \
+λ is tuned on valid, and so is the
+temperature where it says so.
+
+"""
+RULE = (
+    "A hypothesis is supported if the whole {level:.0%} interval of its share lies above a threshold, refuted if it "
+    "lies below, and else inconclusive. The threshold is {share:.0%} where an explanation is asked for, and what the "
+    "hypothesis has as its own `share` (0% where it asks for any difference). The share is the gain of its best "
+    "component, chosen on valid, over the base LM or over the component that it is compared with, as a part of the gain "
+    "of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain of the "
+    "kNN-LM."
+)
+LIST_TABLE = ".. list-table::\n   :header-rows: 1\n   :widths: 46 20 17 17\n\n"
+
+
+def summary(components: pd.DataFrame, level: float) -> str:
+    """Return the main result as text: the base LM and every component on the whole store, as measured on test."""
+    components = main_result(components)
+    test = components[(components["split"] == "test") & (components["fraction"].isna() | (components["fraction"] == 1))]
+    first, digits = test.iloc[0], decimals(test["ppl"].iloc[0])
+    shown = pd.DataFrame({column: test[column].fillna("") for column in ("component", "h", "metric", "mask", "score")})
+    shown.loc[test["component"] == BASE, "h"] = "base LM"
+    shown["temperature"] = [f"{value:.3g}" if value == value else "" for value in test["temperature"]]
+    shown["tuned"] = test["temperature_status"].map({"optimum": "yes", "edge": "edge!", "fixed": "no"}).fillna("")
+    shown["lambda"] = [f"{value:.3f}" for value in test["lambda"]]
+    shown["ppl"] = [f"{value:.{digits}f}" for value in test["ppl"]]
+    shown["gain"] = [_with_ends(values, digits) for values in test[["gain", "gain_low", "gain_high"]].to_numpy()]
+    shown["oracle"] = [f"{value:.{digits}f}" for value in test["oracle"]]
+    heading = SUMMARY_HEADING.format(tokens=first["tokens"], words=first["words"], level=level)
+    return heading + shown.drop(columns="component").to_string(index=False) + "\n"
+
+
+def verdict_text(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
+    """Return the verdicts as text for a terminal: the questions wrapped, the component below its question.
+
+    `perplexity` is that of the base LM; the digits of the gains follow its size.
+    """
+    lines = textwrap.wrap(RULE.format(**rule, level=level), LINE_WIDTH)
+    lines += ["against the paper: yes, no, or nothing where one of the two has no answer.", ""]
+    if table.empty:
+        return "\n".join([*lines, NO_HYPOTHESIS])
+    cells = [["question, and its best component", "paper", "gain", "share", "verdict", "agrees"]]
+    for row in table.to_dict("records"):
+        question = [*textwrap.wrap(row["question"], QUESTION_WIDTH), f"  {row['component']}"]
+        values = [row["paper"], *_gain_and_share(row, decimals(perplexity)), row["verdict"], row["agrees"]]
+        cells += [[question[0], *values], *([line, *[""] * len(values)] for line in question[1:]), [""]]
+    widths = [max(len(line[column]) for line in cells if len(line) > column) for column in range(len(cells[0]))]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)) for line in cells)
+    return "\n".join([*lines, *(line.rstrip() for line in padded)]) + "\n"
+
+
+def verdict_rst(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
+    """Return the verdicts as reStructuredText: the rule, and a table that says where a verdict is not the paper's."""
+    paragraph = RULE.format(**rule, level=level) + "\n"
+    if table.empty:
+        return f"{paragraph}\n{NO_HYPOTHESIS}"
+    lines = [["Question, and its best component", "Gain", "Share", "Verdict"]]
+    for row in table.to_dict("records"):
+        against = f" (the paper: {row['paper']})" if row["agrees"] == "no" else ""
+        question = f"| {_escaped(row['question'])}\n       | ``{row['component']}``"
+        verdict = f"**{row['verdict']}**{against}"
+        lines.append([question, *_gain_and_share(row, decimals(perplexity)), verdict])
+    items = [f"   {' ' if place else '*'} - {cell}".rstrip() for line in lines for place, cell in enumerate(line)]
+    return f"{paragraph}\n{LIST_TABLE}" + "\n".join(items) + "\n"
+
+
+def decimals(perplexity: float) -> int:
+    """Return the decimals that show a difference of a ten-thousandth of a perplexity, and no fewer than two."""
+    return max(2, 4 - math.ceil(math.log10(perplexity))) if 1 <= perplexity < math.inf else 2
+
+
+def _gain_and_share(row: dict, digits: int) -> list[str]:
+    gain, share = ([row[f"{name}{end}"] for end in ("", "_low", "_high")] for name in ("gain", "share"))
+    shares = [UNKNOWN if np.isnan(value) else f"{value:.0%}" for value in share]
+    return [_with_ends(gain, digits), f"{shares[0]} [{shares[1]}, {shares[2]}]"]
+
+
+def _with_ends(values: list[float], digits: int) -> str:
+    """Return a value and its interval as text; an end that is not known says so."""
+    value, low, high = (UNKNOWN if np.isnan(value) else f"{value:.{digits}f}" for value in values)
+    return f"{value} [{low}, {high}]"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\*`|_" else letter for letter in text)
