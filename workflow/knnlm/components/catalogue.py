@@ -12,6 +12,7 @@ VARIANTS = {
 }
 SEARCHES = {"approximate": ("approximate-faiss", "approximate-real"), "exact": ("exact-real",)}
 UNTUNED_TEMPERATURE = 1.0
+GRID_STEP = 3  # the search for the best temperature begins with every third of the grid; figures show all of it
 
 
 @dataclass(frozen=True)

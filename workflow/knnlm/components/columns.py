@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from knnlm.components.catalogue import GRID_STEP as GRID_STEP
 from knnlm.components.catalogue import Component
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import load_array, read_manifest, save_array, write_manifest
 
-GRID_STEP = 3  # the search for the best temperature begins with every third of the grid, which is for the figure
 FACT_COLUMNS = ["hypothesis", "component", "quantity", "value"]  # what else a step has measured of its components
 
 

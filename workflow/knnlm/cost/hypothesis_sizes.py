@@ -6,7 +6,7 @@ A step of which nothing else is known is estimated by its needs and by settings 
 import math
 from dataclasses import dataclass, replace
 
-from knnlm.components.columns import GRID_STEP
+from knnlm.components.catalogue import GRID_STEP
 from knnlm.cost import plan
 from knnlm.cost.plan import SINGLE, Run
 from knnlm.hypotheses import registry

@@ -9,8 +9,14 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from knnlm.components.catalogue import Component, knn_components, real_score_fractions, retrievals, searched_fractions
-from knnlm.components.columns import GRID_STEP
+from knnlm.components.catalogue import (
+    GRID_STEP,
+    Component,
+    knn_components,
+    real_score_fractions,
+    retrievals,
+    searched_fractions,
+)
 from knnlm.datastore.factory import PQ_CENTROIDS, IndexFactory, parse_factory
 from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE
 
