@@ -44,6 +44,7 @@ class Head(Protocol):
     """What can be trained: parameters, log p, and the gradient."""
 
     parameters: list[torch.Tensor]
+    rows: int  # vectors that a state is compared with
 
     def log_p(self, batch: Batch) -> torch.Tensor:
         """Return log p of the gold, (n,) in nats."""
@@ -98,7 +99,7 @@ class OutputEmbedding:
 
     def __init__(self, weights: torch.Tensor, row_types: np.ndarray, types: int, fixed: torch.Tensor | None = None):
         """Take W (R, width), which training changes in place, the type of each row, int (R,), ascending, and `fixed` (R, width)."""
-        self.parameters = [weights]
+        self.parameters, self.rows = [weights], len(weights)
         columns, present = type_columns(row_types, types)
         self.columns = columns.to(weights.device)
         self.absent = None if present is None else (~present).to(weights.device)
@@ -157,7 +158,7 @@ class MixtureOfSoftmaxes:
     ):
         """Take the layers of π, (K, width) and (K,), and of g, (K, width, width) and (K, width), which training changes in place."""
         self.output_embedding = output_embedding
-        self.parameters = [prior, prior_bias, experts, biases]
+        self.parameters, self.rows = [prior, prior_bias, experts, biases], len(prior) * len(output_embedding)
         self.tile = Tile(output_embedding)
 
     def log_p(self, batch: Batch) -> torch.Tensor:

@@ -1,12 +1,14 @@
-"""A linear layer on `att` whose output is added to the base LM's logits before the softmax (spec §5.2 a)."""
+"""A linear layer on `att` whose output is added to the base LM's logits before the softmax
+(docs/paper.md#additional-linear).
+"""
 
 from collections.abc import Iterator
 
 import torch
 
-from knnlm.components.head_training import Rows, log_p_of, store_rows, train_head
-from knnlm.components.heads import OutputEmbedding, even_rows, likelihood
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.components.heads import OutputEmbedding, even_rows
+from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {
@@ -22,19 +24,17 @@ SETTINGS = {
 }
 
 
+def initial_head(inputs: Inputs) -> OutputEmbedding:
+    """Return softmax(W att + W_sm ffn) with W near zero, of which only W, float32 (V, width), is trained."""
+    fixed = torch.from_numpy(inputs.output_embedding).to(inputs.device)
+    weights = torch.randn(fixed.shape, generator=generator(inputs)) * inputs.settings["noise"]
+    return OutputEmbedding(weights.to(inputs.device), even_rows(len(fixed), 1), len(fixed), fixed)
+
+
 def components(inputs: Inputs) -> Iterator[Result]:
-    recipe, fixed = inputs.settings["recipe"], torch.from_numpy(inputs.output_embedding).to(inputs.device)
-    weights = torch.randn(fixed.shape, generator=torch.Generator().manual_seed(inputs.seed)) * inputs.settings["noise"]
-    head = OutputEmbedding(weights.to(inputs.device), even_rows(len(fixed), 1), len(fixed), fixed)
-    evaluated = {
-        split: Rows(inputs.queries(split, "att"), inputs.gold[split], inputs.queries(split, "ffn")) for split in SPLITS
-    }
-    rows = store_rows(inputs.store, "att", recipe["rows"], with_ffn=True)
-    trained = train_head(head, rows, evaluated["valid"], likelihood, recipe, inputs.seed, inputs.device, "att")
-    component = inputs.component("att", h="att", added_parameters=weights.numel(), rows=len(weights))
-    yield Result(
-        component, {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}, trained.facts()
-    )
+    """Yield the trained layer, `att`."""
+    recipe = inputs.settings["recipe"]
+    yield trained_head(inputs, "att", lambda: initial_head(inputs), "att", recipe, with_ffn=True)
 
 
 if __name__ == "__main__":
