@@ -10,6 +10,7 @@ sys.path.insert(0, str(LIBRARY))
 
 from knnlm.config import files
 from knnlm.config import checks
+from knnlm.config import schema
 from knnlm.errors import KnnlmError
 
 # Whatever the user's shell allows, nobody else may write into results; jobs inherit it.
@@ -51,7 +52,7 @@ def check_submission():
 
 def check(given):
     """Stop with one sentence if a key is unknown or of the wrong kind."""
-    stop_at_mistake(checks.check, given, checks.read_schema())
+    stop_at_mistake(checks.check, given, schema.read_schema())
 
 
 def check_combinations(given):

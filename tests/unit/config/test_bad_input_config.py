@@ -12,8 +12,9 @@ import yaml
 from configs import ROOT, config_of, written
 from snakemake.utils import update_config
 
-from knnlm.config.checks import check, check_combinations, flattened, read_schema
+from knnlm.config.checks import check, check_combinations
 from knnlm.config.files import check_file, check_folder, check_submitted
+from knnlm.config.schema import flattened, read_schema
 from knnlm.errors import KnnlmError
 
 SCHEMA = read_schema()

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snakemake.utils import validate
 
-from knnlm.config.checks import check, check_combinations, flattened, read_schema
+from knnlm.config.checks import check, check_combinations
 from knnlm.config.corpus import most_training_tokens, text_files
 from knnlm.config.readme import documentation
+from knnlm.config.schema import flattened, read_schema
 from knnlm.corpus.moses import UNITS, tokenise
 from knnlm.errors import KnnlmError
 

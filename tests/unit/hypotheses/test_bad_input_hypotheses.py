@@ -8,8 +8,9 @@ from configs import config_of
 
 from knnlm.components.catalogue import knn_components, retrievals
 from knnlm.config.checks import check_combinations
+from knnlm.config.schema import settings_schema, values_of
 from knnlm.errors import KnnlmError
-from knnlm.hypotheses import registry, setting_kinds
+from knnlm.hypotheses import registry
 
 DEMO = config_of()
 RECIPE = DEMO["hypotheses"]["additional-linear"]["settings"]["recipe"]
@@ -200,13 +201,16 @@ def test_codes_that_the_training_rows_cannot_train_are_told():
 
 
 def test_values_are_found_by_their_kind_wherever_they_stand():
-    kinds = {
-        "k": "count",
-        "none": "count or null",
-        "many": "list of count or null",
-        "name": "component",
-        "inner": {"*": {"deep": "one or more count"}},
-    }
+    deep = {"properties": {"deep": {"type": "array", "items": {"$ref": "#/$defs/count"}, "minItems": 1}}}
+    kinds = settings_schema(
+        {
+            "k": "count",
+            "none": "count_or_null",
+            "many": "counts",
+            "name": "component",
+            "inner": {"type": "object", "additionalProperties": deep},
+        }
+    )
     given = {
         "k": 1,
         "none": None,
@@ -214,10 +218,10 @@ def test_values_are_found_by_their_kind_wherever_they_stand():
         "name": "base",
         "inner": {"a": {"deep": [4]}, "b": {"deep": [5, 6]}},
     }
-    assert list(setting_kinds.values_of("count", given, kinds)) == [
+    assert list(values_of("count", given, kinds)) == [
         ("k", 1), ("many", 2), ("many", 3), ("inner.a.deep", 4), ("inner.b.deep", 5), ("inner.b.deep", 6)
     ]  # fmt: skip
-    assert list(setting_kinds.values_of("component", given, kinds)) == [("name", "base")]
+    assert list(values_of("component", given, kinds)) == [("name", "base")]
 
 
 @pytest.mark.parametrize("family", ["__init__", "nothing", "x" * 3000])
@@ -230,4 +234,4 @@ def test_a_family_without_a_step_is_told(family):
 @pytest.mark.parametrize("kind", ["lists of count", "count or none", "Count", "one of a, b"])
 def test_a_step_of_ones_own_with_a_kind_that_there_is_not_is_told(kind):
     with pytest.raises(ValueError, match="is no kind of setting"):
-        setting_kinds.check_kinds({"sizes": {"k": kind}})
+        settings_schema({"sizes": {"properties": {"k": kind}}})

@@ -36,7 +36,7 @@ def test_a_step_reads_the_settings_it_declares_and_no_others(family):
         and isinstance(node.slice, ast.Constant)
         and ast.unparse(node.value).endswith(("inputs.settings", "self.settings"))
     }
-    assert read <= registry.read_step(family)[1].keys()
+    assert read <= registry.read_step(family)[1]["properties"].keys()
 
 
 def test_what_trains_an_lm():

@@ -3,134 +3,42 @@
 Runs whenever the workflow is read, so it imports nothing heavy. `knnlm.config.readme` explains its keys.
 """
 
-import difflib
-import math
-import re
-from collections.abc import Iterator
-from pathlib import Path
-
-import jsonschema
-import yaml
+from itertools import chain
 
 from knnlm.config import corpus, text_limits
 from knnlm.config.corpus import most_training_tokens
-from knnlm.config.files import LOADER
-from knnlm.config.values import dotted, shown, unfit_values
+from knnlm.config.schema import Problems, problems, suggestion
+from knnlm.config.values import shown, unfit_values
 from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry
 
-SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 LARGEST_SEED = 2**32 - 1  # of NumPy, which fairseq seeds
 GPU_LARGEST_K = 2048  # FAISS's limit for k and nprobe on a GPU
-KINDS_OF_VALUE = {
-    "object": "a section of keys",
-    "array": "a list",
-    "string": "text",
-    "number": "a finite number",
-    "integer": "a whole number",
-}
-KINDS_OF_VALUE |= {"boolean": "true or false", "null": "null"}
-
-Problems = Iterator[tuple[str, str]]
-
-
-def read_schema(path: str | Path = SCHEMA) -> dict:
-    """Return the schema of the config."""
-    return yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
 
 
 def check(config: dict, schema: dict) -> None:
     """Check a config as the user wrote it, before defaults are filled, against the schema.
 
-    Stricter than JSON schema: 1.0 is not a whole number and NaN is no number. Raises KnnlmError, naming the key of the first problem.
+    Raises KnnlmError, naming the key of the first problem.
     """
-    for key, problem in unfit_values(config):
+
+    def unknown(name: str, section: str, subschema: dict) -> str:
+        return f"not a known key; {suggestion(name, section, subschema, schema)}."
+
+    for key, problem in chain(unfit_values(config), problems(config, schema, unknown=unknown)):
         _refuse(key, problem)
-    problems = sorted(
-        _validator(schema).iter_errors(config),
-        key=lambda error: (error.validator != "additionalProperties", len(error.absolute_path)),
-    )
-    if problems:
-        _refuse(*_explained(problems[0], schema))
 
 
 def check_combinations(config: dict) -> None:
     """Check that the values of a config, defaults filled, fit each other and the text; raises KnnlmError, naming the key of the first problem."""
-    for problems in CHECKS:
-        for key, problem in problems(config):
+    for check_of in CHECKS:
+        for key, problem in check_of(config):
             _refuse(key, problem)
 
 
 def _refuse(key: str, problem: str) -> None:
     raise KnnlmError(f"config key {key}: {problem}")
-
-
-def _validator(schema: dict) -> jsonschema.Draft202012Validator:
-    plain = jsonschema.Draft202012Validator
-    checker = plain.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    )
-    checker = checker.redefine(
-        "number",
-        lambda _, value: checker.is_type(value, "integer") or (isinstance(value, float) and math.isfinite(value)),
-    )
-    return jsonschema.validators.extend(plain, type_checker=checker)(schema)
-
-
-def _explained(error: jsonschema.ValidationError, schema: dict) -> tuple[str, str]:
-    """Return the key and the sentence for one schema error."""
-    key, value, limit = dotted(error.absolute_path), error.instance, error.validator_value
-    if error.validator == "additionalProperties":
-        unknown = next(name for name in value if name not in error.schema["properties"])
-        return dotted(
-            [*error.absolute_path, str(unknown)]
-        ), f"not a known key; {_suggestion(str(unknown), key, error.schema, schema)}."
-    if error.validator == "required":
-        missing = next(name for name in limit if name not in value)
-        return dotted([*error.absolute_path, missing]), "missing; add it."
-    if error.validator == "type":
-        return key or "(the whole file)", _type_problem(value, limit)
-    sentences = {
-        "enum": lambda: f"{shown(value)} is not one of the choices; write {', '.join(map(str, limit))}.",
-        "minimum": lambda: f"{shown(value)} is too small; choose at least {limit}.",
-        "exclusiveMinimum": lambda: f"{shown(value)} is too small; choose more than {limit}.",
-        "maximum": lambda: f"{shown(value)} is too large; choose at most {limit}.",
-        "exclusiveMaximum": lambda: f"{shown(value)} is too large; choose less than {limit}.",
-        "pattern": lambda: f"{shown(value)} has characters that are not allowed; write what matches {limit}.",
-        "uniqueItems": lambda: f"{shown(value)} has an entry twice; list each once.",
-        "minItems": lambda: f"has {len(value)} entries; list at least {limit}.",
-        "maxItems": lambda: f"has {len(value)} entries; list at most {limit}.",
-        "minLength": lambda: f"{shown(value)} is too short; write at least {limit} characters.",
-        "maxLength": lambda: f"{shown(value)} is too long; write at most {limit} characters.",
-    }
-    return key, sentences[error.validator]()
-
-
-def _type_problem(value: object, wanted: str | list[str]) -> str:
-    names = [wanted] if isinstance(wanted, str) else wanted
-    if value is None:
-        return f"has no value; give {KINDS_OF_VALUE[names[0]]} or remove the line to have the default."
-    problem = f"{shown(value)} is not {' or '.join(KINDS_OF_VALUE[name] for name in names)}"
-    if isinstance(value, str) and {"number", "integer", "boolean"} & set(names):
-        if re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
-            return f"{problem}, because YAML reads an exponent without a point as text; write {value.lower().replace('e', '.0e', 1)}."
-        if re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?|true|false", value):
-            return f"{problem} but text; write it without quotation marks, and not inside the braces of --config, which reads all as text."
-    return f"{problem}; correct it."
-
-
-def _suggestion(unknown: str, section: str, subschema: dict, schema: dict) -> str:
-    """Say which key may have been meant: one spelled alike in this section, one of this name elsewhere, or any spelled alike."""
-    prefix = f"{section}." if section else ""
-    if close := difflib.get_close_matches(unknown.lower(), subschema["properties"], n=1):
-        return f"did you mean {prefix}{close[0]}"
-    known = [key for key, _ in flattened(schema)]
-    if elsewhere := [key for key in known if key.split(".")[-1] == unknown]:
-        return f"did you mean {elsewhere[0]}"
-    if close := difflib.get_close_matches(f"{prefix}{unknown}", known, n=1, cutoff=0.8):
-        return f"did you mean {close[0]}"
-    return f"known here are {', '.join(subschema['properties'])}"
 
 
 def _lm_problems(config: dict) -> Problems:
@@ -265,9 +173,9 @@ def _too_large_seed(config: dict, offset: int) -> str | None:
     return f"{shown(offset)} makes {shown(seed + offset)} of the seed {seed}, and a training's can be {LARGEST_SEED} at most; lower it."
 
 
-LIMITS = {  # by the kind of a setting (`setting_kinds.KINDS`): what is wrong with a value beside the rest of the config
-    "bytes of a PQ code": _untrainable_code,
-    "seed offset": _too_large_seed,
+LIMITS = {  # by the kind of a setting in settings.schema.yaml: what is wrong with a value beside the rest of the config
+    "pq_bytes": _untrainable_code,
+    "seed_offset": _too_large_seed,
 }
 
 
@@ -291,12 +199,3 @@ CHECKS = (
     registry.problems,
     _limit_problems,
 )
-
-
-def flattened(schema: dict, prefix: str = "") -> Iterator[tuple[str, dict]]:
-    """Yield (dotted key, subschema) of every key and section, in the order of the schema."""
-    for name, subschema in schema.get("properties", {}).items():
-        yield f"{prefix}{name}", subschema
-        yield from flattened(subschema, f"{prefix}{name}.")
-        if isinstance(subschema.get("additionalProperties"), dict):  # entries under names of the user's own
-            yield from flattened(subschema["additionalProperties"], f"{prefix}{name}.<name>.")

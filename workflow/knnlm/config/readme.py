@@ -5,13 +5,13 @@ import sys
 
 import yaml
 
-from knnlm.config.checks import flattened, read_schema
+from knnlm.config.schema import flattened, read_schema
 
 
 def documentation(schema: dict) -> str:
     """Return config/README.md: the schema's introduction, and a table of every key."""
     lines = [
-        f"# {schema['title']}",
+        "# Configuration",
         "",
         schema["description"].strip(),
         "",

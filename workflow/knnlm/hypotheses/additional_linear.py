@@ -11,17 +11,7 @@ from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
 from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")
-SETTINGS = {
-    "noise": "amount",
-    "recipe": {
-        "passes": "count",
-        "rows": "count or null",
-        "batch": "count",
-        "learning_rate": "positive",
-        "betas": "betas",
-        "warmup": "share",
-    },
-}
+SETTINGS = {"noise": "amount", "recipe": "recipe"}
 
 
 def initial_head(inputs: Inputs) -> OutputEmbedding:

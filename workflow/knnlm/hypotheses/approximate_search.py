@@ -9,7 +9,7 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
-SETTINGS = {"nprobe": "list of count", "codes": "list of bytes of a PQ code"}
+SETTINGS = {"nprobe": "counts", "codes": {"type": "array", "items": {"$ref": "#/$defs/pq_bytes"}}}
 
 
 class Sweeps:

@@ -39,15 +39,30 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "temperature")
 SETTINGS = {
-    "h": "list of att|ffn",
+    "h": "states",
     "kinds": {
-        "kmeans|spherical|normalised|word-means|word-samples|two-means|variance-driven|squares-driven|fine-tuned": "list of l2|ip"
+        "properties": {
+            "kmeans": "metrics",
+            "spherical": "metrics",
+            "normalised": "metrics",
+            "word-means": "metrics",
+            "word-samples": "metrics",
+            "two-means": "metrics",
+            "variance-driven": "metrics",
+            "squares-driven": "metrics",
+            "fine-tuned": "metrics",
+        },
+        "required": [],
     },
     "ratio": "positive",
     "kept": "count",
-    "k_means": {"rows_per_centroid": "count", "iterations": "count", "factory": "flat index", "nprobe": "count"},
-    "words": {"rows": "count", "samples": "count", "iterations": "count", "points_per_centroid": "count"},
-    "fine_tuning": {"passes": "count", "rows": "count", "batch": "count", "learning_rate": "positive"},
+    "k_means": {
+        "properties": {"rows_per_centroid": "count", "iterations": "count", "factory": "flat_index", "nprobe": "count"}
+    },
+    "words": {
+        "properties": {"rows": "count", "samples": "count", "iterations": "count", "points_per_centroid": "count"}
+    },
+    "fine_tuning": {"properties": {"passes": "count", "rows": "count", "batch": "count", "learning_rate": "positive"}},
 }
 
 FINE_TUNED = "fine-tuned"

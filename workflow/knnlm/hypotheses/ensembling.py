@@ -9,7 +9,7 @@ from knnlm.components.mixture import mixture, simplex_weights
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("components",)
-SETTINGS = {"ensembles": {"*": "one or more component"}}
+SETTINGS = {"ensembles": {"type": "object", "additionalProperties": {"$ref": "#/$defs/components"}}}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

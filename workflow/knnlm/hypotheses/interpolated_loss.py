@@ -11,19 +11,7 @@ from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
-SETTINGS = {
-    "h": "list of att|ffn",
-    "n": "list of count",
-    "lambda": "share",
-    "recipe": {
-        "passes": "count",
-        "rows": "count or null",
-        "batch": "count",
-        "learning_rate": "positive",
-        "betas": "betas",
-        "warmup": "share",
-    },
-}
+SETTINGS = {"h": "states", "n": "counts", "lambda": "share", "recipe": "recipe"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -17,20 +17,7 @@ from knnlm.hypotheses.trained_heads import random_head, trained_head
 from knnlm.retrieval.leave_one_out import training_neighbours
 
 NEEDS = ("states", "datastore", "model", "components", "index")
-SETTINGS = {
-    "h": "list of att|ffn",
-    "sample_rows": "count",
-    "recipe": {
-        "passes": "count",
-        "rows": "count or null",
-        "batch": "count",
-        "learning_rate": "positive",
-        "betas": "betas",
-        "warmup": "share",
-    },
-}
-
-
+SETTINGS = {"h": "states", "sample_rows": "count", "recipe": "recipe"}
 ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 
 

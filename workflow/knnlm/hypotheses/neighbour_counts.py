@@ -8,7 +8,7 @@ from knnlm.components.knn import gold_matches, log_p_knn
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("neighbours", "datastore", "temperature")
-SETTINGS = {"counts": "list of count or null"}
+SETTINGS = {"counts": "counts_or_null"}
 SEARCHES = {"exact": ("real", "real"), "approximate": ("faiss", "faiss")}
 
 

@@ -14,13 +14,19 @@ from knnlm.hypotheses.trained_heads import generator, random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {
-    "h": "list of att|ffn",
-    "n": "list of count",
-    "initial": {"random|copies": {"rows": "count or null", "learning_rate": "positive"}},
-    "extra": "list of frequency|loss",
+    "h": "states",
+    "n": "counts",
+    "initial": {
+        "properties": {
+            "random": {"properties": {"rows": "count_or_null", "learning_rate": "positive"}},
+            "copies": {"properties": {"rows": "count_or_null", "learning_rate": "positive"}},
+        },
+        "required": [],
+    },
+    "extra": {"type": "array", "items": {"title": "frequency or loss", "enum": ["frequency", "loss"]}},
     "total_ratio": "factor",
     "noise": "amount",
-    "recipe": {"passes": "count", "batch": "count", "betas": "betas", "warmup": "share"},
+    "recipe": {"properties": {"passes": "count", "batch": "count", "betas": "betas", "warmup": "share"}},
 }
 
 

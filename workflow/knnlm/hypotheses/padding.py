@@ -18,7 +18,7 @@ from knnlm.components.zero_rows import (
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
-SETTINGS = {"shares": "list of share"}
+SETTINGS = {"shares": "shares"}
 SERIES = {"exact": "real mask, real score", "approximate": "FAISS mask, FAISS score"}
 Found = dict[str, tuple[np.ndarray, np.ndarray]]
 

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from knnlm.components.catalogue import BASE, knn_components, resolved_name, retrievals
+from knnlm.config import schema
 from knnlm.config.values import shown
-from knnlm.hypotheses import setting_kinds
 
 STEPS = Path(__file__).parent
 STORED = (
@@ -30,10 +30,10 @@ STORED = (
 
 
 @cache
-def read_step(family: str) -> tuple[tuple[str, ...], setting_kinds.Kinds]:
-    """Return NEEDS and SETTINGS, literals of the step of a family: the stored things it reads, and the kind of each setting (`knnlm.hypotheses.setting_kinds`).
+def read_step(family: str) -> tuple[tuple[str, ...], dict]:
+    """Return what the step of a family reads, its NEEDS, and the schema of its settings, made from its SETTINGS.
 
-    Raises OSError if there is no such step, and ValueError if one of the two is missing or not a literal.
+    Both stand as literals in the step. Raises OSError if there is no such step, and ValueError if one of the two is wrong.
     """
     found = {"NEEDS": None, "SETTINGS": {}}
     for node in _parsed(family).body:
@@ -41,9 +41,8 @@ def read_step(family: str) -> tuple[tuple[str, ...], setting_kinds.Kinds]:
             found[node.targets[0].id] = ast.literal_eval(node.value)
     needs, settings = found["NEEDS"], found["SETTINGS"]
     if not isinstance(needs, tuple) or set(needs) - set(STORED) or not isinstance(settings, dict):
-        raise ValueError(f"NEEDS must be a tuple of {', '.join(STORED)}, and SETTINGS name a kind for each setting")
-    setting_kinds.check_kinds(settings)
-    return needs, settings
+        raise ValueError(f"NEEDS must be a tuple of {', '.join(STORED)}, and SETTINGS state a schema for each setting")
+    return needs, schema.settings_schema(settings)
 
 
 @cache
@@ -65,7 +64,7 @@ def values_of(config: dict, kind: str) -> Iterator[tuple[str, object]]:
     """Yield (key, value) of every setting of an enabled hypothesis that is of a kind, and of every entry of one that is a list of it."""
     for name in with_step(config):
         entry = config["hypotheses"][name]
-        for key, value in setting_kinds.values_of(kind, entry["settings"], read_step(entry["family"])[1]):
+        for key, value in schema.values_of(kind, entry["settings"], read_step(entry["family"])[1]):
             yield f"hypotheses.{name}.settings.{key}", value
 
 
@@ -120,14 +119,12 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     except (ValueError, SyntaxError) as error:
         yield f"{key}.family", f"the step {family}.py cannot be read ({error}); correct it."
         return
-    yield from (wrong := list(setting_kinds.problems(f"{key}.settings", entry["settings"], settings)))
+    wrong = list(schema.problems(entry["settings"], settings, f"{key}.settings", unknown=_unknown_setting))
+    yield from wrong
     if wrong:
         return
-    yield from _component_problems(
-        config,
-        f"{key}.settings",
-        (name for _, name in setting_kinds.values_of("component", entry["settings"], settings)),
-    )
+    members = (name for _, name in schema.values_of("component", entry["settings"], settings))
+    yield from _component_problems(config, f"{key}.settings", members)
     for other in entry["after"]:
         if other not in with_step(config):
             yield f"{key}.after", f"{other} is no enabled hypothesis with a family; enable it or disable {name}."
@@ -135,6 +132,10 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
         yield f"{key}.after", f"the step {family} reads no components; remove it."
     if name in _earlier(config, name):
         yield f"{key}.after", f"{name} waits for itself, through {', '.join(entry['after'])}; remove one."
+
+
+def _unknown_setting(name: str, section: str, subschema: dict) -> str:
+    return f"not a known setting; known here are {', '.join(subschema['properties']) or 'none'}."
 
 
 def _component_problems(config: dict, key: str, patterns: Iterable[str]) -> Iterator[tuple[str, str]]:

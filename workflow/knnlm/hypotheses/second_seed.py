@@ -6,7 +6,7 @@ from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
 from knnlm.hypotheses.lm_training import Training, log_p_of, parameters
 
 NEEDS = ("training",)
-SETTINGS = {"seed_offset": "seed offset"}
+SETTINGS = {"seed_offset": "seed_offset"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -8,7 +8,7 @@ from knnlm.components.sparse_softmax import log_p_sparsified
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "model")
-SETTINGS = {"k": "list of count or null"}
+SETTINGS = {"k": "counts_or_null"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -11,10 +11,10 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
 
 NEEDS = ("states", "datastore", "model", "components")
 SETTINGS = {
-    "means": "list of att|ffn",
+    "means": "states",
     "states": "natural",
     "perceptron_steps": "natural",
-    "most_linear_programs": "natural or null",
+    "most_linear_programs": "natural_or_null",
 }
 
 

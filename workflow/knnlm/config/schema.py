@@ -1,0 +1,173 @@
+"""What a JSON schema says of a config: the sentence for each value that does not fit, and the schema of a hypothesis' settings.
+
+Runs whenever the workflow is read, so it imports nothing heavy.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from knnlm.config.files import LOADER
+from knnlm.config.values import dotted, shown
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+REFERENCE = "#/$defs/"
+IN_WORDS = {
+    "object": "a section of keys",
+    "array": "a list",
+    "string": "text",
+    "number": "a finite number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "null",
+}
+SENTENCES: dict[str, Callable[[object, object], str]] = {  # by keyword: of a value and what the keyword asks of it
+    "enum": lambda value, asked: f"{shown(value)} is not one of the choices; write {', '.join(map(str, asked))}.",
+    "minimum": lambda value, asked: f"{shown(value)} is too small; choose at least {asked}.",
+    "exclusiveMinimum": lambda value, asked: f"{shown(value)} is too small; choose more than {asked}.",
+    "maximum": lambda value, asked: f"{shown(value)} is too large; choose at most {asked}.",
+    "exclusiveMaximum": lambda value, asked: f"{shown(value)} is too large; choose less than {asked}.",
+    "pattern": lambda value, asked: f"{shown(value)} has characters that are not allowed; write what matches {asked}.",
+    "uniqueItems": lambda value, asked: f"{shown(value)} has an entry twice; list each once.",
+    "minItems": lambda value, asked: f"has {len(value)} entries; list at least {asked}.",
+    "maxItems": lambda value, asked: f"has {len(value)} entries; list at most {asked}.",
+    "minLength": lambda value, asked: f"{shown(value)} is too short; write at least {asked} characters.",
+    "maxLength": lambda value, asked: f"{shown(value)} is too long; write at most {asked} characters.",
+}
+
+Problems = Iterator[tuple[str, str]]
+
+
+@cache
+def read_schema(name: str = "config") -> dict:
+    """Return a schema of `workflow/schemas` by its name: `config`, or `settings` of hypotheses."""
+    return yaml.load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"), LOADER)
+
+
+def problems(value: object, schema: dict, key: str = "", *, unknown: Callable[[str, str, dict], str]) -> Problems:
+    """Yield (key, what is wrong and what to do) for all that does not fit a schema, unknown keys first, then the outermost.
+
+    `unknown` says what to do about a name that the schema does not know, from the name, its section's key and the section's schema.
+    Stricter than JSON schema: 1.0 is not a whole number and NaN is no number.
+    """
+    errors = _validator(schema).iter_errors(value)
+    for error in sorted(errors, key=lambda error: (error.validator != "additionalProperties", len(error.path))):
+        place = [*([key] if key else []), *error.absolute_path]
+        if error.validator == "additionalProperties":
+            name = str(next(name for name in error.instance if name not in error.schema["properties"]))
+            yield dotted([*place, name]), unknown(name, dotted(place), error.schema)
+        elif error.validator == "required":
+            missing = next(name for name in error.validator_value if name not in error.instance)
+            yield dotted([*place, missing]), "missing; add it."
+        else:
+            yield dotted(place) or "(the whole file)", _sentence(error)
+
+
+def _validator(schema: dict) -> jsonschema.Draft202012Validator:
+    plain = jsonschema.Draft202012Validator
+    types = plain.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda types, value: (
+                types.is_type(value, "integer") or (isinstance(value, float) and math.isfinite(value))
+            ),
+        }
+    )
+    return jsonschema.validators.extend(plain, type_checker=types)(schema)
+
+
+def _sentence(error: jsonschema.ValidationError) -> str:
+    value, asked = error.instance, error.validator_value
+    if "title" in error.schema:
+        return f"{shown(value)} is not {error.schema['title']}; correct it."
+    if error.validator != "type":
+        return SENTENCES[error.validator](value, asked)
+    names = [asked] if isinstance(asked, str) else asked
+    if value is None:
+        return f"has no value; give {IN_WORDS[names[0]]} or remove the line to have the default."
+    problem = f"{shown(value)} is not {' or '.join(IN_WORDS[name] for name in names)}"
+    if isinstance(value, str) and {"number", "integer", "boolean"} & set(names):
+        if re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+            meant = value.lower().replace("e", ".0e", 1)
+            return f"{problem}, because YAML reads an exponent without a point as text; write {meant}."
+        if re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?|true|false", value):
+            where = "without quotation marks, and not inside the braces of --config, which reads all as text"
+            return f"{problem} but text; write it {where}."
+    return f"{problem}; correct it."
+
+
+def suggestion(unknown: str, section: str, subschema: dict, schema: dict) -> str:
+    """Say which key was meant: one spelled alike in this section, one of this name elsewhere, or any spelled alike."""
+    prefix = f"{section}." if section else ""
+    if close := difflib.get_close_matches(unknown.lower(), subschema["properties"], n=1):
+        return f"did you mean {prefix}{close[0]}"
+    known = [key for key, _ in flattened(schema)]
+    if elsewhere := [key for key in known if key.split(".")[-1] == unknown]:
+        return f"did you mean {elsewhere[0]}"
+    if close := difflib.get_close_matches(f"{prefix}{unknown}", known, n=1, cutoff=0.8):
+        return f"did you mean {close[0]}"
+    return f"known here are {', '.join(subschema['properties'])}"
+
+
+def flattened(schema: dict, prefix: str = "") -> Iterator[tuple[str, dict]]:
+    """Yield (dotted key, subschema) of every key and section, in the order of the schema."""
+    for name, subschema in schema.get("properties", {}).items():
+        yield f"{prefix}{name}", subschema
+        yield from flattened(subschema, f"{prefix}{name}.")
+        if isinstance(subschema.get("additionalProperties"), dict):  # entries under names of the user's own
+            yield from flattened(subschema["additionalProperties"], f"{prefix}{name}.<name>.")
+
+
+def settings_schema(settings: dict) -> dict:
+    """Return the schema of a hypothesis' settings, from the SETTINGS of its step: a name of settings.schema.yaml for each, or a schema.
+
+    References are replaced by what they refer to, marked with its name as `kind`. Raises ValueError where a name or a schema is none.
+    """
+    schema = _stated({"properties": settings})
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"SETTINGS is no JSON schema ({error.message})") from None
+    return schema
+
+
+def _stated(schema: object) -> object:
+    """Return a part of a schema with its references replaced; sections want all of their `properties` and no others."""
+    if isinstance(schema, list):
+        return [_stated(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _kind(schema["$ref"].removeprefix(REFERENCE))
+    stated = {key: _stated(part) for key, part in schema.items()}
+    if isinstance(named := stated.get("properties"), dict):
+        named = {name: _kind(part) if isinstance(part, str) else part for name, part in named.items()}
+        strict = {"type": "object", "additionalProperties": False, "required": list(named)}
+        return strict | stated | {"properties": named}
+    return stated
+
+
+def _kind(name: str) -> dict:
+    kinds = read_schema("settings")["$defs"]
+    if name not in kinds:
+        raise ValueError(f"{name} is no kind of setting; there are {', '.join(kinds)}")
+    return {**_stated(kinds[name]), "kind": name}
+
+
+def values_of(kind: str, value: object, schema: dict, key: str = "") -> Iterator[tuple[str, object]]:
+    """Yield (dotted key, value) of every value but null that is of a kind, among settings that fit their schema."""
+    if schema.get("kind") == kind and value is not None:
+        yield key, value
+    elif isinstance(value, list):
+        for part in value:
+            yield from values_of(kind, part, schema.get("items", {}), key)
+    elif isinstance(value, dict):
+        named, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
+        for name, part in value.items():
+            yield from values_of(kind, part, named.get(name, others), f"{key}.{name}" if key else name)
