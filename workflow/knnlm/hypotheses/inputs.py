@@ -30,8 +30,9 @@ from knnlm.errors import KnnlmError
 from knnlm.hypotheses import kept_results
 from knnlm.running.devices import device_for, gpus_of_node, training_options
 from knnlm.running.step import run
-from knnlm.storage.files import atomic, check_same_model, identity_name, load_array, read_manifest
+from knnlm.storage.files import check_same_model, identity_name, load_array, read_manifest
 from knnlm.storage.seals import verified
+from knnlm.storage.tables import DIGITS, write_table
 
 if TYPE_CHECKING:
     import faiss
@@ -244,8 +245,7 @@ def run_hypothesis(components: Callable[[Inputs], Iterable[Result]]) -> None:
             for quantity, value in result.facts.items()
         ]
         facts += [(inputs.hypothesis, "", quantity, value) for quantity, value in inputs.run_facts.items()]
-        with atomic(arguments.facts) as unfinished:
-            pd.DataFrame(facts, columns=FACT_COLUMNS).to_csv(unfinished, index=False, float_format="%.10g")
+        write_table(arguments.facts, pd.DataFrame(facts, columns=FACT_COLUMNS), DIGITS)
         log_p = {split: [result.log_p[split] for result in results] for split in SPLITS}
         save_components(
             arguments.descriptions,

@@ -18,7 +18,7 @@ from knnlm.corpus.sources import SPLITS
 from knnlm.errors import KnnlmError
 from knnlm.running.processes import die_with_parent, reason_in
 from knnlm.running.step import run
-from knnlm.storage import files as artifacts
+from knnlm.storage.files import load_array, read_manifest, save_array, write_manifest
 from knnlm.storage.locks import locked
 
 UNKNOWN_ID = SPECIAL.index("<unk>")
@@ -97,8 +97,8 @@ def unfinished_folder(beside: Path) -> Iterator[Path]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Write fairseq's files, the arrays and the manifest; nothing is written before all of it has been checked."""
-    artifacts.read_manifest(arguments.of_pieces, kind="pieces")
-    artifacts.read_manifest(arguments.of_texts, kind="text")
+    read_manifest(arguments.of_pieces, kind="pieces")
+    read_manifest(arguments.of_texts, kind="text")
     continuation = continuation_of(arguments.dictionary)
     facts: dict[str, dict[str, int]] = {name: {} for name in ("tokens", "words", "documents", "unknown")}
     arrays = {arguments.continuation: continuation}
@@ -113,7 +113,7 @@ def main(arguments: argparse.Namespace) -> None:
                 raise KnnlmError(
                     f"{arguments.pieces[number]}: fairseq-preprocess counts other tokens than the text has; delete the file and rerun."
                 )
-            first_lines = artifacts.load_array(arguments.line_documents[number], dtype="int64", shape=(None,))
+            first_lines = load_array(arguments.line_documents[number], dtype="int64", shape=(None,))
             if len(first_lines) < 2 or first_lines[-1] != len(lines) - 1:
                 raise KnnlmError(
                     f"{arguments.line_documents[number]}: does not fit {arguments.pieces[number]}; delete both and rerun."
@@ -126,11 +126,11 @@ def main(arguments: argparse.Namespace) -> None:
             facts["documents"][split] = len(first_lines) - 1
             facts["unknown"][split] = int(np.count_nonzero(tokens == UNKNOWN_ID))
         for path, array in arrays.items():
-            artifacts.save_array(path, array)
+            save_array(path, array)
         for path in arguments.binary:
             os.replace(folder / Path(path).name, path)
     files = [*arrays, *arguments.binary, arguments.dictionary]
-    artifacts.write_manifest(arguments.manifest, files, kind="corpus", vocabulary_size=len(continuation), **facts)
+    write_manifest(arguments.manifest, files, kind="corpus", vocabulary_size=len(continuation), **facts)
 
 
 if __name__ == "__main__":

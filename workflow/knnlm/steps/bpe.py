@@ -9,12 +9,12 @@ from knnlm.corpus import bpe
 from knnlm.errors import KnnlmError
 from knnlm.running.progress import progress
 from knnlm.running.step import run
-from knnlm.storage import files as artifacts
+from knnlm.storage.files import atomic, read_manifest, write_manifest
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the learned codes, the pieces of each split and the dictionary."""
-    artifacts.read_manifest(arguments.of_tokenised, kind="tokenised text")
+    read_manifest(arguments.of_tokenised, kind="tokenised text")
     train = Path(arguments.tokenised[0])
     words: Counter[str] = Counter()
     with open(train, encoding="utf-8", newline="\n") as lines:
@@ -35,20 +35,18 @@ def main(arguments: argparse.Namespace) -> None:
         with open(tokenised, "rb") as lines:
             total = sum(1 for _ in lines)
         with (
-            artifacts.atomic(pieces) as unfinished,
+            atomic(pieces) as unfinished,
             open(tokenised, encoding="utf-8", newline="\n") as lines,
             open(unfinished, "w", encoding="utf-8", newline="\n") as file,
         ):
             file.writelines(f"{encoder(line)}\n" for line in progress(lines, f"encode {tokenised} (lines)", total))
-    with artifacts.atomic(arguments.dictionary) as unfinished:
+    with atomic(arguments.dictionary) as unfinished:
         unfinished.write_text(
             "".join(f"{line}\n" for line in bpe.dictionary_lines(tokenizer, counts)), encoding="utf-8"
         )
-    with artifacts.atomic(arguments.codes) as unfinished:
+    with atomic(arguments.codes) as unfinished:
         tokenizer.save(str(unfinished))
-    artifacts.write_manifest(
-        arguments.manifest, [*arguments.pieces, arguments.dictionary, arguments.codes], kind="pieces"
-    )
+    write_manifest(arguments.manifest, [*arguments.pieces, arguments.dictionary, arguments.codes], kind="pieces")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from knnlm.corpus import sources
 from knnlm.running.step import run
-from knnlm.storage import files as artifacts
+from knnlm.storage.files import atomic, save_array, write_manifest
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -24,10 +24,10 @@ def main(arguments: argparse.Namespace) -> None:
                 file=sys.stderr,
             )
     for split, text, documents in zip(sources.SPLITS, arguments.texts, arguments.documents, strict=True):
-        with artifacts.atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+        with atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(sources.lines_of(splits[split]))
-        artifacts.save_array(documents, sources.document_offsets(splits[split]))
-    artifacts.write_manifest(arguments.manifest, [*arguments.texts, *arguments.documents], kind="text")
+        save_array(documents, sources.document_offsets(splits[split]))
+    write_manifest(arguments.manifest, [*arguments.texts, *arguments.documents], kind="text")
 
 
 def remedy(settings: dict, split: str) -> str:

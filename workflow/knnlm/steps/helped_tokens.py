@@ -11,10 +11,10 @@ from knnlm.components.columns import checkpoint_of, find_component
 from knnlm.components.interpolation import interpolate, optimal_weight
 from knnlm.errors import KnnlmError
 from knnlm.running.step import run
-from knnlm.storage.files import atomic, load_array, read_manifest
+from knnlm.storage.files import load_array, read_manifest
+from knnlm.storage.tables import DIGITS, write_table
 
 SPLITS = ("valid", "test")
-DIGITS = "%.10g"
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -50,8 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.types_table: type_table(scored, train, pieces),
     }
     for path, table in tables.items():
-        with atomic(path) as unfinished:
-            table.to_csv(unfinished, index=False, float_format=DIGITS)
+        write_table(path, table, DIGITS)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,8 @@ from knnlm.components.knn import gold_matches, log_p_knn, tune_temperature
 from knnlm.datastore.store import Datastore, open_datastore, prefix_rows
 from knnlm.running.progress import progress
 from knnlm.running.step import run
-from knnlm.storage.files import atomic, check_same_model, load_array, read_manifest
+from knnlm.storage.files import check_same_model, load_array, read_manifest
+from knnlm.storage.tables import write_table
 
 SPLITS = ("valid", "test")
 CURVE_COLUMNS = ["component", "h", "metric", "mask", "score", "fraction", "temperature", "split", "lambda", "ppl"]
@@ -143,8 +144,7 @@ def main(arguments: argparse.Namespace) -> None:
         done.append(component)
         for split in SPLITS:
             log_p[split].append(neighbours[split].log_p(component.temperature))
-    with atomic(arguments.curves) as unfinished:
-        pd.DataFrame(curves, columns=CURVE_COLUMNS).to_csv(unfinished, index=False)
+    write_table(arguments.curves, pd.DataFrame(curves, columns=CURVE_COLUMNS))
     save_components(arguments.descriptions, done, log_p, store.checkpoint, more_files=[arguments.curves])
 
 

@@ -10,6 +10,7 @@ from knnlm.config.values import shown
 from knnlm.errors import KnnlmError
 from knnlm.figures.plots import draw, save
 from knnlm.running.step import run
+from knnlm.storage.tables import read_table
 
 # The columns of all tables that are drawn as numbers.
 NUMBERS = {
@@ -75,10 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def read_csv(path: str | Path) -> pd.DataFrame:
     """Read a table, refusing by name what is not one, and a column of numbers that has something else."""
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise KnnlmError(f"{path}: not a readable table ({error}); remake the tables.") from None
+    table = read_table(path)
     for name in (name for name in table if name in NUMBERS and len(table)):
         if (other := pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()).any():
             raise KnnlmError(

@@ -3,12 +3,9 @@
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
 from knnlm.analysis.seeds import over_seeds
-from knnlm.errors import KnnlmError
 from knnlm.running.step import run
-from knnlm.storage.files import atomic
+from knnlm.storage.tables import DIGITS, read_table, write_table
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -17,17 +14,8 @@ def main(arguments: argparse.Namespace) -> None:
         (arguments.components, ["component", "split"], arguments.components_table),
         (arguments.verdicts, ["hypothesis", "question", "paper"], arguments.verdicts_table),
     ):
-        table = over_seeds([read(path) for path in paths], key)
-        with atomic(output) as unfinished:
-            table.to_csv(unfinished, index=False, float_format="%.10g")
-
-
-def read(path: Path) -> pd.DataFrame:
-    """Read a table, refusing by name what is not one."""
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise KnnlmError(f"{path}: not a readable table ({error}); remake the tables.") from None
+        table = over_seeds([read_table(path) for path in paths], key)
+        write_table(output, table, DIGITS)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -25,8 +25,8 @@ from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_component
 from knnlm.errors import KnnlmError
 from knnlm.running.step import run
 from knnlm.storage.files import atomic, load_array
+from knnlm.storage.tables import DIGITS, read_text_table, write_table
 
-DIGITS = "%.10g"
 SPLITS = (TUNED_ON, "test")
 
 
@@ -43,20 +43,20 @@ def main(arguments: argparse.Namespace) -> None:
     samples = resampled(components, read, splits, resamples, seed)
     verdicts = verdict_table(settings["hypotheses"], components, samples, main_component, rule, level)
     shares = share_table(components, samples, main_component, level)
-    temperatures = pd.concat([read_csv(path, TEMPERATURE_COLUMNS) for path in arguments.temperatures])
+    temperatures = pd.concat([read_text_table(path, TEMPERATURE_COLUMNS) for path in arguments.temperatures])
     tables = {
         arguments.components_table: components,
         arguments.temperature_table: temperatures,
         arguments.datastore_size_table: datastore_size_table(components, h, metric, settings["fractions"]),
         arguments.lambda_table: lambda_table(main_variants(components, h, metric), read, splits),
-        arguments.loss_table: read_csv(arguments.loss, LOSS_COLUMNS),
+        arguments.loss_table: read_text_table(arguments.loss, LOSS_COLUMNS),
         arguments.verdicts_table: verdicts,
         arguments.shares_table: shares,
         arguments.input_representation_table: input_representation_table(
             components, shares, settings["hypotheses"], main_component
         ),
         arguments.facts_table: pd.concat(
-            [pd.DataFrame(columns=FACT_COLUMNS), *(read_csv(path, FACT_COLUMNS) for path in arguments.facts)]
+            [pd.DataFrame(columns=FACT_COLUMNS), *(read_text_table(path, FACT_COLUMNS) for path in arguments.facts)]
         ),
     }
     base = float(components.loc[components["component"] == "base", "ppl"].iloc[-1])
@@ -66,8 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.verdicts_rst: verdict_rst(verdicts, rule, level, base),
     }
     for path, table in tables.items():
-        with atomic(path) as unfinished:
-            table.to_csv(unfinished, index=False, float_format=DIGITS)
+        write_table(path, table, DIGITS)
     for path, text in texts.items():
         with atomic(path) as unfinished:
             unfinished.write_text(text)
@@ -116,19 +115,6 @@ def reader(components: dict[str, tuple[Component, dict[str, np.ndarray]]]) -> Ca
         return log_p
 
     return read
-
-
-def read_csv(path: str, columns: list[str]) -> pd.DataFrame:
-    """Read a table as text, so that what is copied keeps every digit, and refuse it if its columns are not `columns`."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise KnnlmError(f"{path}: not a readable table ({error}); rerun the step that makes it.") from None
-    if list(table) != columns:
-        raise KnnlmError(
-            f"{path}: has the columns {', '.join(table)}, expected {', '.join(columns)}; rerun the step that makes it."
-        )
-    return table
 
 
 def parser() -> argparse.ArgumentParser:

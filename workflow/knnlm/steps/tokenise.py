@@ -6,14 +6,14 @@ import shutil
 from knnlm.corpus import moses
 from knnlm.running.progress import progress
 from knnlm.running.step import run
-from knnlm.storage import files as artifacts
+from knnlm.storage.files import atomic, read_manifest, write_manifest
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Write one tokenised line for each line of text."""
-    artifacts.read_manifest(arguments.of_texts, kind="text")
+    read_manifest(arguments.of_texts, kind="text")
     for text, tokenised in zip(arguments.texts, arguments.tokenised, strict=True):
-        with artifacts.atomic(tokenised) as unfinished:
+        with atomic(tokenised) as unfinished:
             if arguments.settings["corpus"]["tokeniser"] == "none":
                 shutil.copyfile(text, unfinished)
                 continue
@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
             ):
                 done = progress(moses.tokenise_stream(lines, arguments.threads), f"tokenise {text} (lines)", total)
                 file.writelines(f"{line}\n" for line in done)
-    artifacts.write_manifest(arguments.manifest, arguments.tokenised, kind="tokenised text")
+    write_manifest(arguments.manifest, arguments.tokenised, kind="tokenised text")
 
 
 if __name__ == "__main__":

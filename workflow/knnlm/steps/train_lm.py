@@ -7,7 +7,8 @@ from knnlm.language_model.fairseq_runs import checkpoint_folder, history, train_
 from knnlm.language_model.training import fairseq_command, loss_table, training_devices
 from knnlm.running.devices import training_options
 from knnlm.running.step import run
-from knnlm.storage.files import atomic, read_manifest, write_manifest
+from knnlm.storage.files import read_manifest, write_manifest
+from knnlm.storage.tables import write_table
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -30,8 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
         lm["training"]["tokens_per_sample"],
         arguments.binary / "dict.txt",
     )
-    with atomic(arguments.loss) as unfinished:
-        loss_table(history(checkpoints)).to_csv(unfinished, index=False)
+    write_table(arguments.loss, loss_table(history(checkpoints)))
     write_manifest(arguments.manifest, [arguments.model], kind="language model", settings=arguments.settings)
 
 

@@ -1,6 +1,5 @@
 """Files that later stages trust: atomic writes, arrays that carry their shape and a seal, manifests that vouch for the files of their group."""
 
-import glob
 import hashlib
 import json
 import math
@@ -15,47 +14,11 @@ from tokenize import TokenError  # NumPy's parser of a damaged header
 import numpy as np
 
 from knnlm.errors import KnnlmError
-from knnlm.storage.locks import locked, remove_abandoned
+from knnlm.storage.atomic import atomic, naming  # noqa: F401 (moved; others import them from here)
 from knnlm.storage.seals import seal, seal_of, verified
 
 FORMAT = 2  # raised whenever the layout or meaning of a stored file changes
 SOFTWARE = ("numpy", "torch", "faiss", "ve-fairseq")
-
-
-@contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that takes its place only if the block succeeds.
-
-    What earlier attempts that were killed have left of it is removed first. An OSError that comes of writing names `path`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent, f".{glob.escape(path.name)}.*.unfinished")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        with naming(path), locked(unfinished):
-            yield unfinished
-            os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:
-        if (
-            getattr(error, "errno", None) is None
-        ):  # NumPy, PyTorch and FAISS keep the system's reason to themselves; writing some more brings it out
-            with naming(path), open(unfinished, "ab") as file:
-                file.write(bytes(1 << 16))
-        raise
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Give an OSError that comes of writing, such as a full disk's, the name of the file; it has none of its own."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None or str(error.filename).endswith(".unfinished"):
-            error.filename = str(path)
-        raise
 
 
 @contextmanager
