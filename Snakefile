@@ -6,13 +6,15 @@ min_version("9.20")
 include: "workflow/rules/checks.smk"
 
 
-check_files("config/config.yaml", "config/hypotheses.yaml")
+CONFIG, HYPOTHESES_CONFIG = own_file("config/config.yaml"), own_file("config/hypotheses.yaml")
+check_files(CONFIG, HYPOTHESES_CONFIG)
 
 
-configfile: "config/config.yaml"
-configfile: "config/hypotheses.yaml"
+configfile: CONFIG
+configfile: HYPOTHESES_CONFIG
 
 
+config = over_own_files(config)
 check(config)
 validate(config, "workflow/schemas/config.schema.yaml")
 check_combinations(config)
@@ -58,7 +60,7 @@ onstart:
 
 rule all:
     """Tables and figures of the main result, and of every hypothesis that needs no other training of the LM; with `seeds`, once for each."""
-    default_target: True
+    default_target: IS_DEFAULT
     input:
         rules.seed_tables.output if config["seeds"] else rules.figures.input,
         store_files(),

@@ -207,9 +207,9 @@ rule plan:
         "../../envs/cpu.yaml"
     params:
         settings=plan_settings,
-        table=f"results/{config['name']}/tables/plan.csv",
+        table=placed(f"results/{config['name']}/tables/plan.csv"),
         rates=measured_rates,
-        logs=f"results/{config['name']}/logs",
+        logs=placed(f"results/{config['name']}/logs"),
     shell:
         "logged {log} python -m knnlm.steps.plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest}"
         " --rates {params.rates:q} --logs {params.logs:q}"

@@ -5,13 +5,26 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-LIBRARY = Path(workflow.basedir, "workflow")
+from snakemake.common.configfile import load_configfile
+from snakemake.utils import update_config
+
+# The folder of these rules: `workflow.basedir` is that of another Snakefile where this one is a module.
+if not isinstance(workflow.current_basedir, os.PathLike):
+    sys.exit(
+        "Error: module: the workflow's steps need its files in a folder; clone it, and name its Snakefile by a path."
+    )
+LIBRARY = Path(workflow.current_basedir).parent
+ROOT = LIBRARY.parent
 sys.path.insert(0, str(LIBRARY))
 
-from knnlm.config import files
-from knnlm.config import checks
-from knnlm.config import schema
+from knnlm.config import checks, files, schema
 from knnlm.errors import KnnlmError
+
+IN_MODULE = not workflow.modifier.is_main_snakefile()
+# A workflow that uses this one as a module may have a default target already, which stays that.
+IS_DEFAULT = workflow.default_target is None
+# Where a file of the run is, for who looks for it without a rule: a module may be given a `prefix`.
+placed = workflow.modifier.modify_path
 
 # Whatever the user's shell allows, nobody else may write into results; jobs inherit it.
 os.umask(os.umask(0o002) | 0o002)
@@ -23,16 +36,37 @@ for path in (Path(".snakemake"), Path(".snakemake/log"), *Path(".snakemake/log")
 
 
 def stop_at_mistake(check, *given):
-    """Call a check; a user's mistake ends Snakemake with its sentence, as it ends a step: a WorkflowError would name places in the code as well."""
+    """Call a check; at a user's mistake Snakemake ends with its sentence. A WorkflowError would name places in the code as well."""
     try:
         check(*given)
     except KnnlmError as error:
         sys.exit(f"Error: {error}")
 
 
+def own_file(path):
+    """Return where one of the workflow's own config files is: in the folder where Snakemake works, else beside the Snakefile.
+
+    A module reads the latter alone, since a config/ in the working folder is that of the workflow that uses it.
+    """
+    return path if Path(path).exists() and not IN_MODULE else os.path.relpath(ROOT / path)
+
+
+def over_own_files(given):
+    """Return the config that a module is given over the workflow's own files: Snakemake reads no config file for a module.
+
+    A config with every section, such as that of one seed, is complete and returned as it is.
+    """
+    if not IN_MODULE or given.keys() >= schema.read_schema()["properties"].keys():
+        return given
+    complete = load_configfile(CONFIG)
+    update_config(complete, load_configfile(HYPOTHESES_CONFIG))
+    update_config(complete, given)
+    return complete
+
+
 def check_files(*own):
-    """Stop with one sentence if one of the config's files, `own` or from the command line, is none or says something twice."""
-    for folder in (LIBRARY.parent, Path.cwd()):
+    """Stop with one sentence if a config file, of the workflow's `own` or from the command line, is not YAML or repeats a key."""
+    for folder in (ROOT, Path.cwd()):
         stop_at_mistake(files.check_folder, folder)
     for path in (*own, *map(os.path.relpath, workflow.config_settings.configfiles)):
         stop_at_mistake(files.check_file, path)
@@ -43,7 +77,7 @@ def check_submission():
     if workflow.non_local_exec:
         settings = workflow.config_settings
         try:
-            for path in (LIBRARY.parent, Path.cwd(), *settings.configfiles):
+            for path in (ROOT, Path.cwd(), *settings.configfiles):
                 files.check_submitted(str(path))
             files.check_submitted(str(settings.config), files.SUBSTITUTION_MARKS)
         except KnnlmError as error:

@@ -29,7 +29,7 @@ def imported_files(path):
     """List the files of our own library that the module at `path` imports."""
     package = path.parent.relative_to(LIBRARY).parts
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -52,7 +52,7 @@ def sources(name, room="steps"):
         if (path := pending.pop()) not in found:
             found.add(path)
             pending.extend(imported_files(path))
-    return sorted(map(os.path.relpath, found))
+    return [local(os.path.relpath(path)) for path in sorted(found)]
 
 
 def settings(*keys, **extra):
@@ -86,7 +86,7 @@ def corpus_text_settings(wildcards):
 
 def corpus_files(wildcards):
     """List the user's own text files, so that editing one reruns what depends on it."""
-    return corpus.text_files(config["corpus"])
+    return [local(path) for path in corpus.text_files(config["corpus"])]
 
 
 def chunk_settings(wildcards):
@@ -198,8 +198,8 @@ def needed_components(*kinds):
 
 def shown_hypotheses():
     """List the hypotheses of tables and figures: all that read stored files, and those that train an LM where this is asked for or was done before."""
-    asked = "hypotheses" in workflow.dag_settings.targets
-    done = {name for name in TRAINED if Path(f"results/{config['name']}/hypotheses/{name}.json").exists()}
+    asked = EVERY_HYPOTHESIS in workflow.dag_settings.targets
+    done = {name for name in TRAINED if Path(placed(f"results/{config['name']}/hypotheses/{name}.json")).exists()}
     return [name for name in HYPOTHESES if name not in TRAINED or asked or name in done]
 
 
@@ -217,9 +217,10 @@ def plan_settings(wildcards):
 
 def measured_rates(wildcards):
     """Return the table of this machine's rates: that of this run, else the newest of any; empty if `performance` has never run here."""
-    own = Path(f"results/{config['name']}/tables/rates.csv")
-    others = sorted(Path("results").glob("*/tables/rates.csv"), key=os.path.getmtime)
-    return str(own) if own.exists() else str(others[-1]) if others else []
+    found = sorted(Path(placed("results")).glob("*/tables/rates.csv"), key=os.path.getmtime)
+    measured = [path.parent.parent.name for path in found]
+    run = config["name"] if config["name"] in measured else measured[-1] if measured else None
+    return f"results/{run}/tables/rates.csv" if run else []
 
 
 def performance_settings(wildcards):
@@ -292,7 +293,7 @@ def known_tokens(wildcards):
 def lock_runs():
     """Stop with one sentence if another Snakemake works on this run or on one of its seeds; ours keeps them locked until it ends, however it ends."""
     for name in [config["name"], *(f"{config['name']}-seed-{seed}" for seed in config["seeds"])]:
-        folder = Path("results", name)
+        folder = Path(placed("results"), name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if locks.lock(folder / ".lock") is None:
@@ -308,7 +309,7 @@ def lock_runs():
 
 
 CHUNKS = range(config.get("datastore", {}).get("chunks", 1))
-TOKENS = f"results/{config['name']}/corpus/tokens/manifest.json"
+TOKENS = placed(f"results/{config['name']}/corpus/tokens/manifest.json")
 SPLITS = ["train", "valid", "test"]
 EVALUATION_SPLITS = ["valid", "test"]
 BINARY = [
@@ -321,6 +322,8 @@ NEIGHBOUR_ARRAYS = ["ids", "similarities"]
 QUERY_BLOCKS = range(config["resources"]["query_blocks"])
 # What a search writes for each split, where it is divided into blocks of queries that are joined afterwards.
 JOINED = {"exact": NEIGHBOUR_ARRAYS, "approximate": [*NEIGHBOUR_ARRAYS, "real"]} if len(QUERY_BLOCKS) > 1 else {}
+# What the rule is called, also where another workflow puts something before the names of this one's rules.
+EVERY_HYPOTHESIS = workflow.modifier.modify_rulename("hypotheses")
 HYPOTHESES = registry.with_step(config)
 TRAINED = [name for name in HYPOTHESES if registry.trains_lm(config, name)]
 

@@ -40,8 +40,8 @@ rule measure_performance:
         runtime=asks("measure_performance", "runtime"),
     params:
         settings=performance_settings,
-        folder=f"results/{config['name']}/performance",
-        logs=f"results/{config['name']}/logs",
+        folder=placed(f"results/{config['name']}/performance"),
+        logs=placed(f"results/{config['name']}/logs"),
     shell:
         "logged {log} python -m knnlm.steps.performance --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
         " --folder {params.folder:q} --logs {params.logs:q} --performance-table {output.performance} --scaling-table {output.scaling}"

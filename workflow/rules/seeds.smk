@@ -5,7 +5,7 @@ for seed in config["seeds"]:
     module:
         name: one_seed
         snakefile:
-            workflow.main_snakefile
+            str(ROOT / "Snakefile")
         config:
             {**config, "seed": seed, "seeds": [], "name": f"{config['name']}-seed-{seed}"}
 
