@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from knnlm.storage.locks import lock, locked, remove_abandoned
+from knnlm.storage.locks import NO_LOCKS, lock, locked, remove_abandoned
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
 HOLDER = "import sys, time; from knnlm.storage.locks import lock; lock(sys.argv[1]); print('locked', flush=True); time.sleep(60)"
@@ -56,3 +58,30 @@ def test_only_what_nobody_is_writing_is_removed(holder, tmp_path):
         (tmp_path / name).touch()
     remove_abandoned(tmp_path, "file*")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_file_system_without_locks_is_told_and_no_marker_is_left(number, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "file.unfinished").touch()
+    with pytest.warns(UserWarning, match=f"^{tmp_path}: this file system has no locks; "):
+        assert lock(tmp_path / "file") is None
+    with pytest.warns(UserWarning), locked(tmp_path / "file"):
+        assert sorted(os.listdir(tmp_path)) == ["file", "file.unfinished"]
+    with pytest.warns(UserWarning):
+        remove_abandoned(tmp_path, "*.unfinished")
+    assert sorted(os.listdir(tmp_path)) == ["file", "file.unfinished"]  # somebody may be writing it
+
+
+def test_another_refusal_of_the_system_is_passed_on(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        lock(tmp_path / "file")
+    with pytest.raises(FileNotFoundError):
+        lock(tmp_path / "none" / "file")

@@ -1,15 +1,16 @@
 """The device that a step computes on: GPUs that its job was given, each held by one job at a time, or the CPU."""
 
 import argparse
-import fcntl
 import os
 import re
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from knnlm.errors import KnnlmError
+from knnlm.storage.locks import lock
 
 VARIABLE = "KNNLM_DEVICE"  # `cpu`: rules ask the scheduler for GPUs, steps compute on the CPU; for trying out a cluster
 SECONDS_BETWEEN_TRIES = 1.0
@@ -95,16 +96,12 @@ def claim(wanted: int, names: Sequence[str], folder: Path) -> list[str]:
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     while True:
-        held: dict[str, int] = {}
+        held: dict[str, int | None] = {}
         for name in names:
-            file = os.open(folder / re.sub(r"\W", "-", name), os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held[name] = file
-            except BlockingIOError:
-                os.close(file)
+            with suppress(BlockingIOError):
+                held[name] = lock(folder / re.sub(r"\W", "-", name))
             if len(held) == wanted:
                 return list(held)
-        for file in held.values():
+        for file in filter(None, held.values()):
             os.close(file)
         time.sleep(SECONDS_BETWEEN_TRIES)

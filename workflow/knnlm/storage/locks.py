@@ -1,35 +1,44 @@
-"""Locks that end with whoever holds them, however that ends: no lock is ever left behind by a kill."""
+"""Locks that end with their holder, however it ends: a kill leaves none behind.
+
+`filelock` locks an open file, and the system drops that lock with the process. Its `FileLock` is not used here: without
+the system's locks it falls back to marker files, and a marker outlives a holder that is killed.
+"""
 
 import errno
-import fcntl
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def lock(path: str | Path, wait: bool = False) -> int | None:
-    """Lock a file, which is made where it is missing, and return the descriptor that holds the lock until it is closed or this process ends.
+    """Lock a file, made if it is missing, and return the descriptor that holds the lock until it is closed or we end.
 
-    Returns None where the file system has no locks. Raises BlockingIOError where somebody else holds the lock, unless it is to `wait` for it, and
-    OSError where the file cannot be made.
+    Returns None, with a warning, if the file system has no locks. Raises BlockingIOError if another process holds the
+    lock and we do not `wait` for it, and OSError if the file cannot be made.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # programs that are started do not inherit it
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
+        if lock_descriptor(descriptor, blocking=wait):
+            return descriptor
+        raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), os.fspath(path))
+    except BaseException as error:
         os.close(descriptor)
-        if error.errno in NO_LOCKS:
-            return None
-        raise
-    return descriptor
+        if getattr(error, "errno", None) not in NO_LOCKS:
+            raise
+    folder = os.path.dirname(path) or "."
+    warnings.warn(f"{folder}: this file system has no locks; let no two runs write there at once.", stacklevel=2)
+    return None
 
 
 @contextmanager
 def locked(path: str | Path, waiting: str = "") -> Iterator[None]:
-    """Hold the lock on a file, as `lock` does, for as long as the block runs. Where somebody else holds it, say `waiting` and wait."""
+    """Hold the lock on a file while the block runs. If another process holds it, say `waiting` and wait."""
     try:
         descriptor = lock(path)
     except BlockingIOError:
@@ -44,7 +53,7 @@ def locked(path: str | Path, waiting: str = "") -> Iterator[None]:
 
 
 def remove_abandoned(folder: Path, pattern: str) -> None:
-    """Remove the files that match and that nobody holds the lock on: what a process that was killed has left behind."""
+    """Remove the files that match and that no process holds a lock on: killed processes left them."""
     for path in folder.glob(pattern):
         with suppress(OSError):
             descriptor = lock(path)
