@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from stores import brute_force, true_similarities
 
 from knnlm.components.interpolation import interpolate
-from knnlm.components.knn import gold_matches, knn_scorer, log_p_knn, tune_temperature
+from knnlm.components.knn import gold_matches, knn_scorer, log_p_knn
 from knnlm.storage.files import load_array, save_array
 
 TEMPERATURES = st.floats(-2, 4).map(lambda exponent: 10.0**exponent)
@@ -140,37 +140,3 @@ def test_fewer_neighbours_are_those_of_a_search_for_fewer(count):
         hits = nearest[values[nearest] == token]
         expected = logsumexp(row[hits] / temperature) - logsumexp(row[nearest] / temperature) if len(hits) else -np.inf
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
-
-
-def valley(bottom):
-    return lambda temperature: 3 + (np.log(temperature) - np.log(bottom)) ** 2
-
-
-@pytest.mark.parametrize("bottom", [0.02, 0.55, 1.0, 17.3, 900.0])
-def test_the_optimum_is_found_inside_the_grid_and_beyond_it(bottom):
-    temperature, status = tune_temperature(valley(bottom), [0.3, 1.0, 3.0, 10.0, 30.0], 0.01, 1e4)
-    assert status == "optimum"
-    assert temperature == pytest.approx(bottom, rel=2e-3)
-
-
-@pytest.mark.parametrize(("bottom", "end"), [(1e-4, 0.01), (1e7, 1e4)])
-def test_the_end_of_the_range_is_reported(bottom, end):
-    assert tune_temperature(valley(bottom), [1.0, 3.0, 10.0], 0.01, 1e4) == (end, "edge")
-
-
-@given(st.dictionaries(st.integers(-4, 9), st.floats(0, 10), min_size=1), st.integers(0, 10**6))
-@settings(deadline=None)
-def test_nothing_on_the_grid_is_better_than_what_is_returned(heights, seed):
-    # A rugged loss: piecewise linear between random heights, and wiggles.
-    grid = [2.0**exponent for exponent in heights]
-    places, levels = np.array(sorted(heights)), np.array([heights[place] for place in sorted(heights)])
-    phase = seed / 1000
-
-    def loss(temperature):
-        place = np.log2(temperature)
-        return float(np.interp(place, places, levels) + 0.3 * np.sin(5 * place + phase) + 0.01 * abs(place))
-
-    temperature, status = tune_temperature(loss, grid, 0.01, 1e4)
-    assert 0.01 <= temperature <= 1e4
-    assert status in ("optimum", "edge")
-    assert loss(temperature) <= min(loss(point) for point in grid) + 1e-12

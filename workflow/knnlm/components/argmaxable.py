@@ -1,11 +1,14 @@
-"""Stolen probabilities: the word types that can never be the argmax of W h, whatever h is (§5.14).
+"""Which word types can be the argmax of W h for some h (docs/paper.md#stolen-probabilities).
 
-Type i is argmaxable iff some h has (w_i - w_j)·h > 0 for all j ≠ i: a tie does not count, so of equal rows none is. Without a bias this says that
-w_i is a vertex of the convex hull of all rows. Nearly every type has an h that is found cheaply and is its own proof; only for the rest is a
-linear program solved.
+Type i is argmaxable iff some h has (w_i − w_j)·h > 0 for all j ≠ i. A tie does not count, so of equal rows none is.
+Without a bias this says that w_i is a vertex of the convex hull of all rows. Nearly every type has an h that is found
+cheaply and is its own proof; a linear program is solved for the rest alone.
 """
 
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +17,8 @@ from scipy.optimize import linprog
 from knnlm.running.processes import die_with_parent
 
 UNARGMAXABLE, UNDECIDED, ARGMAXABLE = -1, 0, 1
-MARGIN = 1e-7  # least (w_i - w_j)·h / ‖w_i - w_j‖ that counts as positive, in the whitened space; the solver is exact to a hundredth of it
+# Least (w_i − w_j)·h / ‖w_i − w_j‖ that counts as positive, in the whitened space; the solver is a hundred times as exact.
+MARGIN = 1e-7
 SOLVER = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
 COMPETITORS = 1024  # constraints of a first linear program, and the most that are added at once
 STEPS_TO_SHARPEN = 10  # of the perceptron: its softmax is twice as sharp after so many steps as at the first
@@ -30,34 +34,35 @@ def find_argmaxable(
     most_linear_programs: int | None = None,
     device: str = "cpu",
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Return for every type whether it can be the argmax of `rows` h, int8 (types,): ARGMAXABLE, UNARGMAXABLE or UNDECIDED; and how it was found.
+    """Return for every type whether it can be the argmax of `rows` h, int8 (types,), and how that was found.
 
-    `rows` is float (types, width), one row a type; `states` is float32 (n, width), some h to try, n may be 0. A type is first cleared by the
-    direction of its own row, then by the states of which it is the argmax, then by a perceptron of at most `perceptron_steps` steps; the rest are
-    decided by linear programs in `processes` processes. Only `most_linear_programs` (None: no limit) or a failure of the solver leaves a type undecided.
-    The counts `duplicates`, `cleared_by_direction`, `cleared_by_states`, `cleared_by_perceptron`, `linear_programs` and, where a limit was set,
-    the programs left out add up to `types`; `unargmaxable` and `undecided` say what came out. Needs memory for a few copies of `rows` a process.
+    The verdicts are ARGMAXABLE, UNARGMAXABLE and UNDECIDED. `rows` is float (types, width), one row a type; `states` is
+    float32 (n, width), some h to try, n may be 0. Three tests clear types in turn: the direction of the type's own
+    row, the states, and a perceptron of at most `perceptron_steps` steps. Linear programs in `processes` processes
+    decide the rest. A type stays undecided only if there are more than `most_linear_programs` (None: no limit) or the
+    solver fails. The counts `duplicates`, `cleared_by_direction`, `cleared_by_states`, `cleared_by_perceptron`,
+    `linear_programs` and, where a limit was set, the programs left out add up to `types`; `unargmaxable` and
+    `undecided` say what came out. Memory: a few copies of `rows` a process.
     """
-    distinct, place, count = np.unique(
-        np.asarray(rows, np.float64) + 0.0, axis=0, return_inverse=True, return_counts=True
-    )  # + 0.0: -0 is 0
-    centred = distinct - distinct.mean(axis=0)
+    # + 0.0 makes −0 a 0; place: (types,), the distinct row that each type has
+    unsigned = np.asarray(rows, np.float64) + 0.0
+    distinct, place, count = np.unique(unsigned, axis=0, return_inverse=True, return_counts=True)
+    centred = distinct - distinct.mean(axis=0)  # (distinct, width)
     points = whitened(centred)
     original, white = (torch.tensor(array, dtype=torch.float32, device=device) for array in (centred, points))
-    verdict = np.where(count == 1, UNDECIDED, UNARGMAXABLE).astype(np.int8)
+    verdict = np.where(count == 1, UNDECIDED, UNARGMAXABLE).astype(np.int8)  # (distinct,)
     facts = {"types": len(rows), "duplicates": int(count[count > 1].sum())}
 
     def clear(types: torch.Tensor) -> int:
+        """Clear those of `types` that are undecided (a duplicate stays what it is); return how many those were."""
         open_types = np.count_nonzero(verdict == UNDECIDED)
-        verdict[types.cpu().numpy()] += verdict[types.cpu().numpy()] == UNDECIDED  # a duplicate stays what it is
+        verdict[types.cpu().numpy()] += verdict[types.cpu().numpy()] == UNDECIDED
         return int(open_types - np.count_nonzero(verdict == UNDECIDED))
 
     def still_open() -> torch.Tensor:
         return torch.from_numpy(np.flatnonzero(verdict == UNDECIDED)).to(device)
 
-    facts["cleared_by_direction"] = clear(cleared_by_direction(white, still_open())) + clear(
-        cleared_by_direction(original, still_open())
-    )
+    facts["cleared_by_direction"] = sum(clear(cleared_by_direction(space, still_open())) for space in (white, original))
     facts["cleared_by_states"] = clear(cleared_by_states(original, states))
     cleared, rest, h = perceptron(white, still_open(), perceptron_steps)
     facts["cleared_by_perceptron"] = clear(cleared)
@@ -69,9 +74,10 @@ def find_argmaxable(
 
 
 def whitened(centred: np.ndarray) -> np.ndarray:
-    """Return rows of zero mean, float64 (types, width), as seen after an invertible linear map that makes their covariance the unit matrix.
+    """Return rows of zero mean, float64 (types, width), after an invertible linear map that whitens their covariance.
 
-    Who can be an argmax does not change: an h for the one is an h for the other. But in this space the own row is nearly the best h.
+    The map does not change who can be an argmax: an h for the one is an h for the other. But in the new space a type's
+    own row is nearly its best h.
     """
     eigenvalues, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     largest = eigenvalues.max(initial=0)
@@ -81,10 +87,11 @@ def whitened(centred: np.ndarray) -> np.ndarray:
 def leads(
     rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compare one type with all others at each h: return the types, int64 (n,), which of them surely lead, bool (n,), and the products of the others.
+    """Compare one type with all others at each h: return the types, which of them surely lead, and the others' products.
 
-    rows: float32 (all types, width); h: float32 (n, width); types: int64 (n,), None for the argmax at each h. A lead is sure if it is larger than
-    what rounding can do to two inner products of float32. The products are float32 (n, all types), −inf at the type itself.
+    rows: float32 (all types, width); h: float32 (n, width); types: int64 (n,), None for the argmax at each h. A lead,
+    bool (n,), is sure if it exceeds what rounding can do to two inner products of float32. The products are float32
+    (n, all types), −inf at the type itself.
     """
     products = h @ rows.T
     types = products.argmax(dim=1) if types is None else types
@@ -111,21 +118,20 @@ def cleared_by_states(rows: torch.Tensor, states: np.ndarray) -> torch.Tensor:
 
 
 def perceptron(rows: torch.Tensor, types: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Look for an h for each of `types`, int64 (n,), by a smoothed perceptron: step from the rivals towards the type until it leads.
+    """Look for an h for each of `types` by a smoothed perceptron: step from the rivals towards the type until it leads.
 
-    The perceptron's rule has one rival, the strongest; here it is the mean of all others by a softmax that sharpens with the steps (of the word means of
-    a V of 10 k, 2 % are left after 60 steps where the plain rule leaves 12 %). rows: float32 (all types, width), whitened. Returns the types that
-    lead, those that do not after `steps` steps, and the last h of those, float32 (rest, width).
+    A perceptron has one rival, the strongest; here the rival is the mean of all others by a softmax that sharpens with
+    the steps. (Of the word means of a V of 10,000, 2 % are left after 60 steps; the plain rule leaves 12 %.) rows:
+    float32 (all types, width), whitened; types: int64 (n,). Returns the types that lead, those that do not after
+    `steps` steps, and the last h of those, float32 (rest, width).
     """
-    h = torch.nn.functional.normalize(rows[types])
+    h = torch.nn.functional.normalize(rows[types])  # (n, width)
     cleared = [types[:0]]
     for step in range(steps):
         if not len(types):
             break
-        parts = [
-            perceptron_step(rows, *part, 1 + step / STEPS_TO_SHARPEN)
-            for part in zip(h.split(AT_ONCE), types.split(AT_ONCE), strict=True)
-        ]
+        sharpness, some = 1 + step / STEPS_TO_SHARPEN, zip(h.split(AT_ONCE), types.split(AT_ONCE), strict=True)
+        parts = [perceptron_step(rows, *part, sharpness) for part in some]
         sure, h = (torch.cat(part) for part in zip(*parts, strict=True))
         cleared.append(types[sure])
         types, h = types[~sure], h[~sure]
@@ -135,35 +141,49 @@ def perceptron(rows: torch.Tensor, types: torch.Tensor, steps: int) -> tuple[tor
 def perceptron_step(
     rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor, sharpness: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which types lead at their h, bool (n,), and the next h, float32 (n, width); arguments as in `perceptron` and `leads`."""
+    """Return which types lead at their h, bool (n,), and the next h, float32 (n, width).
+
+    The arguments are those of `perceptron` and `leads`.
+    """
     _, sure, others = leads(rows, h, types)
-    rivals = torch.softmax(others.mul_(sharpness / h.norm(dim=1, keepdim=True)), dim=1) @ rows
+    rivals = torch.softmax(others.mul_(sharpness / h.norm(dim=1, keepdim=True)), dim=1) @ rows  # (n, width)
     return sure, h + torch.nn.functional.normalize(rows[types] - rivals)
 
 
 def decide(points: np.ndarray, types: np.ndarray, h: np.ndarray, processes: int) -> np.ndarray:
-    """Return the verdict of the linear program of each of `types`, int8 (n,); points: float64 (all types, width), no two equal; h: (n, width), a guess."""
+    """Return the verdict of the linear program of each of `types`, int8 (n,).
+
+    points: float64 (all types, width), no two equal; h: float (n, width), a guess for each type. Processes share the
+    points as a temporary file.
+    """
     if processes < 2 or len(types) < 2:
         return np.array([linear_program(points, *pair) for pair in zip(types, h, strict=True)], dtype=np.int8)
-    with ProcessPoolExecutor(processes, initializer=_remember, initargs=(points,)) as pool:
-        return np.array(list(pool.map(_remembered, types, h, chunksize=4)), dtype=np.int8)
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, initializer=die_with_parent) as pool:
+        np.save(file := Path(folder, "points.npy"), points)
+        return np.array(list(pool.map(partial(_program_of_file, file), types, h, chunksize=4)), dtype=np.int8)
+
+
+def _program_of_file(file: Path, type_: int, guess: np.ndarray) -> int:
+    return linear_program(np.load(file, mmap_mode="r"), type_, guess)
 
 
 def linear_program(points: np.ndarray, type_: int, guess: np.ndarray) -> int:
-    """Return whether a point is a vertex of the hull of all points: ARGMAXABLE, UNARGMAXABLE, or UNDECIDED where the solver fails.
+    """Return whether a point is a vertex of the hull of all points: ARGMAXABLE, UNARGMAXABLE, or UNDECIDED.
 
-    The program (§5.14) is max r so that (w_j - w_i)·h + r ‖w_j - w_i‖ <= 0 for all j, ‖h‖∞ <= 1. It starts with the rivals that are strongest at `guess`
-    and adds those that its h violates. With fewer constraints r can only be larger: r <= 0 proves that there is no h; an h that violates none is one.
+    It is undecided where the solver fails. The program is max r so that (w_j − w_i)·h + r ‖w_j − w_i‖ ≤ 0 for all j,
+    ‖h‖∞ ≤ 1. It starts with the rivals that are strongest at `guess`, (width,), and adds those that its h violates.
+    With fewer constraints r can only be larger: r ≤ 0 proves that there is no h; an h that violates none is one.
     """
-    differences = np.delete(points, type_, axis=0) - points[type_]
+    differences = np.delete(points, type_, axis=0) - points[type_]  # (all types − 1, width)
     differences /= np.linalg.norm(differences, axis=1, keepdims=True)
     chosen = _largest(differences @ guess, np.arange(len(differences)))
+    width = points.shape[1]
     while True:
         solution = linprog(
-            np.append(np.zeros(points.shape[1]), -1.0),
+            np.append(np.zeros(width), -1.0),
             A_ub=np.column_stack([differences[chosen], np.ones(len(chosen))]),
             b_ub=np.zeros(len(chosen)),
-            bounds=[(-1, 1)] * points.shape[1] + [(0, 1)],
+            bounds=[(-1, 1)] * width + [(0, 1)],
             method="highs",
             options=SOLVER,
         )
@@ -183,16 +203,3 @@ def _largest(projections: np.ndarray, among: np.ndarray) -> np.ndarray:
     if len(among) <= COMPETITORS:
         return among
     return among[np.argpartition(projections[among], -COMPETITORS)[-COMPETITORS:]]
-
-
-_points: np.ndarray  # of a worker process: sent once, not with every type
-
-
-def _remember(points: np.ndarray) -> None:
-    global _points
-    die_with_parent()
-    _points = points
-
-
-def _remembered(type_: int, guess: np.ndarray) -> int:
-    return linear_program(_points, type_, guess)

@@ -1,6 +1,7 @@
 """Mixing a component with the base LM: the weight λ, the mixture, the oracle, and word perplexity.
 
-A component is a vector of log p of the gold token, one entry per BPE token, in nats; -inf where the component gives the token no mass.
+A component is a vector of log p of the gold token, one entry per BPE token, in nats; it is −inf where the component
+gives the token no mass.
 """
 
 import numpy as np
@@ -10,16 +11,18 @@ MAXIMUM_ITERATIONS = 200  # Newton takes about ten; bisection alone would take t
 
 
 def optimal_weight(log_p_base: np.ndarray, log_p_component: np.ndarray) -> float:
-    """Return the λ in [0, 1] that maximises Σ log((1-λ) p_base + λ p_component), correct to 1e-6 (§4.2, without the grid).
+    """Return the λ in [0, 1] that maximises Σ log((1−λ) p_base + λ p_component), correct to 1e-6.
 
-    Both arrays are float (T,) in nats. The objective is concave, so the root of its derivative is found by Newton steps kept inside a
-    shrinking bracket. Returns 0 where the component cannot help, also when both are equal everywhere or there are no tokens. Tokens to
-    which both give no mass say nothing about λ and are left out.
+    The paper searches a grid for it (Xu et al. 2023, eq. 1). Both arrays are float (T,) in nats. The objective is
+    concave, so Newton steps inside a shrinking bracket find the root of its derivative. The result is 0 where the
+    component cannot help, also where both are equal everywhere or there are no tokens. Tokens to which both give no
+    mass say nothing about λ and are left out.
 
-    With r = p_component / p_base the derivative is Σ (r-1) / (1 + λ(r-1)) = Σ 1 / (λ + s), s = 1 / (r-1): s >= 0 where the component is
-    better, s <= -1 where it is worse. This form is exact for any r: s is 0 where r overflows and -1 where r vanishes.
+    With r = p_component / p_base the derivative is Σ (r−1) / (1 + λ(r−1)) = Σ 1 / (λ + s), s = 1 / (r−1): s ≥ 0 where
+    the component is better, s ≤ −1 where it is worse. This form is exact for any r: s is 0 where r overflows and −1
+    where r vanishes.
     """
-    shift = _reciprocal_advantage(log_p_base, log_p_component)
+    shift = _reciprocal_advantage(log_p_base, log_p_component)  # s, (at most T,)
     if shift.size == 0 or _slope(shift, 0.0) <= 0:
         return 0.0
     if _slope(shift, 1.0) >= 0:
@@ -39,43 +42,50 @@ def optimal_weight(log_p_base: np.ndarray, log_p_component: np.ndarray) -> float
 
 
 def interpolate(log_p_base: np.ndarray, log_p_component: np.ndarray, weight: float) -> np.ndarray:
-    """Return float64 log((1-λ) p_base + λ p_component) per token, in nats, for λ = `weight` in [0, 1] (§4.2)."""
+    """Return log((1−λ) p_base + λ p_component) per token, float64 (T,) in nats, for λ = `weight` in [0, 1] (eq. 1)."""
     with np.errstate(divide="ignore"):
-        log_weights = np.log1p(-weight), np.log(weight)
+        of_base, of_component = np.log1p(-weight), np.log(weight)
     return np.logaddexp(
-        log_weights[0] + np.asarray(log_p_base, np.float64), log_weights[1] + np.asarray(log_p_component, np.float64)
+        of_base + np.asarray(log_p_base, np.float64), of_component + np.asarray(log_p_component, np.float64)
     )
 
 
+def best_mixture(log_p_base: np.ndarray, log_p_component: np.ndarray) -> tuple[float, float]:
+    """Return the nats per token of the mixture at its best λ, and that λ. Both arrays are float (T,) in nats."""
+    weight = optimal_weight(log_p_base, log_p_component)
+    return -float(interpolate(log_p_base, log_p_component, weight).mean()), weight
+
+
 def oracle(log_p_base: np.ndarray, log_p_component: np.ndarray) -> np.ndarray:
-    """Return float64 log p per token, in nats, of whichever of the two is better at that token: no mixture can beat it (§4.3)."""
+    """Return log p per token, float64 (T,) in nats, of whichever is better at that token: no mixture can beat it."""
     return np.maximum(np.asarray(log_p_base, np.float64), np.asarray(log_p_component, np.float64))
 
 
 def agreement(log_p_base: np.ndarray, log_p_one: np.ndarray, log_p_other: np.ndarray) -> float:
-    """Return the share of tokens at which both components beat the base LM or neither does (§4.3, column 5). All float (n,), nats."""
+    """Return the share of tokens at which both components beat the base LM or neither does. All are float (T,), nats."""
     return float(np.mean((log_p_one > log_p_base) == (log_p_other > log_p_base)))
 
 
 def perplexity(log_p: np.ndarray, words: int) -> float:
-    """Return the word perplexity exp(-Σ log p / words) of one split; inf where a token has no mass (§1.4).
+    """Return the word perplexity exp(−Σ log p / words) of one split, inf where a token has no mass.
 
-    `log_p` is float (T,) in nats per BPE token; `words` counts whole words (see `count_words`) and must be positive.
+    `log_p` is float (T,) in nats per BPE token; `words` counts whole words (`count_words`) and must be positive
+    (docs/paper.md#evaluation).
     """
     with np.errstate(over="ignore"):
         return float(np.exp(-np.sum(log_p, dtype=np.float64) / words))
 
 
 def count_words(tokens: np.ndarray, continuation: np.ndarray) -> int:
-    """Return the number of words in `tokens`, int (T,): pieces that no further piece of the same word follows; `</s>` is one (§1.4).
+    """Return the number of words in `tokens`, int (T,): pieces that no further piece of the same word follows.
 
-    `continuation` is bool (V,), True for the pieces that end in `@@`.
+    `</s>` is a word. `continuation` is bool (V,), True for the pieces that end in `@@`.
     """
     return int(tokens.size - np.count_nonzero(continuation[tokens]))
 
 
 def _reciprocal_advantage(log_p_base: np.ndarray, log_p_component: np.ndarray) -> np.ndarray:
-    """Return s = 1 / (p_component / p_base - 1) as float64, without the tokens where the two agree or neither has mass."""
+    """Return s = 1 / (p_component / p_base − 1), float64, without the tokens where both agree or neither has mass."""
     log_p_base, log_p_component = np.asarray(log_p_base, np.float64), np.asarray(log_p_component, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         advantage = np.expm1(log_p_component - log_p_base)

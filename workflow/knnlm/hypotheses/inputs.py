@@ -24,7 +24,7 @@ from knnlm.components.columns import (
     save_components,
 )
 from knnlm.components.interpolation import count_words, interpolate, optimal_weight, perplexity
-from knnlm.components.knn import tune_temperature
+from knnlm.components.temperature import tune_temperature
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import kept_results

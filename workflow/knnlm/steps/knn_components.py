@@ -12,7 +12,8 @@ import pandas as pd
 from knnlm.components.catalogue import Component, knn_components, real_score_fractions, searched_fractions
 from knnlm.components.columns import GRID_STEP, checkpoint_of, load_components, save_components
 from knnlm.components.interpolation import count_words, interpolate, optimal_weight, perplexity
-from knnlm.components.knn import gold_matches, log_p_knn, tune_temperature
+from knnlm.components.knn import gold_matches, log_p_knn
+from knnlm.components.temperature import tune_temperature
 from knnlm.datastore.store import Datastore, open_datastore, prefix_rows
 from knnlm.running.progress import progress
 from knnlm.running.step import run
