@@ -67,7 +67,7 @@ def document_positions(documents: np.ndarray) -> np.ndarray:
 
 
 def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, continuation: np.ndarray) -> pd.DataFrame:
-    """Return the table of COLUMNS: for each of PROPERTIES the tokens by bins that are not empty, from `low` up to but without `high`.
+    """Return the table of COLUMNS: the tokens by bins that are not empty, from `low` up to but without `high`.
 
     `helped` is a fraction of the bin's tokens, `gain` their mean in nats, `share_of_gain` their part of the summed gain
     (NaN unless that is positive). `train`, int (N,), is the training text; `documents` are the split's offsets;

@@ -23,8 +23,8 @@ RULE = (
     "A hypothesis is supported if the whole {level:.0%} interval of its share lies above a threshold, refuted if it "
     "lies below, and else inconclusive. The threshold is {share:.0%} where an explanation is asked for, and what the "
     "hypothesis has as its own `share` (0% where it asks for any difference). The share is the gain of its best "
-    "component, chosen on valid, over the base LM or over the component that it is compared with, as a part of the gain "
-    "of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain of the "
+    "component, chosen on valid, over the base LM or over the component that it is compared with, as a part of the "
+    "gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain of the "
     "kNN-LM."
 )
 LIST_TABLE = ".. list-table::\n   :header-rows: 1\n   :widths: 46 20 17 17\n\n"

@@ -1,4 +1,4 @@
-"""The pictures of the hypotheses: one of each hypothesis, all verdicts, gain against added parameters, and which tokens are helped.
+"""The pictures of the hypotheses: each of them, all verdicts, gain against added parameters, which tokens are helped.
 
 Each takes what `plots.draw` gives every picture: its table, components.csv, the main component and what the picture is
 about.
@@ -17,6 +17,9 @@ from knnlm.components.catalogue import main_name
 from knnlm.errors import KnnlmError
 from knnlm.figures.parts import (
     DARK,
+    DASHED,
+    DOTTED,
+    HEIGHT,
     INK,
     LIGHT,
     MIDDLE,
@@ -24,8 +27,10 @@ from knnlm.figures.parts import (
     PALE,
     PERPLEXITY,
     SPLITS,
+    WIDTH,
     base_perplexity,
     margin,
+    note,
     plain,
     readable,
     row_of,
@@ -33,30 +38,24 @@ from knnlm.figures.parts import (
 )
 
 COLOURS = (DARK, MIDDLE, LIGHT, "#228833", "#66CCEE", "#AA3377", INK)
-LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
+LINES = ("-", DASHED, DOTTED, (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
 VERDICTS = {"supported": (DARK, "o"), "refuted": (MIDDLE, "s"), "inconclusive": ("#707070", "D")}
 SHARES_SHOWN = (-0.6, 1.8)  # shares of the kNN-LM's gain: what lies beyond is an arrow
 ONE_PLACE = 0.02  # places on a curve that differ by no more of themselves are one place on its axis
 LOGARITHMIC_FROM = 1.5  # decades that a curve's values must span
 ROW = 0.175  # inches of a row that has a name
-CHOSEN = {
-    "linestyle": "none",
-    "markersize": 7,
-    "markerfacecolor": "none",
-    "markeredgecolor": INK,
-    "markeredgewidth": 1.0,
-    "zorder": 9,
-}
+CHOSEN = {"linestyle": "none", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": INK}
+CHOSEN |= {"markeredgewidth": 1.0, "zorder": 9}
+MEAN = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 2))}
 
 
 def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict, about: dict) -> Figure:
-    """Every component of a hypothesis, from components.csv as `table`: those with an x as curves on both splits, the rest by their gain on test."""
+    """Every component of a hypothesis, from components.csv: curves over x on both splits, the rest by gain on test."""
     rows = table[table["hypothesis"] == about["name"]]
     if rows.empty:
-        raise KnnlmError(
-            f"figure hypothesis-{about['name']}: its table has no component of this hypothesis; remake the tables."
-        )
+        lacking = "its table has no component of this hypothesis"
+        raise KnnlmError(f"figure hypothesis-{about['name']}: {lacking}; remake the tables.")
     curves, singles = rows[rows["x"].notna()], rows[rows["x"].isna() & (rows["split"] == "test")]
     styles = _styles(rows["series"])
     best = rows[rows["split"] == "valid"].sort_values("ppl", kind="stable")["component"].iloc[0]
@@ -84,7 +83,7 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
 
 
 def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
-    """The share of the kNN-LM's gain that each hypothesis reaches, in the table's order, with its interval, its own threshold and the verdict."""
+    """The share of the kNN-LM's gain that each hypothesis reaches, with its interval, threshold and verdict."""
     names = [textwrap.fill(plain(question), 46) for question in table["question"].astype(str)]
     heights = np.array([0.14 * (name.count("\n") + 1) + 0.11 for name in names])
     places = heights.cumsum() - heights / 2
@@ -93,27 +92,17 @@ def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
     for share in (0, 1):
         axes.axvline(share, color=INK, linewidth=0.8, zorder=1)
     half = 0.4 * heights
-    axes.vlines(
-        table["threshold"], places - half, places + half, color=INK, linewidth=1.6, linestyle=(0, (1, 0.6)), zorder=2
-    )
+    ticks = {"color": INK, "linewidth": 1.6, "linestyle": (0, (1, 0.6)), "zorder": 2}
+    axes.vlines(table["threshold"], places - half, places + half, **ticks)
     ends = table[["share", "share_low", "share_high"]].to_numpy(np.float64)
     shown = np.concatenate([ends.ravel(), [0, 1]])
     limits = margin(*np.clip([np.nanmin(shown), np.nanmax(shown)], *SHARES_SHOWN))
-    for place, (share, low, high), verdict in zip(places, ends, table["verdict"], strict=True):
-        _interval(axes, place, share, low, high, limits, *VERDICTS[verdict])
+    for place, known, verdict in zip(places, ends, table["verdict"], strict=True):
+        _interval(axes, place, known, limits, *VERDICTS[verdict])
     for place, row in zip(places, table.to_dict("records"), strict=True):
         text = f"{row['verdict']} (paper: {row['paper']})" if row["paper"] != "silent" else row["verdict"]
         style = {"color": VERDICTS[row["verdict"]][0], "fontweight": "bold" if row["agrees"] == "no" else "normal"}
-        axes.annotate(
-            text,
-            (1, place),
-            (6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            **style,
-        )
+        note(axes, text, (1, place), (6, 0), WIDTH, va="center", **style)
     axes.set_yticks(places, names)
     axes.tick_params(axis="y", length=0, pad=10)
     axes.spines["left"].set_visible(False)
@@ -125,43 +114,23 @@ def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
 
 
 def parameters(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Figure:
-    """Gain on test against added parameters: every component of a hypothesis that adds any, a mark a hypothesis; the kNN-LM as a line."""
-    rows = components[
-        (components["split"] == "test") & components["hypothesis"].notna() & (components["added_parameters"] > 0)
-    ]
+    """Gain on test against added parameters, a mark for each hypothesis; the kNN-LM, which adds none, is a line."""
+    test = components[(components["split"] == "test") & components["hypothesis"].notna()]
+    rows = test[test["added_parameters"] > 0]
     picture = Figure(figsize=(PAGE, 3.4), layout="constrained")
     axes = picture.subplots()
     axes.axhline(0, color=INK, linewidth=0.8)
     handles = []
     for number, (name, part) in enumerate(rows.groupby("hypothesis", sort=False)):
-        style = {
-            "color": COLOURS[number % len(COLOURS)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": "none",
-            "markersize": 4.5,
-        }
+        style = _style(number) | {"linestyle": "none", "markersize": 4.5}
         whiskers = spread(part["gain"], part["gain_low"], part["gain_high"])
-        axes.errorbar(
-            part["added_parameters"],
-            part["gain"],
-            whiskers,
-            **style,
-            elinewidth=0.6,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-        )
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+        axes.errorbar(part["added_parameters"], part["gain"], whiskers, **style, elinewidth=0.6, **edge)
         handles.append(Line2D([], [], label=name, **style))
     reference = row_of(components, "test", main_name(main))
     axes.axhline(reference["gain"], color=INK, linestyle=(0, (4, 2)), linewidth=0.9)
     axes.axhspan(reference["gain_low"], reference["gain_high"], color=PALE, alpha=0.2, linewidth=0)
-    axes.annotate(
-        f"kNN-LM {reference['gain']:.2f}",
-        (0, reference["gain"]),
-        (3, 2),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=8,
-    )
+    note(axes, f"kNN-LM {reference['gain']:.2f}", (0, reference["gain"]), (3, 2), WIDTH)
     if len(rows):
         axes.set_xscale("log")
         picture.legend(handles=handles, loc="outside right center")
@@ -171,7 +140,7 @@ def parameters(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Fig
 
 
 def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
-    """Four panels, one for each property of a token; from top to bottom how many are helped, by how much, and where the whole gain comes from."""
+    """A column for each property of a token: how many tokens are helped, by how much, and where the gain comes from."""
     names = list(dict.fromkeys(table["property"]))
     widths = [len(table[table["property"] == name]) + 1.0 for name in names]
     picture = Figure(figsize=(PAGE, 4.6), layout="constrained")
@@ -180,9 +149,9 @@ def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: di
         rows = table[table["property"] == name]
         places, tokens = np.arange(len(rows)), rows["tokens"] / rows["tokens"].sum()
         helped.bar(places, rows["helped"], color=LIGHT, width=0.75)
-        helped.axhline((rows["helped"] * tokens).sum(), color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        helped.axhline((rows["helped"] * tokens).sum(), **MEAN)
         gain.bar(places, rows["gain"], color=DARK, width=0.75)
-        gain.axhline((rows["gain"] * tokens).sum(), color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        gain.axhline((rows["gain"] * tokens).sum(), **MEAN)
         gain.axhline(0, color=INK, linewidth=0.6)
         parts.bar(places - 0.2, tokens, color=PALE, width=0.4)
         parts.bar(places + 0.2, rows["share_of_gain"], color=DARK, width=0.4)
@@ -196,27 +165,23 @@ def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: di
         panels[row, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     picture.align_xlabels(panels[-1])
     picture.align_ylabels(panels[:, 0])
-    handles = [Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (4, 2)), label="all tokens")]
-    handles += [
-        Line2D([], [], color=colour, linewidth=6, label=label)
-        for colour, label in ((PALE, "part of the tokens"), (DARK, "part of the gain"))
-    ]
+    handles = [Line2D([], [], **MEAN, label="all tokens")]
+    for colour, label in ((PALE, "part of the tokens"), (DARK, "part of the gain")):
+        handles.append(Line2D([], [], color=colour, linewidth=6, label=label))
     picture.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1.6)
     return picture
 
 
 def _styles(series: pd.Series) -> dict[str, dict]:
-    """Give each curve of a hypothesis a colour, a line and a mark; components without a series are one, without a name."""
+    """Give each curve of a hypothesis a colour, a line and a mark; components without a series share one."""
     names = dict.fromkeys(series.astype(object).fillna("").astype(str))
-    parts = zip(names, range(len(names)), strict=True)
-    return {
-        name: {
-            "color": COLOURS[n % len(COLOURS)],
-            "linestyle": LINES[n % len(LINES)],
-            "marker": MARKERS[n % len(MARKERS)],
-        }
-        for name, n in parts
-    }
+    return {name: _style(number) for number, name in enumerate(names)}
+
+
+def _style(number: int) -> dict:
+    """Return the colour, line and mark of the n-th curve."""
+    kinds = {"color": COLOURS, "linestyle": LINES, "marker": MARKERS}
+    return {name: choices[number % len(choices)] for name, choices in kinds.items()}
 
 
 def _by_series(rows: pd.DataFrame, styles: dict[str, dict]) -> list[tuple[dict, pd.DataFrame]]:
@@ -225,7 +190,7 @@ def _by_series(rows: pd.DataFrame, styles: dict[str, dict]) -> list[tuple[dict, 
 
 
 def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) -> None:
-    """Draw one split's perplexity against x, with the interval of the gain hung at the base LM's perplexity, and mark the best on valid."""
+    """Draw one split's perplexity against x with the interval of the gain, and mark the best on valid."""
     for style, curve in _by_series(rows.sort_values("x", kind="stable"), styles):
         whiskers = spread(curve["gain"], curve["gain_high"], curve["gain_low"])
         axes.errorbar(curve["x"], curve["ppl"], whiskers, **style, markersize=3.2, elinewidth=0.6, capsize=0)
@@ -246,17 +211,14 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) 
 
 
 def _against(axes: Axes, table: pd.DataFrame, split: str, main: dict) -> None:
-    """Draw the base LM and the kNN-LM as lines, named beside the axes, and limit the axis to what is worth seeing beside them."""
+    """Draw the base LM and the kNN-LM as lines, named beside the axes, and limit the axis to what is worth seeing."""
     base, reference = base_perplexity(table, split), row_of(table, split, main_name(main))["ppl"]
-    ends = np.concatenate(
-        [segment[:, 1] for container in axes.containers for segment in container[2][0].get_segments()]
-    )
-    axes.set_ylim(readable(np.append(ends, reference), base))
+    ends = [segment[:, 1] for container in axes.containers for segment in container[2][0].get_segments()]
+    axes.set_ylim(readable(np.append(np.concatenate(ends), reference), base))
     axes.axhline(base, color=INK, linewidth=0.8, zorder=2)
     axes.axhline(reference, color=PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
     for name, ppl, side in (("base LM", base, "bottom"), ("kNN-LM", reference, "top")):
-        place = {"xy": (1, ppl), "xytext": (4, 0), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate(f"{name}\n{ppl:.1f}", **place, va=side, fontsize=8, linespacing=0.95)
+        note(axes, f"{name}\n{ppl:.1f}", (1, ppl), (4, 0), WIDTH, va=side, linespacing=0.95)
 
 
 def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, prefix: str) -> None:
@@ -265,9 +227,8 @@ def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, p
     axes.axvline(0, color=INK, linewidth=0.8)
     for style, part in _by_series(rows, styles):
         whiskers = spread(part["gain"], part["gain_low"], part["gain_high"])
-        axes.errorbar(
-            part["gain"], part.index, xerr=whiskers, **style | {"linestyle": "none"}, markersize=4.5, elinewidth=1
-        )
+        marks = style | {"linestyle": "none", "markersize": 4.5}
+        axes.errorbar(part["gain"], part.index, xerr=whiskers, **marks, elinewidth=1)
     chosen = rows[rows["component"] == best]
     axes.plot(chosen["gain"], chosen.index, marker="o", **CHOSEN | {"markersize": 8.5})
     axes.set_yticks(rows.index, [plain(name.removeprefix(prefix)) for name in rows["component"]])
@@ -280,30 +241,15 @@ def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, p
 def _reference_gain(axes: Axes, table: pd.DataFrame, main: dict) -> None:
     reference = row_of(table, "test", main_name(main))
     axes.axvline(reference["gain"], color=PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
-    text = f"kNN-LM {reference['gain']:.2f}"
-    axes.annotate(
-        text,
-        (reference["gain"], 1),
-        (0, 2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="center",
-        fontsize=8,
-        color="#606060",
-    )
+    style = {"ha": "center", "color": "#606060"}
+    note(axes, f"kNN-LM {reference['gain']:.2f}", (reference["gain"], 1), (0, 2), HEIGHT, **style)
 
 
 def _interval(
-    axes: Axes,
-    place: float,
-    share: float,
-    low: float,
-    high: float,
-    limits: tuple[float, float],
-    colour: str,
-    marker: str,
+    axes: Axes, place: float, ends: tuple[float, float, float], limits: tuple[float, float], colour: str, marker: str
 ) -> None:
-    """Draw a share and its interval; an arrow where it goes on beyond the limits, and the share's number where it lies there itself."""
+    """Draw a share and its interval: an arrow where it goes on beyond the limits, a number where the share lies so."""
+    share, low, high = ends
     if low <= high:
         axes.plot(np.clip([low, high], *limits), [place, place], color=colour, linewidth=1.2, zorder=3)
         for beyond, limit, arrow in ((low < limits[0], limits[0], "<"), (high > limits[1], limits[1], ">")):
@@ -313,12 +259,4 @@ def _interval(
         axes.plot(share, place, marker=marker, color=colour, markersize=5, linestyle="none", zorder=4)
     elif not np.isnan(share):
         side, step = ("right", -8) if share > limits[1] else ("left", 8)
-        axes.annotate(
-            f"{share:.0%}",
-            (np.clip(share, *limits), place),
-            (step, 3),
-            textcoords="offset points",
-            ha=side,
-            fontsize=8,
-            color=colour,
-        )
+        note(axes, f"{share:.0%}", (np.clip(share, *limits), place), (step, 3), "data", ha=side, color=colour)

@@ -1,4 +1,4 @@
-"""What every picture shares: sizes and style, how the main result's variants are drawn, and the lines and limits of an axis."""
+"""What every picture shares: sizes and style, how the main result's variants are drawn, notes, lines and limits."""
 
 import numpy as np
 import pandas as pd
@@ -29,20 +29,17 @@ STYLE = {
     "pdf.fonttype": 42,
 }
 DARK, MIDDLE, LIGHT, INK, PALE = "#004488", "#BB5566", "#DDAA33", "#222222", "#8a8a8a"
-VARIANTS = {  # (mask, score): the paper's name for it, and how it is drawn: solid below dashed below dotted, so that curves that coincide all show
+DASHED, DOTTED = (0, (4, 1.5)), (0, (1, 1.2))
+# (mask, score): the paper's name and the style. Solid lies below dashed below dotted, so curves that coincide all show.
+VARIANTS = {
     ("faiss", "faiss"): ("FAISS mask, FAISS score", {"color": DARK, "linestyle": "-", "marker": "o", "zorder": 3}),
-    ("faiss", "real"): (
-        "FAISS mask, real score",
-        {"color": MIDDLE, "linestyle": (0, (4, 1.5)), "marker": "^", "zorder": 4},
-    ),
-    ("real", "real"): (
-        "real mask, real score",
-        {"color": LIGHT, "linestyle": (0, (1, 1.2)), "marker": "s", "zorder": 5},
-    ),
+    ("faiss", "real"): ("FAISS mask, real score", {"color": MIDDLE, "linestyle": DASHED, "marker": "^", "zorder": 4}),
+    ("real", "real"): ("real mask, real score", {"color": LIGHT, "linestyle": DOTTED, "marker": "s", "zorder": 5}),
 }
 SPLITS = ("valid", "test")
 METRICS = {"l2": "L2", "ip": "IP"}
 PERPLEXITY = "word perplexity"
+WIDTH, HEIGHT = ("axes fraction", "data"), ("data", "axes fraction")  # coordinates of a note at a value of y, of x
 
 
 def base_perplexity(components: pd.DataFrame, split: str) -> float:
@@ -54,25 +51,22 @@ def row_of(components: pd.DataFrame, split: str, name: str) -> pd.Series:
     """Return a component's row of components.csv; raises KnnlmError if there is not exactly one."""
     rows = components[(components["component"] == name) & (components["split"] == split)]
     if len(rows) != 1:
-        raise KnnlmError(
-            f"figure: components.csv has {len(rows)} rows of {name} on {split}, expected one; remake the tables."
-        )
+        found = f"components.csv has {len(rows)} rows of {name} on {split}, expected one"
+        raise KnnlmError(f"figure: {found}; remake the tables.")
     return rows.iloc[0]
 
 
 def base_line(axes: Axes, base: float, side: str = "right") -> None:
     """Draw the base LM as a horizontal line over the whole width, named at one side."""
     axes.axhline(base, color=INK, linewidth=0.8, zorder=2)
-    place = {"left": 0.03, "right": 1.0}[side]
-    axes.annotate(
-        f"base LM {base:.1f}",
-        (place, base),
-        (0, 2),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha=side,
-        fontsize=8,
-    )
+    note(axes, f"base LM {base:.1f}", ({"left": 0.03, "right": 1.0}[side], base), (0, 2), WIDTH, ha=side)
+
+
+def note(
+    axes: Axes, text: str, place: tuple[float, float], shift: tuple[float, float], coordinates: object, **style: object
+) -> None:
+    """Write a small text, shifted by points from a place that is given in `coordinates`, such as WIDTH."""
+    axes.annotate(text, place, shift, xycoords=coordinates, textcoords="offset points", fontsize=8, **style)
 
 
 def spread(middle: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
@@ -81,7 +75,7 @@ def spread(middle: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
 
 
 def readable(values: pd.Series | np.ndarray, base: float) -> tuple[float, float]:
-    """Return limits that hold the best value and the base LM, and of what is worse than the base LM only the beginning."""
+    """Return limits that hold the best value and the base LM, and only the beginning of what is worse than it."""
     finite = np.asarray(values, np.float64)
     finite = finite[np.isfinite(finite)]
     low = min(finite.min(initial=base), base)

@@ -5,13 +5,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from knnlm.figures.parts import DARK, INK, LIGHT, MIDDLE, PAGE, PALE, spread
+from knnlm.figures.parts import DARK, DASHED, DOTTED, INK, LIGHT, MIDDLE, PAGE, PALE, spread
 
-STYLES = [(DARK, "o", "-"), (MIDDLE, "^", (0, (4, 1.5))), (LIGHT, "s", (0, (1, 1.2))), (PALE, "D", (0, (3, 1, 1, 1)))]
+STYLES = [(DARK, "o", "-"), (MIDDLE, "^", DASHED), (LIGHT, "s", DOTTED), (PALE, "D", (0, (3, 1, 1, 1)))]
 
 
 def performance(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
-    """Ratio of every stage to what it is measured against, with the spread of the pairs and the goal; memory is in the table and the other figure."""
+    """Ratio of every stage to what it is measured against, the spread of the pairs and the goal, but for memory."""
     rows = table[table["unit"] != "MB"].iloc[::-1].reset_index(drop=True)
     picture = Figure(figsize=(PAGE, 0.7 + 0.22 * len(rows)), layout="constrained")
     axes = picture.subplots()
@@ -21,26 +21,10 @@ def performance(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     for place, row in rows.iterrows():
         color = PALE if np.isnan(row["goal"]) else DARK
         fill = "white" if reached[place] == "false" else color
-        axes.errorbar(
-            row["ratio"],
-            place,
-            xerr=whiskers[:, [place]],
-            color=color,
-            marker="o",
-            markersize=5,
-            markerfacecolor=fill,
-            elinewidth=1,
-        )
-    axes.plot(
-        rows["goal"],
-        rows.index,
-        linestyle="none",
-        marker="|",
-        markersize=11,
-        markeredgewidth=1.4,
-        color=MIDDLE,
-        label="goal",
-    )
+        mark = {"color": color, "marker": "o", "markersize": 5, "markerfacecolor": fill, "elinewidth": 1}
+        axes.errorbar(row["ratio"], place, xerr=whiskers[:, [place]], **mark)
+    goal = {"linestyle": "none", "marker": "|", "markersize": 11, "markeredgewidth": 1.4, "color": MIDDLE}
+    axes.plot(rows["goal"], rows.index, **goal, label="goal")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_yticks(rows.index, rows["stage"])

@@ -1,4 +1,4 @@
-"""The pictures of a run, each drawn from its tables alone. Only this module, `plot_parts`, `hypothesis_plots` and `performance_plots` know matplotlib.
+"""The pictures of a run, each drawn from its tables alone. Only this room knows matplotlib.
 
 Series differ in colour, line style and marker, and their colours in lightness, so that every picture reads in grey.
 """
@@ -20,6 +20,7 @@ from knnlm.figures.hypotheses import helped_tokens, hypothesis, parameters, verd
 from knnlm.figures.parts import (
     COLUMN,
     DARK,
+    DASHED,
     INK,
     LIGHT,
     METRICS,
@@ -39,6 +40,8 @@ from knnlm.figures.parts import (
 from knnlm.figures.performance import performance, scaling
 from knnlm.storage.files import atomic
 
+LARGE = {"markersize": 6.5, "markeredgecolor": INK, "markeredgewidth": 0.8}  # the mark of a tuned value
+
 
 def draw(
     figure: str,
@@ -47,7 +50,7 @@ def draw(
     main: dict | None = None,
     about: dict | None = None,
 ) -> Figure:
-    """Return the picture called `figure`, one of FIGURES, drawn from its table; `hypothesis-<name>` is that of any hypothesis.
+    """Return the picture called `figure`: one of FIGURES, or `hypothesis-<name>` for that of any hypothesis.
 
     Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what
     the table does not say: {"name", "question", "x_label"} for a hypothesis. Raises KnnlmError on an unknown name, a
@@ -74,7 +77,10 @@ def draw(
 
 
 def save(picture: Figure, path: str | Path, dpi: int) -> None:
-    """Write the picture as PDF or PNG, by the suffix of `path`, whole or not at all. Without dates: the same table gives the same bytes."""
+    """Write the picture as PDF or PNG, by the suffix of `path`, whole or not at all, and without dates.
+
+    The same table gives the same bytes.
+    """
     kind = Path(path).suffix.lstrip(".")
     metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
     if kind not in metadata:
@@ -112,7 +118,7 @@ def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> F
 
 
 def _datastore_size(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
-    """Perplexity against the fraction of the store, a panel a split, with the interval of the difference to the base LM."""
+    """Perplexity against the fraction of the store, a panel a split, with the interval of the gain."""
     picture = Figure(figsize=(PAGE, 2.7), layout="constrained")
     for split, axes in zip(SPLITS, picture.subplots(1, len(SPLITS)), strict=True):
         rows = table[table["split"] == split].sort_values("fraction")
@@ -162,19 +168,11 @@ def _loss(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | Non
     axes = picture.subplots()
     train, valid = (table[table["split"] == split].sort_values("update") for split in ("train", "valid"))
     axes.plot(train["update"], train["loss"], color=LIGHT, linewidth=1, label="train (with dropout)")
-    axes.plot(
-        valid["update"], valid["loss"], color=DARK, linestyle=(0, (4, 1.5)), marker="o", markersize=2.6, label="valid"
-    )
+    dashed = {"color": DARK, "linestyle": DASHED, "marker": "o", "markersize": 2.6}
+    axes.plot(valid["update"], valid["loss"], **dashed, label="valid")
     best = valid.loc[valid["loss"].idxmin()]
-    axes.plot(
-        best["update"],
-        best["loss"],
-        "o",
-        color=DARK,
-        markersize=6,
-        markeredgecolor=INK,
-        label=f"checkpoint used: {best['loss']:.3f}",
-    )
+    mark = {"color": DARK, "markersize": 6, "markeredgecolor": INK}
+    axes.plot(best["update"], best["loss"], "o", **mark, label=f"checkpoint used: {best['loss']:.3f}")
     axes.set_ylim(*margin(table["loss"].min(), table["loss"].max()))
     axes.set_xlabel("update")
     axes.set_ylabel("loss (nats per BPE token)")
@@ -188,9 +186,8 @@ def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     tuned = (table["family"] == "knn") & (table["fraction"] == 1) & (table["temperature_status"] != "fixed")
     rows = table[tuned & (table["split"] == "test")].sort_values("gain", kind="stable").reset_index(drop=True)
     if rows.empty:
-        raise KnnlmError(
-            "figure components: its table has no tuned kNN component over the whole store on test; remake the tables."
-        )
+        lacking = "its table has no tuned kNN component over the whole store on test"
+        raise KnnlmError(f"figure components: {lacking}; remake the tables.")
     picture = Figure(figsize=(PAGE * 0.8, 0.6 + 0.19 * len(rows)), layout="constrained")
     axes = picture.subplots()
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -228,9 +225,8 @@ FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and fo
 def _of_main(table: pd.DataFrame, main: dict) -> pd.DataFrame:
     rows = table[(table["h"] == main["h"]) & (table["metric"] == main["metric"])]
     if rows.empty:
-        raise KnnlmError(
-            f"figure: the table has no row of {main['h']} keys with the metric {main['metric']}; see `main` in the config."
-        )
+        lacking = f"the table has no row of {main['h']} keys with the metric {main['metric']}"
+        raise KnnlmError(f"figure: {lacking}; see `main` in the config.")
     return rows
 
 
@@ -246,35 +242,13 @@ def _mark_optima(axes: Axes, optima: pd.DataFrame, x: str) -> None:
         style = VARIANTS[variant][1] | {"linestyle": "none", "zorder": 9}
         for row in rows.to_dict("records"):
             fill = "white" if row["temperature_status"] == "edge" else style["color"]
-            axes.plot(
-                row[x],
-                row["ppl"],
-                markersize=6.5,
-                markeredgecolor=INK,
-                markeredgewidth=0.8,
-                markerfacecolor=fill,
-                **style,
-            )
+            axes.plot(row[x], row["ppl"], markerfacecolor=fill, **LARGE, **style)
 
 
 def _legend(picture: Figure, rows: pd.DataFrame, sign: str, meaning: str) -> None:
     """One legend above all panels: the variants that occur, and what the marker `sign` means."""
-    handles = [
-        Line2D([], [], markersize=3.5, label=VARIANTS[variant][0], **VARIANTS[variant][1])
-        for variant, _ in _by_variant(rows)
-    ]
-    handles.append(
-        Line2D(
-            [],
-            [],
-            color=PALE,
-            linestyle="none",
-            marker=sign,
-            markersize=6.5,
-            markeredgecolor=INK,
-            markeredgewidth=0.8,
-            label=meaning,
-        )
-    )
+    styles = (VARIANTS[variant] for variant, _ in _by_variant(rows))
+    handles = [Line2D([], [], markersize=3.5, label=name, **style) for name, style in styles]
+    handles.append(Line2D([], [], color=PALE, linestyle="none", marker=sign, label=meaning, **LARGE))
     columns = len(handles) if picture.get_figwidth() > COLUMN else 2
     picture.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)
