@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from configs import config_of
 
+from knnlm.config.hypotheses import problems
 from knnlm.hypotheses import registry
 
 ROOT = Path(__file__).parents[3]
@@ -19,7 +20,7 @@ SHIPPED = config_of()
 
 @pytest.mark.parametrize("overlay", ["tiny", "sotu", "wikitext103"])
 def test_shipped_entries_fit_their_steps(overlay):
-    assert not list(registry.problems(config_of(overlay)))
+    assert not list(problems(config_of(overlay)))
 
 
 def test_every_step_is_asked_for_by_a_shipped_entry():
@@ -88,13 +89,13 @@ def changed(**entries: dict) -> dict:
     ],
 )
 def test_problems_name_the_key(entry, key, said):
-    found, message = next(registry.problems(changed(new=entry)))
+    found, message = next(problems(changed(new=entry)))
     assert found == f"hypotheses.new.{key}"
     assert said in message
 
 
 def test_a_disabled_entry_is_not_looked_at():
-    assert not list(registry.problems(changed(new={"enabled": False, "family": "nothing"})))
+    assert not list(problems(changed(new={"enabled": False, "family": "nothing"})))
 
 
 def test_the_example_of_contributing_is_short():

@@ -5,7 +5,7 @@ Runs whenever the workflow is read, so it imports nothing heavy. `knnlm.config.r
 
 from itertools import chain
 
-from knnlm.config import corpus, text_limits
+from knnlm.config import corpus, hypotheses, text_limits
 from knnlm.config.corpus import most_training_tokens
 from knnlm.config.schema import Problems, problems, suggestion
 from knnlm.config.values import shown, unfit_values
@@ -196,6 +196,6 @@ CHECKS = (
     _retrieval_problems,
     _temperature_problems,
     _size_problems,
-    registry.problems,
+    hypotheses.problems,
     _limit_problems,
 )

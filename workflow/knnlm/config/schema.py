@@ -1,4 +1,4 @@
-"""What a JSON schema says of a config: the sentence for each value that does not fit, and the schema of a hypothesis' settings.
+"""What a JSON schema says of a config: the sentence for each value that does not fit.
 
 Runs whenever the workflow is read, so it imports nothing heavy.
 """
@@ -16,8 +16,7 @@ import yaml
 from knnlm.config.files import LOADER
 from knnlm.config.values import dotted, shown
 
-SCHEMAS = Path(__file__).parents[2] / "schemas"
-REFERENCE = "#/$defs/"
+SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 IN_WORDS = {
     "object": "a section of keys",
     "array": "a list",
@@ -45,9 +44,9 @@ Problems = Iterator[tuple[str, str]]
 
 
 @cache
-def read_schema(name: str = "config") -> dict:
-    """Return a schema of `workflow/schemas` by its name: `config`, or `settings` of hypotheses."""
-    return yaml.load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"), LOADER)
+def read_schema() -> dict:
+    """Return the schema of the config."""
+    return yaml.load(SCHEMA.read_text(encoding="utf-8"), LOADER)
 
 
 def problems(value: object, schema: dict, key: str = "", *, unknown: Callable[[str, str, dict], str]) -> Problems:
@@ -122,52 +121,3 @@ def flattened(schema: dict, prefix: str = "") -> Iterator[tuple[str, dict]]:
         yield from flattened(subschema, f"{prefix}{name}.")
         if isinstance(subschema.get("additionalProperties"), dict):  # entries under names of the user's own
             yield from flattened(subschema["additionalProperties"], f"{prefix}{name}.<name>.")
-
-
-def settings_schema(settings: dict) -> dict:
-    """Return the schema of a hypothesis' settings, from the SETTINGS of its step: a name of settings.schema.yaml for each, or a schema.
-
-    References are replaced by what they refer to, marked with its name as `kind`. Raises ValueError where a name or a schema is none.
-    """
-    schema = _stated({"properties": settings})
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ValueError(f"SETTINGS is no JSON schema ({error.message})") from None
-    return schema
-
-
-def _stated(schema: object) -> object:
-    """Return a part of a schema with its references replaced; sections want all of their `properties` and no others."""
-    if isinstance(schema, list):
-        return [_stated(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _kind(schema["$ref"].removeprefix(REFERENCE))
-    stated = {key: _stated(part) for key, part in schema.items()}
-    if isinstance(named := stated.get("properties"), dict):
-        named = {name: _kind(part) if isinstance(part, str) else part for name, part in named.items()}
-        strict = {"type": "object", "additionalProperties": False, "required": list(named)}
-        return strict | stated | {"properties": named}
-    return stated
-
-
-def _kind(name: str) -> dict:
-    kinds = read_schema("settings")["$defs"]
-    if name not in kinds:
-        raise ValueError(f"{name} is no kind of setting; there are {', '.join(kinds)}")
-    return {**_stated(kinds[name]), "kind": name}
-
-
-def values_of(kind: str, value: object, schema: dict, key: str = "") -> Iterator[tuple[str, object]]:
-    """Yield (dotted key, value) of every value but null that is of a kind, among settings that fit their schema."""
-    if schema.get("kind") == kind and value is not None:
-        yield key, value
-    elif isinstance(value, list):
-        for part in value:
-            yield from values_of(kind, part, schema.get("items", {}), key)
-    elif isinstance(value, dict):
-        named, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
-        for name, part in value.items():
-            yield from values_of(kind, part, named.get(name, others), f"{key}.{name}" if key else name)

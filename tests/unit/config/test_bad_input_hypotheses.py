@@ -8,9 +8,9 @@ from configs import config_of
 
 from knnlm.components.catalogue import knn_components, retrievals
 from knnlm.config.checks import check_combinations
-from knnlm.config.schema import settings_schema, values_of
+from knnlm.config.hypotheses import problems
 from knnlm.errors import KnnlmError
-from knnlm.hypotheses import registry
+from knnlm.hypotheses.settings import settings_schema, values_of_kind
 
 DEMO = config_of()
 RECIPE = DEMO["hypotheses"]["additional-linear"]["settings"]["recipe"]
@@ -29,7 +29,7 @@ def with_changes(name: str, **changes: object) -> dict:
 
 
 def problem(config: dict) -> tuple[str, str]:
-    key, message = next(registry.problems(config))
+    key, message = next(problems(config))
     assert message.endswith(".")
     assert message.isprintable()
     return key, message
@@ -135,13 +135,13 @@ def test_a_component_that_no_run_has_is_told(name, field, value, said):
     ],
 )
 def test_a_component_that_a_run_may_have_is_let_pass(pattern):
-    assert not list(registry.problems(with_changes("padding", candidates=[pattern])))
+    assert not list(problems(with_changes("padding", candidates=[pattern])))
 
 
 def test_every_component_of_the_main_result_may_be_named():
     for retrieval in retrievals(DEMO):
         for component in knn_components(DEMO, *retrieval):
-            assert not list(registry.problems(with_changes("padding", against=component.component)))
+            assert not list(problems(with_changes("padding", against=component.component)))
 
 
 def test_the_components_of_a_disabled_hypothesis_are_told():
@@ -218,10 +218,10 @@ def test_values_are_found_by_their_kind_wherever_they_stand():
         "name": "base",
         "inner": {"a": {"deep": [4]}, "b": {"deep": [5, 6]}},
     }
-    assert list(values_of("count", given, kinds)) == [
+    assert list(values_of_kind("count", given, kinds)) == [
         ("k", 1), ("many", 2), ("many", 3), ("inner.a.deep", 4), ("inner.b.deep", 5), ("inner.b.deep", 6)
     ]  # fmt: skip
-    assert list(values_of("component", given, kinds)) == [("name", "base")]
+    assert list(values_of_kind("component", given, kinds)) == [("name", "base")]
 
 
 @pytest.mark.parametrize("family", ["__init__", "nothing", "x" * 3000])

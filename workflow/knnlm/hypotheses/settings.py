@@ -1,0 +1,68 @@
+"""The schema of a hypothesis' settings, made from the SETTINGS of its step: what each may be, and of which kind it is.
+
+Runs whenever the workflow is read, so it imports nothing heavy.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+KINDS = Path(__file__).parents[2] / "schemas" / "settings.schema.yaml"
+REFERENCE = "#/$defs/"
+
+
+def settings_schema(settings: dict) -> dict:
+    """Return the schema of a hypothesis' settings, from the SETTINGS of its step: a name of settings.schema.yaml for each, or a schema.
+
+    References are replaced by what they refer to, marked with its name as `kind`. Raises ValueError where a name or a schema is none.
+    """
+    schema = _stated({"properties": settings})
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"SETTINGS is no JSON schema ({error.message})") from None
+    return schema
+
+
+def _stated(schema: object) -> object:
+    """Return a part of a schema with its references replaced; sections want all of their `properties` and no others."""
+    if isinstance(schema, list):
+        return [_stated(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _kind(schema["$ref"].removeprefix(REFERENCE))
+    stated = {key: _stated(part) for key, part in schema.items()}
+    if isinstance(named := stated.get("properties"), dict):
+        named = {name: _kind(part) if isinstance(part, str) else part for name, part in named.items()}
+        strict = {"type": "object", "additionalProperties": False, "required": list(named)}
+        return strict | stated | {"properties": named}
+    return stated
+
+
+def _kind(name: str) -> dict:
+    kinds = _kinds()
+    if name not in kinds:
+        raise ValueError(f"{name} is no kind of setting; there are {', '.join(kinds)}")
+    return {**_stated(kinds[name]), "kind": name}
+
+
+@cache
+def _kinds() -> dict:
+    return yaml.safe_load(KINDS.read_text(encoding="utf-8"))["$defs"]
+
+
+def values_of_kind(kind: str, value: object, schema: dict, key: str = "") -> Iterator[tuple[str, object]]:
+    """Yield (dotted key, value) of every value but null that is of a kind, among settings that fit their schema."""
+    if schema.get("kind") == kind and value is not None:
+        yield key, value
+    elif isinstance(value, list):
+        for part in value:
+            yield from values_of_kind(kind, part, schema.get("items", {}), key)
+    elif isinstance(value, dict):
+        named, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
+        for name, part in value.items():
+            yield from values_of_kind(kind, part, named.get(name, others), f"{key}.{name}" if key else name)
