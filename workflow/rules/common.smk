@@ -14,11 +14,12 @@ from knnlm.figures.catalogue import FIGURES
 
 # Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
 # A step ends with the Snakemake that runs it: on a cluster that is the one inside the job, so jobs outlive the one that has submitted them.
+# Steps speak UTF-8 in every locale; names of files stay in the locale's encoding, in which Snakemake has found them.
 # `logged LOG COMMAND` runs a step, shows what it says and keeps it in LOG; the step leaves its times beside it.
 DRIVER = os.getpid()
 DRIVER_STARTED = time.time() - time.process_time()  # the imports of Snakemake itself counted
 shell.prefix(
-    "set -euo pipefail; export KNNLM_DRIVER={DRIVER} KNNLM_DRIVER_STARTED={DRIVER_STARTED} PYTHONPATH={LIBRARY:q} OMP_WAIT_POLICY=PASSIVE "
+    "set -euo pipefail; export KNNLM_DRIVER={DRIVER} KNNLM_DRIVER_STARTED={DRIVER_STARTED} PYTHONPATH={LIBRARY:q} PYTHONIOENCODING=utf-8 OMP_WAIT_POLICY=PASSIVE "
     "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456; "
     'logged() {{ KNNLM_LOG="$1" "${{@:2}}" 2>&1 | tee "$1"; }}; '
 )

@@ -44,7 +44,7 @@ def tokens_of(config: dict, manifest: str | Path) -> tuple[dict[str, int], int |
     The types are None where nobody has counted them.
     """
     try:
-        facts = json.loads(Path(manifest).read_text())
+        facts = json.loads(Path(manifest).read_text(encoding="utf-8"))
         return facts["tokens"], facts["vocabulary_size"]
     except (
         OSError,

@@ -26,7 +26,7 @@ def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Pat
     `settings` is everything that could be set otherwise, `binary` the folder of fairseq's corpus, `code` the files that fairseq loads of ours.
     """
     corpus = [sha256(binary / name) for name in ("train.bin", "valid.bin", "dict.txt")]
-    return parent / identity_name([settings, corpus, [path.read_text() for path in code]])
+    return parent / identity_name([settings, corpus, [path.read_text(encoding="utf-8") for path in code]])
 
 
 def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
@@ -107,10 +107,10 @@ def train(command: list[str], history: Path) -> None:
             tail.append(line)
             yield line
 
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "env": environment()}
     with (
         naming(history),
-        open(history, "a") as records,
+        open(history, "a", encoding="utf-8") as records,
         subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process,
     ):
         try:

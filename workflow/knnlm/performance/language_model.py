@@ -30,7 +30,9 @@ def random_model(
     """Write a model of random weights and its dictionary of `vocabulary` types to `folder`, `model.pt` and `dict.txt`, and open it."""
     folder.mkdir(parents=True, exist_ok=True)
     dictionary = folder / "dict.txt"
-    dictionary.write_text("".join(f"piece{number} 1\n" for number in range(vocabulary - SPECIAL_TYPES)))
+    dictionary.write_text(
+        "".join(f"piece{number} 1\n" for number in range(vocabulary - SPECIAL_TYPES)), encoding="utf-8"
+    )
     network = build_model(architecture, tokens_per_sample, str(dictionary))
     save_model(folder / "model.pt", architecture, tokens_per_sample, network.state_dict(), dictionary)
     return LanguageModel(folder / "model.pt", dictionary, device)

@@ -35,7 +35,7 @@ def description(device: str) -> dict[str, str | int]:
 def processor() -> str:
     """Return the name of the CPU, where Linux tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     return next(

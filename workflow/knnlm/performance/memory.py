@@ -16,7 +16,7 @@ def memory_bytes(field: str) -> float:
     would count what the parent process had when it started this one.
     """
     try:
-        lines = STATUS.read_text().splitlines()
+        lines = STATUS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return math.nan
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), math.nan)

@@ -103,4 +103,4 @@ def leave_times(log: Path, began: dict[str, float]) -> None:
         "peak_memory_bytes": max(peaks) * (1 if sys.platform == "darwin" else 1024),
     }
     with suppress(OSError), atomic(log.with_suffix(".json")) as unfinished:
-        unfinished.write_text(json.dumps(facts) + "\n")
+        unfinished.write_text(json.dumps(facts) + "\n", encoding="utf-8")

@@ -51,7 +51,9 @@ def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -
     command += ["--srcdict", str(Path(dictionary).resolve())]
     for split in SPLITS:
         command += [f"--{split}pref", split]
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, preexec_fn=die_with_parent)
+    done = subprocess.run(
+        command, cwd=folder, check=False, capture_output=True, encoding="utf-8", preexec_fn=die_with_parent
+    )
     if done.returncode:
         raise KnnlmError(
             f"{dictionary}: fairseq-preprocess ended with status {done.returncode}: {reason_in(done.stdout + done.stderr)}"

@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
         write_table(path, table, DIGITS)
     for path, text in texts.items():
         with atomic(path) as unfinished:
-            unfinished.write_text(text)
+            unfinished.write_text(text, encoding="utf-8")
 
 
 def read_splits(arguments: argparse.Namespace) -> list[Split]:

@@ -117,7 +117,7 @@ def write_manifest(path: str | Path, files: Iterable[str | Path] = (), **facts: 
     hashes = {os.path.relpath(file, path.parent): content_hash(file) for file in files}
     content = json.loads(json.dumps({"format": FORMAT, **facts, "files": hashes, "software": software()}))
     with atomic(path) as unfinished:
-        unfinished.write_text(json.dumps(content | {"sha256": _digest(content)}, indent=1) + "\n")
+        unfinished.write_text(json.dumps(content | {"sha256": _digest(content)}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_manifest(path: str | Path, **expected: object) -> dict:
@@ -127,7 +127,7 @@ def read_manifest(path: str | Path, **expected: object) -> dict:
     """
     path = Path(path)
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise KnnlmError(f"{path}: the manifest is missing; rerun the step that makes it.") from None
     except (ValueError, OSError):
