@@ -7,6 +7,7 @@ import time
 from functools import cache
 
 from knnlm.config import corpus
+from knnlm.corpus import sotu
 from knnlm.hypotheses import registry
 from knnlm.storage import locks
 from knnlm.config import text_limits
@@ -81,8 +82,9 @@ def asks(job, what):
 
 def corpus_text_settings(wildcards):
     """Settings of the corpus; the version of the package stands for the addresses in it, which are no files of the project."""
-    version = corpus.sotu_version() if config["corpus"]["source"] == "sotu" else None
-    return settings("seed", "corpus.source", "corpus.sotu", "corpus.text", "corpus.wikitext103", sotu_version=version)
+    version = sotu.version() if config["corpus"]["source"] == "sotu" else None
+    parts = ["source", "normalisation", "sotu", "text", "wikitext103"]
+    return settings("seed", *(f"corpus.{part}" for part in parts), sotu_version=version)
 
 
 def corpus_files(wildcards):

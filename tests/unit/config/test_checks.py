@@ -16,7 +16,8 @@ from knnlm.config.checks import check, check_combinations
 from knnlm.config.corpus import most_training_tokens, text_files
 from knnlm.config.readme import documentation
 from knnlm.config.schema import flattened, read_schema
-from knnlm.corpus.moses import UNITS, tokenise
+from knnlm.corpus.dictionary import UNITS
+from knnlm.corpus.tokenise import tokenise
 from knnlm.errors import KnnlmError
 
 ROOT = Path(__file__).parents[3]
@@ -279,7 +280,7 @@ def test_own_folder(own_text):
         check_combinations, changed(config, "corpus.text.folder", str(folder / "none"))
     )
     (folder / "valid.txt").unlink()
-    assert "2 .txt files" in refusal(check_combinations, config)
+    assert "2 .txt or .md files" in refusal(check_combinations, config)
 
 
 def test_sotu_bound_holds_for_the_addresses_themselves():

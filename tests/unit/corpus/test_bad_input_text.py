@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.corpus import moses, sources
-from knnlm.corpus.bpe import CONTINUATION
+from knnlm.corpus import SPLITS
+from knnlm.corpus.dictionary import CONTINUATION
+from knnlm.corpus.download import wikitext103
+from knnlm.corpus.text import read_lines
+from knnlm.corpus.tokenise import tokenise as tokenise_line
 from knnlm.errors import KnnlmError
 from knnlm.steps import bpe, corpus_text, tokenise
 
@@ -21,16 +24,22 @@ PLAIN = b"a plain text\nof two lines\n"
 
 def make_text(folder: Path, separator: str = "file", **texts: bytes) -> list[Path]:
     """Run the first step on three files and return what it wrote, train first."""
-    paths = {split: folder / f"{split}.txt" for split in sources.SPLITS}
+    paths = {split: folder / f"{split}.txt" for split in SPLITS}
     for split, path in paths.items():
         path.write_bytes(texts.get(split, split.encode() + b" " + PLAIN))
     text = {"folder": None, "document_separator": separator} | {split: str(path) for split, path in paths.items()}
-    made = [folder / "made" / "text" / f"{split}.txt" for split in sources.SPLITS]
+    made = [folder / "made" / "text" / f"{split}.txt" for split in SPLITS]
     files = {
         "documents": [path.with_suffix(".documents.npy") for path in made],
         "manifest": folder / "made" / "text" / "manifest.json",
     }
-    corpus_text.main(Namespace(settings={"seed": 1, "corpus": {"source": "text", "text": text}}, texts=made, **files))
+    corpus_text.main(
+        Namespace(
+            settings={"seed": 1, "corpus": {"source": "text", "normalisation": "none", "text": text}},
+            texts=made,
+            **files,
+        )
+    )
     return made
 
 
@@ -60,7 +69,7 @@ BAD_TEXTS = {
     "only spaces of other kinds": ("\u00a0\u2003\u2028\u3000".encode(), "is empty"),
     "only a byte order mark": (b"\xef\xbb\xbf", "is empty"),
     "a NUL byte": (b"good\nb\0d\n", "NUL byte at byte 6"),
-    "UTF-16": ("text".encode("utf-16-le"), "NUL byte at byte 1"),
+    "UTF-16": ("text".encode("utf-16-le"), "NUL byte at byte 1 and looks like UTF-16LE"),
     "Latin-1": (b"caf\xe9\n", "not UTF-8 at byte 3"),
     "a lone surrogate": (b"ab\xed\xa0\x80c\n", "not UTF-8 at byte 2"),
     "two surrogates for one character": (b"\xed\xa0\xbd\xed\xb8\x80\n", "not UTF-8 at byte 0"),
@@ -72,7 +81,7 @@ BAD_TEXTS = {
 }
 
 
-@pytest.mark.parametrize("split", sources.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", BAD_TEXTS)
 def test_a_bad_text_is_named_and_nothing_is_left(kind, split, tmp_path):
     content, said = BAD_TEXTS[kind]
@@ -89,7 +98,7 @@ def test_a_bad_text_is_named_and_nothing_is_left(kind, split, tmp_path):
 def test_a_folder_and_an_unreadable_file_are_named(tmp_path):
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(KnnlmError, match=r"folder\.txt: cannot be read \(Is a directory\)"):
-        sources.read_lines(tmp_path / "folder.txt")
+        read_lines(tmp_path / "folder.txt")
     (tmp_path / "secret.txt").write_text("text")
     (tmp_path / "secret.txt").chmod(0)
     superuser = os.geteuid() == 0
@@ -97,7 +106,7 @@ def test_a_folder_and_an_unreadable_file_are_named(tmp_path):
         if superuser:
             os.seteuid(65534)
         with pytest.raises(KnnlmError, match=r"secret\.txt: cannot be read \(Permission denied\)"):
-            sources.read_lines(tmp_path / "secret.txt")
+            read_lines(tmp_path / "secret.txt")
     finally:
         if superuser:
             os.seteuid(0)
@@ -125,7 +134,7 @@ def test_evaluation_text_of_nothing_but_unknown_words_stays(tmp_path):
         ({}, 0),
         ({"test": b"train " + PLAIN}, 1),
         ({"test": b"train  " + PLAIN.replace(b"\n", b"\r\n") + b"\n\n"}, 1),
-        (dict.fromkeys(sources.SPLITS, PLAIN), 1),
+        (dict.fromkeys(SPLITS, PLAIN), 1),
         ({"train": b"a\n\nb\n\nc\n\nc\n", "valid": b"b\n\nd\n", "test": b"c\n\nb\n\na"}, 3),
     ],
 )
@@ -172,7 +181,10 @@ SOTU = {"first_year": 1990, "last_year": 1997, "kinds": ["spoken"], "period": 6,
     ("settings", "key"),
     [
         (
-            {"source": "text", "text": {"folder": "texts", "valid_fraction": 0.1, "test_fraction": 0.4}},
+            {
+                "source": "text",
+                "text": {"folder": "texts", "endings": [".txt"], "valid_fraction": 0.1, "test_fraction": 0.4},
+            },
             "raise corpus.text.valid_fraction",
         ),
         ({"source": "sotu", "sotu": SOTU}, "lower corpus.sotu.period"),
@@ -185,11 +197,11 @@ def test_the_key_is_that_of_the_source(settings, key, tmp_path, monkeypatch, cap
     for number in range(10):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number}\n")
     files = {
-        "texts": [Path("made/text", f"{split}.txt") for split in sources.SPLITS],
-        "documents": [Path(f"{split}.npy") for split in sources.SPLITS],
+        "texts": [Path("made/text", f"{split}.txt") for split in SPLITS],
+        "documents": [Path(f"{split}.npy") for split in SPLITS],
     }
     files["manifest"] = Path("made/text/manifest.json")
-    corpus_text.main(Namespace(settings={"seed": 1, "corpus": settings}, **files))
+    corpus_text.main(Namespace(settings={"seed": 1, "corpus": {"normalisation": "none"} | settings}, **files))
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if NO_INTERVALS.format("valid") in line]
     assert warning.endswith(f"; {key}.")
 
@@ -209,7 +221,7 @@ WORDS = {
     "marks of BPE": ["a@@", "@@", "@", "@-@", "@@@@", "a@@b"],
     "names of symbols": ["<s>", "</s>", "<pad>", "<unk>", "madeupword0000"],
     "markup": ["&amp;", "&lt;b&gt;", "{seed}", "%s", "$(touch", "\\n", '"', "'"],
-    "control characters": ["a\x01b", "\x7f", "\x1b[31m", "\ufeffx", "\ufffd"],
+    "control characters": ["a\x01b", "\x7f", "\x1b[31m", "x\ufeffy", "\ufffd"],
 }
 
 
@@ -266,7 +278,7 @@ def test_one_line_is_a_text(tmp_path):
 
 def test_a_line_with_every_character_that_could_stand_for_a_unit():
     every = "".join(map(chr, range(0xE000, 0xF900)))
-    assert moses.tokenise(f"a <unk> b{every} c").split()[:2] == ["a", "<unk>"]
+    assert tokenise_line(f"a <unk> b{every} c").split()[:2] == ["a", "<unk>"]
 
 
 def test_a_line_of_ten_megabytes_keeps_every_word(tmp_path):
@@ -283,7 +295,7 @@ def damaged(path: Path, kind: str) -> None:
     """Write a zip of WikiText-103's files that cannot be read for one reason."""
     method = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(path, "w", method) as content:
-        for split in sources.SPLITS:
+        for split in SPLITS:
             content.writestr(f"wikitext-103/wiki.{split}.tokens", b" \n = First = \n \n some words \n" * 50)
     data = bytearray(path.read_bytes())
     first, central = data.index(b"PK\x03\x04"), data.index(b"PK\x01\x02")
@@ -304,12 +316,12 @@ def damaged(path: Path, kind: str) -> None:
 def test_a_damaged_archive_is_named(kind, tmp_path):
     damaged(tmp_path / "wiki.zip", kind)
     with pytest.raises(KnnlmError, match=r"wiki\.zip: not the zip of WikiText-103 \(.*; delete it and rerun"):
-        sources.wikitext103("https://localhost/", None, tmp_path / "wiki.zip")
+        wikitext103("https://localhost/", None, tmp_path / "wiki.zip")
 
 
 def test_an_archive_that_is_a_folder_is_named(tmp_path):
     with pytest.raises(KnnlmError, match=r"cannot be read \(Is a directory\)"):
-        sources.wikitext103("https://localhost/", None, tmp_path)
+        wikitext103("https://localhost/", None, tmp_path)
 
 
 def test_documents_of_odd_text_begin_where_they_should(tmp_path):

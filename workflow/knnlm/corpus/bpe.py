@@ -1,11 +1,13 @@
-"""Byte-pair encoding in subword-nmt's convention: learned on the training text, every piece but a word's last carries `@@`.
+"""Byte-pair encoding as subword-nmt writes it, learned on the training text: `@@` ends every piece but a word's last.
 
-The library `tokenizers` learns and applies the merges. It knows a word's last piece by a suffix, here a space, which no word contains.
+The library `tokenizers` learns and applies the merges. It knows a word's last piece by a suffix: a space, which no word
+contains.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer
@@ -13,19 +15,15 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Sequence, Split, WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
 
-from knnlm.corpus.moses import UNIT, UNITS
+from knnlm.corpus.dictionary import CONTINUATION, SPECIAL, UNITS, UNKNOWN
 from knnlm.errors import KnnlmError
 
-CONTINUATION = "@@"
-UNKNOWN = "<unk>"
 END = " "  # closes a word's last piece inside bpe.json
-SPECIAL = ("<s>", "<pad>", "</s>", UNKNOWN)  # fairseq's own; they have ids 0..3 and no line in dictionary.txt
-MULTIPLE = 8  # of the vocabulary size, as fairseq-preprocess pads it
 MINIMUM_COUNT = 2  # a pair is merged only if the training text has it at least this often, as in subword-nmt
 
 
 def character_forms(words: Iterable[str]) -> list[str]:
-    """Return every character that occurs before a word's end and, with END, every one that occurs at it; sorted."""
+    """Return every character that occurs inside a word and, with END, every one that occurs at its end; sorted."""
     forms: set[str] = set()
     for word in words:
         forms.update(word[:-1])
@@ -34,16 +32,16 @@ def character_forms(words: Iterable[str]) -> list[str]:
 
 
 def learn(path: Path, words: Iterable[str], merges: int) -> Tokenizer:
-    """Return the tokeniser of the first `merges` merges of the training text at `path`, of which `words` are the distinct words.
+    """Learn the first `merges` merges of the training text at `path`, whose distinct words are `words`.
 
-    Pairs of equal count are merged in the order of their pieces' numbers, so the result depends on the text alone. Fewer merges are learned
-    where no pair occurs twice any more. Raises KnnlmError if the text has no word to learn from.
+    Pairs of equal count are merged in the order of their pieces' numbers, so the result depends on the text alone. It
+    has fewer merges where no pair occurs twice any more. Raises KnnlmError if the text has no word to learn from.
     """
     forms = character_forms(word for word in words if word not in UNITS)
     if not forms:
         raise KnnlmError(f"{path}: the training text has no word to learn BPE from; give more text.")
-    # The final forms are given as special tokens because the trainer would number them in the order of a hash table, which differs from run to
-    # run. It counts characters and merges together, so it is asked for enough and what is too much is cut off below.
+    # The trainer would number final forms in the order of a hash table, which differs from run to run, so they are
+    # given as special tokens. It counts characters and merges together: it is asked for enough, and cut off below.
     final = [form for form in forms if form.endswith(END)]
     characters = {form[0] for form in forms}
     trainer = BpeTrainer(
@@ -54,10 +52,10 @@ def learn(path: Path, words: Iterable[str], merges: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer = Tokenizer(BPE())
-    units = Regex("^(?:" + UNIT.pattern + ")$")
+    units = Regex(f"^(?:{'|'.join(map(re.escape, UNITS))})$")
     tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), Split(units, "removed")])
     tokenizer.train([str(path)], trainer)
-    learned = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"][:merges]]
+    learned = merges_of(tokenizer)[:merges]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*forms, *map("".join, learned)]))}
     result = Tokenizer(BPE(vocab=vocabulary, merges=learned, end_of_word_suffix=END))
     result.pre_tokenizer = WhitespaceSplit()
@@ -77,8 +75,8 @@ def marked(piece: str) -> str:
 def encode_word(tokenizer: Tokenizer, word: str) -> str:
     """Return the pieces of a word, separated by spaces, or `<unk>` where they cannot say it.
 
-    They cannot where a character never occurred in the training text in that place (inside or at the end of a word), where the word itself ends
-    in `@@`, and where a piece is the name of one of fairseq's special symbols.
+    They cannot say a character in a place (inside a word, at its end) where the training text never had it, a word that
+    itself ends in `@@`, and a piece that is the name of one of fairseq's special symbols.
     """
     if word in UNITS:
         return word
@@ -116,15 +114,6 @@ def count_pieces(words: Counter[str], encoder: Encoder) -> Counter[str]:
     return counts
 
 
-def dictionary_lines(tokenizer: Tokenizer, counts: Counter[str]) -> Iterator[str]:
-    """Yield the lines `piece count` of fairseq's dict.txt: every piece of the tokeniser and every unit, the most frequent first.
-
-    Pieces of equal count are in the order of their text. Symbols `madeupword0000` ... fill up to a multiple of 8, with the four special symbols
-    of fairseq, which have no line.
-    """
-    pieces = ({marked(piece) for piece in tokenizer.get_vocab()} | set(UNITS)) - set(SPECIAL)
-    names = (name for number in range(2 * MULTIPLE) if (name := f"madeupword{number:04d}") not in pieces)
-    for piece in sorted(pieces, key=lambda piece: (-counts[piece], piece)):
-        yield f"{piece} {counts[piece]}"
-    for _ in range(-(len(pieces) + len(SPECIAL)) % MULTIPLE):
-        yield f"{next(names)} 0"
+def vocabulary_of(tokenizer: Tokenizer) -> set[str]:
+    """Return every piece of the tokeniser as text has it."""
+    return set(map(marked, tokenizer.get_vocab()))

@@ -1,16 +1,17 @@
 """Sliding context windows: which tokens a language model reads, and which of them it is asked about.
 
-A window is a row (context_begin, begin, end) of token positions: the model reads the context [context_begin, begin) and is scored on
-[begin, end). Every token of a text is scored in exactly one window.
+A window is a row (context_begin, begin, end) of token positions: the model reads the context [context_begin, begin) and
+is scored on [begin, end). Every token of a text is scored in exactly one window.
 """
 
 import numpy as np
 
 
 def fixed_windows(tokens: int, context: int, new: int) -> np.ndarray:
-    """Cut a text into blocks of `new` tokens, each read behind up to `context` earlier ones (the paper's datastore, break mode `none`).
+    """Cut a text into blocks of `new` tokens, each read behind up to `context` earlier ones; int64 (windows, 3).
 
-    Returns int64 (windows, 3). Unlike the paper's code it keeps the first and the last block, which have less context or fewer tokens.
+    The paper's datastore is made so (fairseq's break mode `none`), but its code leaves out the first and the last
+    block, which have less context or fewer tokens (`docs/paper.md#datastore`).
     """
     begins = np.arange(0, tokens, new, dtype=np.int64)
     ends = np.minimum(begins + new, tokens)
@@ -18,10 +19,11 @@ def fixed_windows(tokens: int, context: int, new: int) -> np.ndarray:
 
 
 def whole_line_windows(lines: np.ndarray, context: int, new: int) -> np.ndarray:
-    """Pack whole lines into blocks of at most `new` tokens, each behind up to `context` earlier ones (the paper's evaluation, `complete`).
+    """Pack whole lines into blocks of at most `new` tokens, each behind `context` earlier ones or fewer; int64 (windows, 3).
 
-    `lines` holds the token offset of every line and at its end the number of tokens. A line longer than `new` shares no block with others and
-    is cut into pieces of `new` tokens: a language model has a longest input. Returns int64 (windows, 3).
+    The paper evaluates so (fairseq's break mode `complete`, `docs/paper.md#evaluation`). `lines` holds the token offset
+    of every line and, last, the number of tokens. A line longer than `new` is cut into pieces of `new` tokens, because
+    a language model has a longest input, and shares no block with others.
     """
     cuts = [0]
     for begin, end in zip(lines[:-1].tolist(), lines[1:].tolist(), strict=True):
@@ -36,6 +38,6 @@ def whole_line_windows(lines: np.ndarray, context: int, new: int) -> np.ndarray:
 
 
 def share_of_windows(windows: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """Return part `part` of `parts` consecutive, nearly equal shares of the windows: what one datastore chunk is built from."""
+    """Return part `part` of `parts` consecutive, nearly equal shares of the windows, as one datastore chunk has."""
     edges = np.linspace(0, len(windows), parts + 1).astype(np.int64)
     return windows[edges[part] : edges[part + 1]]

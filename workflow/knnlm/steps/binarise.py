@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.corpus.bpe import CONTINUATION, SPECIAL
-from knnlm.corpus.sources import SPLITS
+from knnlm.corpus import SPLITS
+from knnlm.corpus.dictionary import CONTINUATION, SPECIAL
 from knnlm.errors import KnnlmError
 from knnlm.running.processes import die_with_parent, reason_in
 from knnlm.running.step import run

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from knnlm.corpus import bpe
+from knnlm.corpus.dictionary import dictionary_lines
 from knnlm.errors import KnnlmError
 from knnlm.running.progress import progress
 from knnlm.running.step import run
@@ -41,9 +42,8 @@ def main(arguments: argparse.Namespace) -> None:
         ):
             file.writelines(f"{encoder(line)}\n" for line in progress(lines, f"encode {tokenised} (lines)", total))
     with atomic(arguments.dictionary) as unfinished:
-        unfinished.write_text(
-            "".join(f"{line}\n" for line in bpe.dictionary_lines(tokenizer, counts)), encoding="utf-8"
-        )
+        lines = dictionary_lines(bpe.vocabulary_of(tokenizer), counts)
+        unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     with atomic(arguments.codes) as unfinished:
         tokenizer.save(str(unfinished))
     write_manifest(arguments.manifest, [*arguments.pieces, arguments.dictionary, arguments.codes], kind="pieces")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from knnlm.corpus import sources
+from knnlm.corpus import SPLITS, sources
 from knnlm.running.step import run
 from knnlm.storage.files import atomic, save_array, write_manifest
 
@@ -16,14 +16,14 @@ def main(arguments: argparse.Namespace) -> None:
     if shared := sources.duplicates(splits):
         problem = f"documents that stand in more than one split: {shared}; numbers on valid and test will look better than they are"
         print(f"Warning: {problem}; remove them from all splits but one.", file=sys.stderr)
-    for split in sources.SPLITS[1:]:  # valid and test
+    for split in SPLITS[1:]:  # valid and test
         if len(splits[split]) == 1:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
             print(
                 f"Warning: documents in the {split} split: 1; its numbers will have {lost}; {remedy(arguments.settings['corpus'], split)}.",
                 file=sys.stderr,
             )
-    for split, text, documents in zip(sources.SPLITS, arguments.texts, arguments.documents, strict=True):
+    for split, text, documents in zip(SPLITS, arguments.texts, arguments.documents, strict=True):
         with atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(sources.lines_of(splits[split]))
         save_array(documents, sources.document_offsets(splits[split]))

@@ -3,7 +3,7 @@
 import argparse
 import shutil
 
-from knnlm.corpus import moses
+from knnlm.corpus.tokenise import tokenise_stream
 from knnlm.running.progress import progress
 from knnlm.running.step import run
 from knnlm.storage.files import atomic, read_manifest, write_manifest
@@ -14,7 +14,7 @@ def main(arguments: argparse.Namespace) -> None:
     read_manifest(arguments.of_texts, kind="text")
     for text, tokenised in zip(arguments.texts, arguments.tokenised, strict=True):
         with atomic(tokenised) as unfinished:
-            if arguments.settings["corpus"]["tokeniser"] == "none":
+            if (tokeniser := arguments.settings["corpus"]["tokeniser"]) == "none":
                 shutil.copyfile(text, unfinished)
                 continue
             with open(text, "rb") as lines:
@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> None:
                 open(text, encoding="utf-8", newline="\n") as lines,
                 open(unfinished, "w", encoding="utf-8", newline="\n") as file,
             ):
-                done = progress(moses.tokenise_stream(lines, arguments.threads), f"tokenise {text} (lines)", total)
+                done = progress(tokenise_stream(lines, arguments.threads, tokeniser), f"tokenise {text} (lines)", total)
                 file.writelines(f"{line}\n" for line in done)
     write_manifest(arguments.manifest, arguments.tokenised, kind="tokenised text")
 

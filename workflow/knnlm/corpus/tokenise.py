@@ -1,0 +1,145 @@
+"""Moses tokenisation as in WikiText: `well @-@ known`, `1 @,@ 000`, `3 @.@ 5`.
+
+sacremoses does the work, with additions. The units of text that is already tokenised stay whole, separators inside
+numbers are split off as in WikiText, and runs of hyphens stand alone. Letters of every script, their marks and joiners
+belong to words, but a Chinese character is a word; and a symbol keeps what modifies it, as emoji do.
+"""
+
+import re
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+from itertools import islice
+
+from sacremoses import MosesTokenizer
+
+from knnlm.corpus.dictionary import UNITS
+from knnlm.running.processes import die_with_parent
+
+UNIT = re.compile("|".join(map(re.escape, UNITS)))
+HYPHENS = re.compile(r"-{2,}")
+NUMBER_SEPARATOR = re.compile(r"(?<=\d)[.,](?=\d)")
+PRIVATE_USE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
+LINES_PER_TASK = 500
+
+# Inside character classes: Chinese characters with signs that repeat one, and kana with the sign that lengthens one.
+HAN = "\u3005\u3007\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00016ff0\U00016ff1\U00020000-\U0003ffff"
+KANA = (
+    "\u3031-\u3035\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9d\U0001aff0-\U0001b16f"
+)
+JOINERS = "\xad\u200c\u200d\u2060"  # soft hyphen, the joiners of Persian and of Indian scripts, word joiner
+FLAGS = "\U0001f1e6-\U0001f1ff"  # letters that are a flag in pairs
+ABOVE = "\U00010000-\U0010ffff"
+MODIFIERS = "\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"  # of emoji: tones of skin, and tags
+
+
+def character_class(characters: Iterable[str]) -> str:
+    """Return ascending characters as ranges, to stand inside `[...]` of a regular expression."""
+    ranges: list[list[int]] = []
+    for code in map(ord, characters):
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+
+
+ASSIGNED = (*range(0x40000), *range(0xE0000, 0xE1000))  # all characters but those of private use lie here
+WORD_CHARACTERS = [  # letters (L), marks (M) and decimal digits (Nd)
+    character
+    for character in map(chr, ASSIGNED)
+    if (category := unicodedata.category(character))[0] in "LM" or category == "Nd"
+]
+MARKS = character_class(character for character in WORD_CHARACTERS if unicodedata.category(character)[0] == "M")
+CHARACTER = re.compile(f"[{HAN}{KANA}][{MARKS}\uff9e\uff9f]*")  # with its marks, those of narrow kana too
+
+
+class Moses(MosesTokenizer):
+    """sacremoses' English tokeniser, for the letters of every script.
+
+    sacremoses knows the letters of an old Unicode, without the many of Hangul and rarer scripts and without most marks.
+    It also builds two sets of characters anew for every full stop; built once, they save half the time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("en")
+        known = re.compile(f"[{self.IsAlnum}{HAN}]")
+        added = [character for character in WORD_CHARACTERS if not known.match(character)]
+        self.lower, self.alpha = frozenset(self.IsLower), frozenset([*self.IsAlpha, *added])
+        # Python looks a character up in a table, but ranges above U+FFFF one by one: they are few here, or come last.
+        low, high = (
+            character_class(c for c in added if c < ABOVE[0]),
+            character_class(c for c in added if c >= ABOVE[0]),
+        )
+        flag, attached = f"(?<=[{FLAGS}])[{FLAGS}]", rf"\u200d[^{self.IsAlnum}\s]|[{MARKS}{JOINERS}{MODIFIERS}]"
+        symbol = rf"[^{self.IsAlnum}{low}{JOINERS}\s.'`,-](?<![{high}])"
+        self.PAD_NOT_ISALNUM = re.compile(f"({symbol}(?:{flag})?(?:{attached})*)"), r" \1 "
+        # Symbols stand alone by now, so all above U+FFFF that touches a hyphen or an apostrophe is a letter.
+        more = low + JOINERS + ABOVE
+        letters, word, digits = self.IsAlpha + more, self.IsAlnum + more, self.IsN
+        self.AGGRESSIVE_HYPHEN_SPLIT = re.compile(rf"([{word}])-(?=[{word}])"), r"\1 @-@ "
+        self.ENGLISH_SPECIFIC_APOSTROPHE = [
+            (re.compile(rf"([^{letters}])'([^{letters}])"), r"\1 ' \2"),
+            (re.compile(rf"([^{letters}{digits}])'([{letters}])"), r"\1 ' \2"),
+            (re.compile(rf"([{letters}])'([^{letters}])"), r"\1 ' \2"),
+            (re.compile(rf"([{letters}])'([{letters}])"), r"\1 '\2"),
+            (re.compile(rf"([{digits}])'(s)"), r"\1 '\2"),
+        ]
+
+    def islower(self, text: str) -> bool:
+        """Return whether all characters are lower case."""
+        return self.lower.issuperset(text)
+
+    def isanyalpha(self, text: str) -> bool:
+        """Return whether one of the characters is a letter."""
+        return not self.alpha.isdisjoint(text)
+
+
+MOSES = Moses()
+
+
+def tokenise(line: str, characters: bool = False) -> str:
+    """Return a line as words separated by single spaces, without HTML escapes; its neighbours do not matter.
+
+    With `characters`, every Chinese character and kana is a word.
+    """
+    units = {}
+    if UNIT.search(line):
+        # A private-use character passes through Moses as a word of its own; those of the line itself are left alone.
+        unused = (character for character in map(chr, PRIVATE_USE) if character not in line)
+        units = dict(zip(UNITS, unused, strict=False))
+        line = UNIT.sub(lambda match: f" {units[match.group()]} ", line)
+    line = HYPHENS.sub(r" \g<0> ", line)
+    if characters:
+        line = CHARACTER.sub(r" \g<0> ", line)
+    line = MOSES.tokenize(line, aggressive_dash_splits=True, return_str=True, escape=False)
+    line = NUMBER_SEPARATOR.sub(r" @\g<0>@ ", line)
+    for unit, character in units.items():
+        line = line.replace(character, unit)
+    return " ".join(line.split())
+
+
+# What a line of words is made from a line of text with, by `corpus.tokeniser`.
+TOKENISERS: dict[str, Callable[[str], str]] = {"moses": tokenise, "characters": partial(tokenise, characters=True)}
+
+
+def tokenise_lines(tokeniser: str, lines: list[str]) -> list[str]:
+    """Return the lines tokenised, one for one."""
+    return list(map(TOKENISERS[tokeniser], lines))
+
+
+def tokenise_stream(lines: Iterable[str], processes: int, tokeniser: str = "moses") -> Iterator[str]:
+    """Yield the lines tokenised, one for one and in order, by `processes` processes; memory is that of a few chunks."""
+    lines, work = iter(lines), partial(tokenise_lines, tokeniser)
+    chunks = iter(lambda: list(islice(lines, LINES_PER_TASK)), [])
+    if processes == 1:
+        for chunk in chunks:
+            yield from work(chunk)
+        return
+    with ProcessPoolExecutor(processes, initializer=die_with_parent) as pool:
+        waiting: deque[Future[list[str]]] = deque(pool.submit(work, chunk) for chunk in islice(chunks, 2 * processes))
+        while waiting:
+            yield from waiting.popleft().result()
+            waiting.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
