@@ -4,10 +4,9 @@ import io
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
-import sys
+from importlib import import_module
 from pathlib import Path
 
 import faiss
@@ -19,6 +18,7 @@ import yaml
 
 from knnlm.analysis.tables import main_result
 from knnlm.language_model.transformer import save_model
+from knnlm.running.step import run as run_step
 from knnlm.storage.files import write_manifest
 
 pytestmark = pytest.mark.slow
@@ -105,12 +105,11 @@ def step(finished, tmp_path, monkeypatch, commands):
     def run(output: str, **changed: str) -> str | None:
         command, threads = commands[str(RUN / output)]
         words = [changed.get(word, word) for word in command]
-        assert words[:2] == ["python", "-m"]
-        monkeypatch.setattr(sys, "argv", words[2:])
+        assert words[:3] == ["python", "-m", "knnlm.steps"]
         torch.set_num_threads(threads)  # rounding depends on it
         faiss.omp_set_num_threads(threads)
         try:
-            runpy.run_module(words[2], run_name="__main__")
+            run_step(import_module(f"knnlm.steps.{words[3]}").main, words[4:])
         except SystemExit as end:
             return end.code
         return None

@@ -97,14 +97,10 @@ rule tables:
     params:
         settings=table_settings,
     shell:
-        "logged {log} python -m knnlm.steps.tables --settings {params.settings:q} --descriptions {input.base} {input.descriptions} {input.hypotheses}"
+        "logged {log} python -m knnlm.steps tables --settings {params.settings:q} --descriptions {input.base} {input.descriptions} {input.hypotheses}"
         " --tokens {input.tokens} --documents {input.documents} --continuation {input.continuation}"
-        " --temperatures {input.temperatures} --loss {input.loss} --components-table {output.components}"
-        " --temperature-table {output.temperature} --datastore-size-table {output.datastore_size}"
-        " --lambda-table {output.interpolation} --loss-table {output.loss} --summary {output.summary}"
-        " --facts {input.facts} --facts-table {output.facts} --verdicts-table {output.verdicts} --shares-table {output.shares}"
-        " --input-representation-table {output.input_representation} --verdicts-text {output.verdicts_text}"
-        " --verdicts-rst {output.verdicts_rst}"
+        " --temperatures {input.temperatures} --loss {input.loss} --facts {input.facts}"
+        ' --tables "$(dirname {output.summary})"'
 
 
 for figure, table in FIGURES.items():
@@ -134,7 +130,7 @@ for figure, table in FIGURES.items():
             figure=figure,
             settings=settings("figures", "main"),
         shell:
-            "logged {log} python -m knnlm.steps.plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
+            "logged {log} python -m knnlm.steps plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
             " --components {input.components} --pdf {output.pdf} --png {output.png}"
 
 
@@ -159,7 +155,7 @@ rule plot_hypothesis:
     params:
         settings=hypothesis_figure_settings,
     shell:
-        "logged {log} python -m knnlm.steps.plot --figure hypothesis-{wildcards.hypothesis} --settings {params.settings:q} --table {input.table}"
+        "logged {log} python -m knnlm.steps plot --figure hypothesis-{wildcards.hypothesis} --settings {params.settings:q} --table {input.table}"
         " --components {input.table} --pdf {output.pdf} --png {output.png}"
 
 
@@ -192,7 +188,7 @@ rule redraw:
         settings=redraw_settings,
         folders=run_folders(),
     shell:
-        "logged {log} python -m knnlm.steps.redraw --settings {params.settings:q} --folders {params.folders:q}"
+        "logged {log} python -m knnlm.steps redraw --settings {params.settings:q} --folders {params.folders:q}"
 
 
 rule plan:
@@ -211,5 +207,5 @@ rule plan:
         rates=measured_rates,
         logs=placed(f"results/{config['name']}/logs"),
     shell:
-        "logged {log} python -m knnlm.steps.plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest}"
+        "logged {log} python -m knnlm.steps plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest}"
         " --rates {params.rates:q} --logs {params.logs:q}"

@@ -47,9 +47,10 @@ def imported_files(path):
     return found
 
 
-def sources(name, room="steps"):
-    """List every library file that running a step executes, itself included, so that a change of code reruns what depends on it."""
-    pending, found = [LIBRARY / "knnlm" / room / f"{name}.py"], set()
+def sources(step, *modules):
+    """List every library file that running a step executes, and those of further modules, so that a change of code reruns what depends on it."""
+    names = ["steps/__main__", f"steps/{step}", *modules]
+    pending, found = [LIBRARY / "knnlm" / f"{name}.py" for name in names], set()
     while pending:
         if (path := pending.pop()) not in found:
             found.add(path)
@@ -172,8 +173,8 @@ def family(wildcards):
 
 
 def hypothesis_sources(wildcards):
-    """List the code of the step of a hypothesis."""
-    return sources(family(wildcards), "hypotheses")
+    """List the code that makes the components of a hypothesis."""
+    return sources("hypothesis", f"hypotheses/{family(wildcards)}")
 
 
 def needed(what, pattern, **fields):

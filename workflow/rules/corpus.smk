@@ -22,7 +22,7 @@ rule corpus_text:
     params:
         settings=corpus_text_settings,
     shell:
-        "logged {log} python -m knnlm.steps.corpus_text --settings {params.settings:q}"
+        "logged {log} python -m knnlm.steps corpus_text --settings {params.settings:q}"
         " --texts {output.texts} --documents {output.documents} --manifest {output.manifest}"
 
 
@@ -50,7 +50,7 @@ rule tokenise:
     params:
         settings=settings("corpus.tokeniser"),
     shell:
-        "logged {log} python -m knnlm.steps.tokenise --settings {params.settings:q} --threads {threads}"
+        "logged {log} python -m knnlm.steps tokenise --settings {params.settings:q} --threads {threads}"
         " --texts {input.texts} --of-texts {input.of_texts} --tokenised {output.tokenised} --manifest {output.manifest}"
 
 
@@ -80,7 +80,7 @@ rule bpe:
     params:
         settings=settings("corpus.bpe_merges"),
     shell:
-        "logged {log} python -m knnlm.steps.bpe --settings {params.settings:q} --tokenised {input.tokenised} --of-tokenised {input.of_tokenised}"
+        "logged {log} python -m knnlm.steps bpe --settings {params.settings:q} --tokenised {input.tokenised} --of-tokenised {input.of_tokenised}"
         " --codes {output.codes} --pieces {output.pieces} --dictionary {output.dictionary} --manifest {output.manifest}"
 
 
@@ -113,7 +113,7 @@ rule binarise:
         disk_mb=asks("binarise", "disk_mb"),
         runtime=asks("binarise", "runtime"),
     shell:
-        "logged {log} python -m knnlm.steps.binarise --threads {threads} --pieces {input.pieces}"
+        "logged {log} python -m knnlm.steps binarise --threads {threads} --pieces {input.pieces}"
         " --of-pieces {input.of_pieces} --of-texts {input.of_texts}"
         " --dictionary {input.dictionary} --line-documents {input.line_documents} --binary {output.binary}"
         " --tokens {output.tokens} --lines {output.lines} --documents {output.documents}"
@@ -136,4 +136,4 @@ rule check_size:
     params:
         settings=lambda wildcards: settings(*text_limits.KEYS[wildcards.stage]),
     shell:
-        "logged {log} python -m knnlm.steps.check_size --stage {wildcards.stage} --settings {params.settings:q} --manifest {input.manifest}"
+        "logged {log} python -m knnlm.steps check_size --stage {wildcards.stage} --settings {params.settings:q} --manifest {input.manifest}"

@@ -30,7 +30,7 @@ rule datastore_chunk:
     params:
         settings=chunk_settings,
     shell:
-        "logged {log} python -m knnlm.steps.datastore_chunk --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
+        "logged {log} python -m knnlm.steps datastore_chunk --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
         ' --dictionary {input.dictionary} --tokens {input.tokens} --chunk "$(dirname {output.manifest})"'
 
 
@@ -58,7 +58,7 @@ rule train_index:
     params:
         settings=index_training_settings,
     shell:
-        "logged {log} python -m knnlm.steps.train_index --settings {params.settings:q} --chunks {input.chunks}"
+        "logged {log} python -m knnlm.steps train_index --settings {params.settings:q} --chunks {input.chunks}"
         " --trained {output.trained}"
 
 
@@ -87,5 +87,5 @@ rule fill_index:
     params:
         settings=index_filling_settings,
     shell:
-        "logged {log} python -m knnlm.steps.fill_index --settings {params.settings:q} --trained {input.trained} --chunk {input.chunk}"
+        "logged {log} python -m knnlm.steps fill_index --settings {params.settings:q} --trained {input.trained} --chunk {input.chunk}"
         " --filled {output.filled}"

@@ -75,7 +75,7 @@ rule hypothesis:
         family=family,
         settings=hypothesis_settings,
     shell:
-        "logged {log} python -m knnlm.hypotheses.{params.family} --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --gres={resources.gres:q}"
+        "logged {log} python -m knnlm.steps hypothesis --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --gres={resources.gres:q}"
         " --nodes {resources.nodes} --threads {threads}"
         " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states} --chunks {input.chunks}"
         " --model {input.model} --dictionary {input.dictionary} --neighbours {input.neighbours} --components {input.components}"
@@ -115,7 +115,7 @@ rule training_neighbours:
     params:
         settings=training_neighbour_settings,
     shell:
-        "logged {log} python -m knnlm.steps.training_neighbours --settings {params.settings:q} --base {input.base} --chunks {input.chunks}"
+        "logged {log} python -m knnlm.steps training_neighbours --settings {params.settings:q} --base {input.base} --chunks {input.chunks}"
         ' --trained {input.trained} --filled {input.filled} --neighbours "$(dirname {output.manifest})"'
 
 
@@ -163,6 +163,6 @@ rule helped_tokens:
     params:
         settings=settings("main"),
     shell:
-        "logged {log} python -m knnlm.steps.helped_tokens --settings {params.settings:q} --corpus {input.corpus} --tokens {input.tokens}"
+        "logged {log} python -m knnlm.steps helped_tokens --settings {params.settings:q} --corpus {input.corpus} --tokens {input.tokens}"
         " --documents {input.documents} --train {input.train} --continuation {input.continuation} --dictionary {input.dictionary} --base {input.base}"
         " --components {input.components} --table {output.tokens} --types-table {output.types}"

@@ -28,7 +28,7 @@ rule train_lm:
     params:
         settings=settings("seed", "lm"),
     shell:
-        "logged {log} python -m knnlm.steps.train_lm --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
+        "logged {log} python -m knnlm.steps train_lm --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
         ' --nodes {resources.nodes} --threads {threads} --corpus {input.corpus} --binary "$(dirname {input.binary[0]})"'
         ' --checkpoints "$(dirname {output.model})/checkpoints" --model {output.model} --loss {output.loss} --manifest {output.manifest}'
 
@@ -67,6 +67,6 @@ rule evaluation_states:
     params:
         settings=settings("windows.evaluation"),
     shell:
-        "logged {log} python -m knnlm.steps.evaluation_states --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
+        "logged {log} python -m knnlm.steps evaluation_states --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
         " --dictionary {input.dictionary} --tokens {input.tokens} --lines {input.lines}"
         ' --states "$(dirname {output.manifest})" --base {output.base}'

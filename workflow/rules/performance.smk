@@ -43,9 +43,8 @@ rule measure_performance:
         folder=placed(f"results/{config['name']}/performance"),
         logs=placed(f"results/{config['name']}/logs"),
     shell:
-        "logged {log} python -m knnlm.steps.performance --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
-        " --folder {params.folder:q} --logs {params.logs:q} --performance-table {output.performance} --scaling-table {output.scaling}"
-        " --machine-table {output.machine} --rates-table {output.rates}"
+        "logged {log} python -m knnlm.steps performance --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
+        ' --folder {params.folder:q} --logs {params.logs:q} --tables "$(dirname {output.performance})"'
 
 
 for figure in PERFORMANCE_FIGURES:
@@ -74,7 +73,7 @@ for figure in PERFORMANCE_FIGURES:
             figure=figure,
             settings=settings("figures"),
         shell:
-            "logged {log} python -m knnlm.steps.plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
+            "logged {log} python -m knnlm.steps plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
             " --pdf {output.pdf} --png {output.png}"
 
 

@@ -29,7 +29,7 @@ rule retrieve_exact:
     params:
         settings=exact_settings,
     shell:
-        "logged {log} python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
+        "logged {log} python -m knnlm.steps retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
         ' --states "$(dirname {input.states})" --chunks {input.chunks} --neighbours "$(dirname {output.manifest})"'
 
 
@@ -74,7 +74,7 @@ rule retrieve_approximate:
     params:
         settings=approximate_settings,
     shell:
-        "logged {log} python -m knnlm.steps.retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
+        "logged {log} python -m knnlm.steps retrieve --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
         ' --states "$(dirname {input.states})" --chunks {input.chunks} --trained {input.trained} --filled {input.filled}'
         ' --neighbours "$(dirname {output.manifest})"'
 
@@ -115,7 +115,7 @@ for search, arrays in JOINED.items():
             disk_mb=asks("join_neighbours", "disk_mb"),
             runtime=asks("join_neighbours", "runtime"),
         shell:
-            "logged {log} python -m knnlm.steps.join_neighbours --blocks {input.blocks}"
+            "logged {log} python -m knnlm.steps join_neighbours --blocks {input.blocks}"
             ' --neighbours "$(dirname {output.manifest})"'
 
 
@@ -152,6 +152,6 @@ rule knn_components:
     params:
         settings=component_settings,
     shell:
-        'logged {log} python -m knnlm.steps.knn_components --settings {params.settings:q} --neighbours "$(dirname {input.neighbours})"'
+        'logged {log} python -m knnlm.steps knn_components --settings {params.settings:q} --neighbours "$(dirname {input.neighbours})"'
         " --chunks {input.chunks} --tokens {input.tokens} --continuation {input.continuation} --base {input.base}"
         " --descriptions {output.descriptions} --curves {output.curves}"

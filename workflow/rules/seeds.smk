@@ -28,5 +28,5 @@ rule seed_tables:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "logged {log} python -m knnlm.steps.seed_tables --components {input.components} --verdicts {input.verdicts}"
+        "logged {log} python -m knnlm.steps seed_tables --components {input.components} --verdicts {input.verdicts}"
         " --components-table {output.components} --verdicts-table {output.verdicts}"

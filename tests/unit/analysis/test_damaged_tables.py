@@ -1,7 +1,6 @@
 """Tables that somebody has edited, cut short or emptied: each figure that is drawn from one ends in one sentence that names it."""
 
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
@@ -104,6 +103,6 @@ def test_redraw_names_a_table_that_does_not_tell_the_hypotheses(tmp_path):
         tmp_path / "tables" / "components.csv", index=False
     )
     settings = {"main": MAIN, "figures": {"dpi": 40}, "tables": FIGURES, "hypotheses": {}}
-    said = sentence(redraw.main, Namespace(settings=settings, folders=[tmp_path]))
+    said = sentence(redraw.main, settings, [tmp_path])
     assert said == f"{tmp_path}/tables/components.csv: there is no column 'hypothesis'; remake the tables."
     assert not (tmp_path / "figures").exists()

@@ -1,5 +1,5 @@
-import json
-import sys
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from knnlm.analysis.wording import summary
 from knnlm.components.catalogue import BASE, Component
 from knnlm.components.columns import save_components
 from knnlm.errors import KnnlmError
-from knnlm.running.step import run as run_step
 from knnlm.steps import tables as tables_step
 from knnlm.storage.files import load_array, save_array
 
@@ -41,17 +40,9 @@ SETTINGS = {
 }
 SETTINGS |= {"verdict": {"share": 0.25}, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
 TABLES = (
-    "components",
-    "temperature",
-    "datastore-size",
-    "lambda",
-    "loss",
-    "verdicts",
-    "shares",
-    "input-representation",
-    "facts",
-)
-TEXTS = {"summary": "summary.txt", "verdicts-text": "verdicts.txt", "verdicts-rst": "verdicts.rst"}
+    "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "input_representation", "facts"
+)  # fmt: skip
+TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst")
 
 
 def describe(name, **facts):
@@ -282,34 +273,29 @@ def folder(run, tmp_path, monkeypatch):
     return tmp_path
 
 
-def step(monkeypatch, folder, output, **changed):
-    """Call the step as its command line does."""
-    options = {
-        "settings": [json.dumps(SETTINGS)],
+def step(output, settings=SETTINGS, facts=("padding.facts.csv",)):
+    """Make the tables of the files in the current folder."""
+    files = {
         "descriptions": ["base.json", "knn.json"],
         "tokens": ["tokens-valid.npy", "tokens-test.npy"],
         "documents": ["documents-valid.npy", "documents-test.npy"],
-        "continuation": ["continuation.npy"],
         "temperatures": ["a.temperature.csv", "b.temperature.csv"],
-        "loss": ["loss.csv"],
-        "facts": ["padding.facts.csv"],
+        "facts": facts,
     }
-    options |= {f"{table}-table": [f"{output}/{table}.csv"] for table in TABLES}
-    options |= {text: [f"{output}/{file}"] for text, file in TEXTS.items()} | changed
-    monkeypatch.setattr(
-        sys, "argv", ["tables", *(word for name, values in options.items() for word in (f"--{name}", *values))]
+    paths = {name: [Path(path) for path in of_name] for name, of_name in files.items()}
+    tables_step.main(
+        settings, **paths, continuation=Path("continuation.npy"), loss=Path("loss.csv"), tables=Path(output)
     )
-    run_step(tables_step.main, tables_step.parser())
 
 
-def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
+def test_the_step_writes_the_same_tables_twice(run, folder):
     for output in ("once", "twice"):
-        step(monkeypatch, folder, output)
+        step(output)
     once, twice = (
         {path.name: path.read_bytes() for path in (folder / output).iterdir()} for output in ("once", "twice")
     )
     assert once == twice
-    assert len(once) == len(TABLES) + len(TEXTS)
+    assert once.keys() == {*TEXTS, *(f"{table}.csv" for table in TABLES)}
     base = run[-1].iloc[1]
     assert f"{base['tokens']:,} tokens" in once["summary.txt"].decode()
     assert f" {base['ppl']:.2f} " in once["summary.txt"].decode()
@@ -329,8 +315,8 @@ def test_the_step_writes_the_same_tables_twice(run, folder, monkeypatch):
     assert (folder / "once/facts.csv").read_text() == (folder / "padding.facts.csv").read_text()
 
 
-def test_the_step_asks_every_hypothesis_and_needs_none(run, folder, monkeypatch):
-    step(monkeypatch, folder, "some")
+def test_the_step_asks_every_hypothesis_and_needs_none(run, folder):
+    step("some")
     verdicts = pd.read_csv(folder / "some/verdicts.csv")
     assert verdicts["hypothesis"].tolist() == ["padding"]
     test = run[-1][run[-1]["split"] == "test"].set_index("component")
@@ -339,11 +325,11 @@ def test_the_step_asks_every_hypothesis_and_needs_none(run, folder, monkeypatch)
     assert "Do zero rows matter?" in (folder / "some/verdicts.rst").read_text()
     shares = pd.read_csv(folder / "some/shares.csv").set_index("component")
     assert set(shares.index) == set(test.index)
-    assert set(pd.read_csv(folder / "some/input-representation.csv")["component"]) == {
+    assert set(pd.read_csv(folder / "some/input_representation.csv")["component"]) == {
         REFERENCE,
         "knn-ffn-ip-exact-real",
     }
-    step(monkeypatch, folder, "none", settings=[json.dumps(SETTINGS | {"hypotheses": {}})], facts=[])
+    step("none", SETTINGS | {"hypotheses": {}}, facts=())
     for table in ("verdicts", "facts"):
         assert len((folder / f"none/{table}.csv").read_text().splitlines()) == 1
     assert "No hypothesis" in (folder / "none/verdicts.txt").read_text()
@@ -396,9 +382,8 @@ def save_base(folder, log_p, checkpoint="abc"):
         ),
     ],
 )
-def test_the_step_names_a_damaged_file_and_writes_nothing(folder, monkeypatch, damage, message):
+def test_the_step_names_a_damaged_file_and_writes_nothing(folder, damage, message):
     damage(folder)
-    with pytest.raises(SystemExit) as ended:
-        step(monkeypatch, folder, "tables")
-    assert message in ended.value.code
+    with pytest.raises(KnnlmError, match=re.escape(message)):
+        step("tables")
     assert not (folder / "tables").exists()

@@ -177,7 +177,7 @@ SETTINGS = {
 
 
 def test_the_steps_train_without_fairseq(run_folder, tmp_path):
-    """Every step that needs no index, through its command line in one process in which importing fairseq fails."""
+    """Every hypothesis that needs no index, through its step's command line in one process in which importing fairseq fails."""
     commands = []
     for family, own in SETTINGS.items():
         given = {
@@ -188,33 +188,22 @@ def test_the_steps_train_without_fairseq(run_folder, tmp_path):
             "temperature": {},
             "retrieval": {"k": 4},
         }
-        names = {
-            "--tokens": ["valid.npy", "test.npy"],
-            "--continuation": ["continuation.npy"],
-            "--base": ["base.json"],
-            "--states": ["states.json"],
-        }
-        names |= {"--chunks": ["chunk-0/manifest.json", "chunk-1/manifest.json"], "--model": ["model.pt"]}
-        paths = [
-            str(part) for option, files in names.items() for part in (option, *(run_folder / file for file in files))
-        ]
-        made = [
-            "--descriptions",
-            str(tmp_path / f"{family}.json"),
-            "--facts",
-            str(tmp_path / f"{family}.csv"),
-            "--checkpoints",
-            str(tmp_path / family),
-        ]
-        commands.append([family, "--family", family, "--settings", json.dumps(given), *paths, *made])
+        names = {"tokens": ["valid.npy", "test.npy"], "continuation": ["continuation.npy"], "base": ["base.json"]}
+        names |= {"states": ["states.json"], "chunks": ["chunk-0/manifest.json", "chunk-1/manifest.json"]}
+        files = {name: [run_folder / file for file in of_name] for name, of_name in names.items()}
+        files |= {"model": [run_folder / "model.pt"], "checkpoints": [tmp_path / family]}
+        files |= {"descriptions": [tmp_path / f"{family}.json"], "facts": [tmp_path / f"{family}.csv"]}
+        words = [str(word) for name, paths in files.items() for word in (f"--{name}", *paths)]
+        commands.append(["--family", family, "--settings", json.dumps(given), *words])
     program = f"""
-import importlib, json, runpy, sys
+import importlib, json, sys
+from knnlm.running.step import run
+from knnlm.steps import hypothesis
 sys.modules["fairseq"] = None
 for family in {STEPS}:
     importlib.import_module("knnlm.hypotheses." + family)
-for sys.argv in json.load(sys.stdin):
-    del sys.modules["knnlm.hypotheses." + sys.argv[0]]
-    runpy.run_module("knnlm.hypotheses." + sys.argv[0], run_name="__main__")
+for words in json.load(sys.stdin):
+    run(hypothesis.main, words)
 assert not [name for name in sys.modules if name.startswith("fairseq.")]
 """
     environment = {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1", "PATH": ""}

@@ -5,7 +5,6 @@ import random
 import re
 import struct
 import zipfile
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +32,7 @@ def make_text(folder: Path, separator: str = "file", **texts: bytes) -> list[Pat
         "documents": [path.with_suffix(".documents.npy") for path in made],
         "manifest": folder / "made" / "text" / "manifest.json",
     }
-    corpus_text.main(
-        Namespace(
-            settings={"seed": 1, "corpus": {"source": "text", "normalisation": "none", "text": text}},
-            texts=made,
-            **files,
-        )
-    )
+    corpus_text.main({"seed": 1, "corpus": {"source": "text", "normalisation": "none", "text": text}}, made, **files)
     return made
 
 
@@ -49,10 +42,10 @@ def make_pieces(folder: Path, tokeniser: str, merges: int, separator: str = "fil
     tokenised, pieces = ([folder / "made" / name / path.name for path in made] for name in ("tokenised", "pieces"))
     of_texts, of_tokenised, of_pieces = (paths[0].parent / "manifest.json" for paths in (made, tokenised, pieces))
     files = {"texts": made, "of_texts": of_texts, "tokenised": tokenised, "manifest": of_tokenised}
-    tokenise.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, threads=1, **files))
+    tokenise.main({"corpus": {"tokeniser": tokeniser}}, **files)
     files = {"tokenised": tokenised, "of_tokenised": of_tokenised, "pieces": pieces, "manifest": of_pieces}
     files |= {"codes": folder / "made" / "bpe.json", "dictionary": folder / "made" / "dictionary.txt"}
-    bpe.main(Namespace(settings={"corpus": {"bpe_merges": merges}}, **files))
+    bpe.main({"corpus": {"bpe_merges": merges}}, **files)
     return pieces
 
 
@@ -201,7 +194,7 @@ def test_the_key_is_that_of_the_source(settings, key, tmp_path, monkeypatch, cap
         "documents": [Path(f"{split}.npy") for split in SPLITS],
     }
     files["manifest"] = Path("made/text/manifest.json")
-    corpus_text.main(Namespace(settings={"seed": 1, "corpus": {"normalisation": "none"} | settings}, **files))
+    corpus_text.main({"seed": 1, "corpus": {"normalisation": "none"} | settings}, **files)
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if NO_INTERVALS.format("valid") in line]
     assert warning.endswith(f"; {key}.")
 

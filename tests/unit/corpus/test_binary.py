@@ -32,7 +32,7 @@ DOCUMENTS = {"train": [0, 5, 14], "valid": [0, 2, 5], "test": [0, 4]}
 def run(folder: Path) -> subprocess.CompletedProcess:
     """Write the inputs to `folder` and run the step as a rule does, outputs below `folder`/out."""
     (folder / "dictionary.txt").write_text(DICTIONARY)
-    command = [sys.executable, "-m", "knnlm.steps.binarise", "--dictionary", str(folder / "dictionary.txt")]
+    command = [sys.executable, "-m", "knnlm.steps", "binarise", "--dictionary", str(folder / "dictionary.txt")]
     for split, pieces in PIECES.items():
         (folder / f"{split}.txt").write_text(pieces)
         save_array(folder / f"{split}.npy", np.array(LINE_DOCUMENTS[split]))
@@ -164,7 +164,8 @@ def test_what_the_counted_tokens_are_too_few_for_is_refused(made, stage, fits, t
         command = [
             sys.executable,
             "-m",
-            "knnlm.steps.check_size",
+            "knnlm.steps",
+            "check_size",
             "--stage",
             stage,
             "--settings",

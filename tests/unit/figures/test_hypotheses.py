@@ -1,6 +1,5 @@
-import json
 import os
-import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ import pytest
 from knnlm.analysis.verdicts import VERDICT_COLUMNS
 from knnlm.errors import KnnlmError
 from knnlm.figures.plots import FIGURES, draw, save
-from knnlm.running import step
 from knnlm.steps import plot
 
 MAIN = {"h": "att", "metric": "l2"}
@@ -323,18 +321,8 @@ def test_the_step_draws_a_hypothesis_and_the_verdicts_from_their_files(component
         ("hypothesis-wide", "components.csv", {"hypothesis": ABOUT}),
         ("verdicts", "verdicts.csv", {}),
     ):
-        files = [
-            "--table",
-            table,
-            "--components",
-            "components.csv",
-            "--pdf",
-            f"made/{figure}.pdf",
-            "--png",
-            f"made/{figure}.png",
-        ]
-        monkeypatch.setattr(sys, "argv", ["plot", "--figure", figure, "--settings", json.dumps(shared | extra), *files])
-        step.run(plot.main, plot.parser())
+        made = Path(f"made/{figure}.pdf"), Path(f"made/{figure}.png")
+        plot.main(figure, shared | extra, Path(table), *made, components=Path("components.csv"))
     assert sorted(os.listdir("made")) == ["hypothesis-wide.pdf", "hypothesis-wide.png", "verdicts.pdf", "verdicts.png"]
 
 

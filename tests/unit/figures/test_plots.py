@@ -1,6 +1,5 @@
-import json
 import os
-import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,6 @@ from matplotlib.colors import to_rgb
 from knnlm.errors import KnnlmError
 from knnlm.figures.parts import VARIANTS
 from knnlm.figures.plots import draw, save
-from knnlm.running import step
 from knnlm.steps import plot
 
 MAIN = {"h": "att", "metric": "l2"}
@@ -269,21 +267,9 @@ def test_the_step_writes_both_pictures(tables, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("temperature", "components"):
         tables[name].to_csv(f"{name}.csv", index=False)
-    settings = json.dumps({"figures": {"dpi": 50}, "main": MAIN})
-    files = [
-        "--table",
-        "temperature.csv",
-        "--components",
-        "components.csv",
-        "--pdf",
-        "made/a.pdf",
-        "--png",
-        "made/a.png",
-    ]
-    monkeypatch.setattr(sys, "argv", ["plot", "--figure", "temperature", "--settings", settings, *files])
-    step.run(plot.main, plot.parser())
+    files = [Path(name) for name in ("temperature.csv", "made/a.pdf", "made/a.png", "components.csv")]
+    plot.main("temperature", {"figures": {"dpi": 50}, "main": MAIN}, *files)
     assert sorted(os.listdir("made")) == ["a.pdf", "a.png"]
     (tmp_path / "components.csv").write_text("")
-    with pytest.raises(SystemExit) as ended:
-        step.run(plot.main, plot.parser())
-    assert "components.csv: not a readable table" in ended.value.code
+    with pytest.raises(KnnlmError, match=r"components\.csv: not a readable table"):
+        plot.main("temperature", {"figures": {"dpi": 50}, "main": MAIN}, *files)

@@ -18,7 +18,9 @@ from knnlm.storage.files import save_array
 STEP = """
 import os, signal, sys
 import numpy as np
-from knnlm.hypotheses.inputs import SPLITS, Result, run_hypothesis
+from knnlm.hypotheses.inputs import SPLITS, Result
+from knnlm.running.step import run
+from knnlm.steps import hypothesis
 
 def make(inputs, number):
     print("making", number, flush=True)
@@ -31,7 +33,8 @@ def components(inputs):
         if number == int(os.environ["DIES_AFTER"]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-run_hypothesis(components)
+sys.modules["knnlm.hypotheses.four"] = sys.modules["__main__"]
+run(hypothesis.main)
 """
 
 

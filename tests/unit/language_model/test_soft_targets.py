@@ -1,5 +1,4 @@
 import logging
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -272,7 +271,7 @@ def test_a_batch_from_elsewhere_is_refused(corpus):
 
 def training_inputs(corpus, folder, **settings):
     """What a step gives to a training."""
-    from knnlm.hypotheses.inputs import Inputs
+    from knnlm.hypotheses.inputs import Inputs, Stored
 
     given = {
         "hypothesis": "x",
@@ -284,21 +283,8 @@ def training_inputs(corpus, folder, **settings):
         "training_gpus": 0,
     }
     given["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING}
-    return Inputs(
-        Namespace(
-            settings=given,
-            gpus=0,
-            gres="",
-            nodes=1,
-            threads=1,
-            corpus=corpus,
-            checkpoints=folder,
-            base=corpus / "base.json",
-            model=corpus / "model.pt",
-            dictionary=corpus / "dictionary.txt",
-            family="x",
-        )
-    )
+    files = {"base": corpus / "base.json", "model": corpus / "model.pt", "dictionary": corpus / "dictionary.txt"}
+    return Inputs(given, Stored(corpus=corpus, **files), checkpoints=folder, family="x")
 
 
 def weights_of(model_file):
@@ -336,7 +322,7 @@ def test_trainings_on_soft_labels(corpus, tmp_path):
 
     still = {"learning_rate": 1e-8, "updates": 1, "warmup_updates": 0, "weight_decay": 0.0}
     frozen = training_inputs(corpus, tmp_path)
-    frozen.arguments.settings["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING | still}
+    frozen.config["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING | still}
     base = trained(frozen, 0.0, {}, {})
     hard = Training(frozen, 1, {})
     hard.run(1)

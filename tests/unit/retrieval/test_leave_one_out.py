@@ -1,5 +1,3 @@
-from argparse import Namespace
-
 import faiss
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from knnlm.components.catalogue import BASE
 from knnlm.components.columns import save_components
 from knnlm.datastore.index import fill_index, save_index, train_index
 from knnlm.datastore.store import Chunk
-from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.inputs import Inputs, Stored
 from knnlm.hypotheses.soft_labels import write_neighbours
 from knnlm.retrieval.leave_one_out import training_neighbours, without_own
 from knnlm.steps.training_neighbours import main as chunk_step
@@ -125,11 +123,9 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
         "filled": filled,
     }
     for number in range(2):
-        chunk_step(
-            Namespace(settings=given | {"chunk": number}, neighbours=tmp_path / f"neighbours-{number}", **stored)
-        )
+        chunk_step(given | {"chunk": number}, neighbours=tmp_path / f"neighbours-{number}", **stored)
     found = [tmp_path / f"neighbours-{number}/manifest.json" for number in range(2)]
-    inputs = Inputs(Namespace(settings=given, training_neighbours=found, **stored))
+    inputs = Inputs(given, Stored(training_neighbours=found, **stored))
     files = {name: tmp_path / f"{name}.npy" for name in ("values", "weights")}
     write_neighbours(inputs, temperature, files)
 

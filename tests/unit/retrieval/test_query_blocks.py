@@ -1,7 +1,5 @@
 """A search that is divided by queries: the same files, to the last bit, as one search of all of them."""
 
-import json
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knnlm.errors import KnnlmError
 from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE, block_edges, rows_of_splits
-from knnlm.running.step import run
+from knnlm.running.devices import Job
 from knnlm.steps import fill_index, join_neighbours, retrieve, train_index
 from knnlm.storage.files import save_array, write_manifest
 
@@ -60,36 +59,16 @@ def run_folder(tmp_path_factory):
         write_manifest(
             chunk / "manifest.json", files=[chunk / "att.npy"], kind="datastore chunk", chunk=number, **facts
         )
-    settings = json.dumps(
-        {"seed": 1, "index": {"factory": "IVF16,PQ4", "training_rows": CHUNKS * ROWS}, "h": "att", "metric": "l2"}
-    )
+    index = {"factory": "IVF16,PQ4", "training_rows": CHUNKS * ROWS}
+    settings, trained = {"seed": 1, "index": index, "h": "att", "metric": "l2"}, folder / "trained.faiss"
     chunks = [folder / f"chunk-{number}/manifest.json" for number in range(CHUNKS)]
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        step(train_index, monkeypatch, settings=settings, chunks=chunks, trained=folder / "trained.faiss")
-        for number, chunk in enumerate(chunks):
-            step(
-                fill_index,
-                monkeypatch,
-                settings=settings,
-                trained=folder / "trained.faiss",
-                chunk=chunk,
-                filled=folder / f"chunk-{number}.faiss",
-            )
+    train_index.main(settings, chunks, trained)
+    for number, chunk in enumerate(chunks):
+        fill_index.main(settings, trained, chunk, folder / f"chunk-{number}.faiss")
     return folder
 
 
-def step(module, monkeypatch, **options):
-    """Run a step with a command line."""
-    words = [
-        word
-        for name, value in options.items()
-        for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
-    ]
-    monkeypatch.setattr(sys, "argv", [module.__name__, *words])
-    run(module.main, module.parser())
-
-
-def searched(folder, monkeypatch, search, neighbours, block=None):
+def searched(folder, search, neighbours, block=None):
     settings = {
         "retrieval": {"k": 20},
         "main": {"h": "att", "metric": "l2"},
@@ -108,37 +87,26 @@ def searched(folder, monkeypatch, search, neighbours, block=None):
             "trained": folder / "trained.faiss",
             "filled": [folder / f"chunk-{number}.faiss" for number in numbers],
         }
-    step(retrieve, monkeypatch, settings=json.dumps(settings), **files)
+    retrieve.main(settings, Job(), **files)
 
 
 @pytest.mark.parametrize("search", ["exact", "approximate"])
-def test_neighbours_do_not_depend_on_the_number_of_blocks(search, run_folder, tmp_path, monkeypatch):
-    searched(run_folder, monkeypatch, search, tmp_path / "whole")
+def test_neighbours_do_not_depend_on_the_number_of_blocks(search, run_folder, tmp_path):
+    searched(run_folder, search, tmp_path / "whole")
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     assert len(whole) == (7 if search == "approximate" else 5)
     for blocks in (2, 4):  # there are no more than three
         parts = [tmp_path / f"{blocks}/block-{block}" for block in range(blocks)]
         for block, part in enumerate(parts):
-            searched(run_folder, monkeypatch, search, part, [block, blocks])
-        step(
-            join_neighbours,
-            monkeypatch,
-            blocks=[part / "manifest.json" for part in parts],
-            neighbours=tmp_path / f"joined-{blocks}",
-        )
+            searched(run_folder, search, part, [block, blocks])
+        join_neighbours.main([part / "manifest.json" for part in parts], tmp_path / f"joined-{blocks}")
         assert {path.name: path.read_bytes() for path in (tmp_path / f"joined-{blocks}").iterdir()} == whole
 
 
-def test_blocks_of_different_searches_are_refused_by_name(run_folder, tmp_path, monkeypatch):
+def test_blocks_of_different_searches_are_refused_by_name(run_folder, tmp_path):
     for name, block in (("first", [0, 2]), ("second", [1, 2]), ("stranger", [1, 3])):
-        searched(run_folder, monkeypatch, "exact", tmp_path / name, block)
+        searched(run_folder, "exact", tmp_path / name, block)
     for order in (["second", "first"], ["first", "stranger"], ["first"]):
-        with pytest.raises(SystemExit) as end:
-            step(
-                join_neighbours,
-                monkeypatch,
-                blocks=[tmp_path / name / "manifest.json" for name in order],
-                neighbours=tmp_path / "joined",
-            )
-        assert "does not belong to the same search" in end.value.code
+        with pytest.raises(KnnlmError, match="does not belong to the same search"):
+            join_neighbours.main([tmp_path / name / "manifest.json" for name in order], tmp_path / "joined")
     assert not (tmp_path / "joined").exists()

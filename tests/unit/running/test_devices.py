@@ -1,6 +1,5 @@
 """What a step computes on: by the number and the kind of GPUs that its job was given, and never two jobs on one."""
 
-import argparse
 import os
 import subprocess
 import sys
@@ -12,15 +11,9 @@ import torch
 
 from knnlm.errors import KnnlmError
 from knnlm.language_model.training import Devices, training_devices
-from knnlm.running.devices import VARIABLE, claim, device_for, gpu_options, gpus_of_node, training_options
+from knnlm.running.devices import VARIABLE, Job, claim, device_for
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
-
-
-def parsed(*words: str) -> argparse.Namespace:
-    options = argparse.ArgumentParser()
-    training_options(options)
-    return options.parse_args(words)
 
 
 def test_device_for_a_number_of_gpus():
@@ -43,40 +36,29 @@ def test_the_cpu_in_place_of_a_gpu_is_said_aloud_and_only_on_request(monkeypatch
 
 @pytest.mark.parametrize(
     ("gpus", "gres", "given"),
-    [
-        ("2", "", 2),
-        ("0", "", 0),
-        ("0", "gpu:3", 3),
-        ("0", "gpu:a100:2", 2),
-        ("0", "gpu", 1),
-        ("0", "gpu:h100", 1),
-        ("1", "gpu:4", 4),
-    ],
+    [(2, "", 2), (0, "", 0), (0, "gpu:3", 3), (0, "gpu:a100:2", 2), (0, "gpu", 1), (0, "gpu:h100", 1), (1, "gpu:4", 4)],
 )
 def test_gpus_are_counted_however_they_were_asked_for(gpus, gres, given):
-    assert parsed("--gpus", gpus, f"--gres={gres}").gpus == given
+    assert Job(gpus, gres).gpus_of_node == given
 
 
 @pytest.mark.parametrize("gres", ["shard:2", "gpu:two:three", "2"])
-def test_a_request_that_is_not_for_gpus_is_refused(gres, capsys):
-    options = argparse.ArgumentParser()
-    gpu_options(options)
-    with pytest.raises(SystemExit):
-        options.parse_args([f"--gres={gres}"])
-    assert f"resource gres: '{gres}'" in capsys.readouterr().err
+def test_a_request_that_is_not_for_gpus_is_refused(gres):
+    with pytest.raises(KnnlmError, match=f"resource gres: '{gres}'"):
+        Job(gres=gres).device  # noqa: B018
 
 
 def test_gpus_are_spread_evenly_over_nodes():
-    assert gpus_of_node(parsed("--gpus", "16", "--nodes", "2")) == 8
-    assert gpus_of_node(parsed("--gpus", "0", "--gres", "gpu:8", "--nodes", "2")) == 8  # of one node
+    assert Job(16, nodes=2).gpus_of_node == 8
+    assert Job(0, "gpu:8", nodes=2).gpus_of_node == 8  # of one node
     with pytest.raises(KnnlmError, match=r"resources\.training_nodes: 7 GPUs cannot"):
-        gpus_of_node(parsed("--gpus", "7", "--nodes", "2"))
+        Job(7, nodes=2).gpus_of_node  # noqa: B018
 
 
 def test_a_training_that_has_no_gpus_is_one_on_the_cpu(monkeypatch):
-    assert training_devices(parsed("--threads", "3")) == Devices(0, 1, 3)
+    assert training_devices(Job(threads=3)) == Devices(0, 1, 3)
     monkeypatch.setenv(VARIABLE, "cpu")
-    assert training_devices(parsed("--gpus", "8", "--nodes", "2", "--threads", "3")) == Devices(0, 1, 3)
+    assert training_devices(Job(8, nodes=2, threads=3)) == Devices(0, 1, 3)
 
 
 CLAIMING = """

@@ -1,13 +1,16 @@
-import argparse
 import csv
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +19,11 @@ import torch
 
 from knnlm.errors import KnnlmError
 from knnlm.language_model.transformer import LanguageModel, trained_updates
-from knnlm.running.step import run
+from knnlm.running.step import parser_of, run
 from knnlm.storage.files import atomic, write_manifest
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
+STEPS = sorted((WORKFLOW / "knnlm/steps").glob("[a-z]*.py"))
 PIECES = 60
 SETTINGS = {
     "seed": 1,
@@ -36,19 +40,104 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def parser():
-    options = argparse.ArgumentParser(prog="step")
-    options.add_argument("--settings", required=True)
-    return options
+@dataclass(frozen=True)
+class Place:
+    """Two options of a step that belong together."""
+
+    folder: Path
+    depth: int = 3
 
 
-def test_a_users_mistake_ends_in_its_sentence(monkeypatch, capsys):
-    def main(arguments):
-        raise KnnlmError(f"file.txt: {arguments.settings['a']} is wrong; mend it.")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["--settings", '{"a": [1, 2]}', "--some-files", "a", "b/c", "--folder", "d"],
+            ({"a": [1, 2]}, [Path("a"), Path("b/c")], Place(Path("d")), None, (), 1),
+        ),
+        (
+            [
+                "--some-files",
+                "--settings",
+                "{}",
+                "--folder",
+                "d",
+                "--depth",
+                "4",
+                "--table",
+                "--more",
+                "--threads",
+                "2",
+            ],
+            ({}, [], Place(Path("d"), 4), None, [], 2),
+        ),
+        (
+            ["--some-files", "--table", "t.csv", "--more", "m", "--folder", "d", "--settings", "{}"],
+            ({}, [], Place(Path("d")), Path("t.csv"), [Path("m")], 1),
+        ),
+    ],
+)
+def test_the_command_line_follows_from_the_signature(words, expected):
+    found = []
 
-    monkeypatch.setattr(sys, "argv", ["step", "--settings", '{"a": [1, 2]}'])
+    def main(
+        settings: dict,
+        some_files: Sequence[Path],
+        place: Place,
+        table: Path | None = None,
+        more: Sequence[Path] = (),
+        threads: int = 1,
+    ) -> None:
+        found.append((settings, some_files, place, table, more, threads))
+
+    run(main, words)
+    assert found == [expected]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--settings", "{a: 1}", "--k", "1"], r"--settings: is not JSON"),
+        (["--settings", "{}", "--k", "one"], r"--k: invalid int value: 'one'"),
+        (["--settings", "{}"], r"the following arguments are required: --k"),
+        (["--settings", "{}", "--k", "1", "--l", "2"], r"unrecognized arguments: --l 2"),
+        (["--set", "{}", "--k", "1"], r"the following arguments are required: --settings"),
+    ],
+)
+def test_a_command_line_that_does_not_fit_is_told(words, said, capsys):
+    def main(settings: dict, k: int) -> None:
+        raise AssertionError
+
     with pytest.raises(SystemExit) as end:
-        run(main, parser())
+        run(main, words)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [path.stem for path in STEPS])
+def test_every_step_has_a_command_line(name):
+    main = import_module(f"knnlm.steps.{name}").main
+    assert main.__doc__ in parser_of(main).format_help() or parser_of(main).description == main.__doc__
+
+
+def test_the_name_of_a_step_is_one_that_there_is():
+    done = subprocess.run(
+        [sys.executable, "-m", "knnlm.steps", "retreive"],
+        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"Error: retreive is not a step; choose one of binarise, .*, retrieve, .*\.\n", done.stderr)
+
+
+def test_a_users_mistake_ends_in_its_sentence():
+    def main(settings: dict) -> None:
+        raise KnnlmError(f"file.txt: {settings['a']} is wrong; mend it.")
+
+    with pytest.raises(SystemExit) as end:
+        run(main, ["--settings", '{"a": [1, 2]}'])
     assert end.value.code == "Error: file.txt: [1, 2] is wrong; mend it."
 
 
@@ -63,13 +152,12 @@ def test_a_users_mistake_ends_in_its_sentence(monkeypatch, capsys):
         (OSError(errno.EIO, "Input/output error"), "a file: Input/output error; put that right"),
     ],
 )
-def test_what_the_system_refuses_ends_in_a_sentence(error, sentence, monkeypatch):
-    def main(arguments):
+def test_what_the_system_refuses_ends_in_a_sentence(error, sentence):
+    def main():
         raise error
 
-    monkeypatch.setattr(sys, "argv", ["step", "--settings", "{}"])
     with pytest.raises(SystemExit) as end:
-        run(main, parser())
+        run(main, [])
     assert end.value.code == f"Error: {sentence}, then run the same command again."
 
 
@@ -85,7 +173,7 @@ ALLOCATIONS = {  # far more than any machine has, or than a process may have
 
 def end_of_step(code):
     """Run a step of this code in a process of its own and return its status and what it says."""
-    step = f"import argparse, resource\nfrom knnlm.running.step import run\ndef main(arguments):\n    {code}\nrun(main, argparse.ArgumentParser())"
+    step = f"import resource\nfrom knnlm.running.step import run\ndef main():\n    {code}\nrun(main)"
     done = subprocess.run(
         [sys.executable, "-c", step],
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
@@ -128,30 +216,20 @@ def test_a_runtime_error_of_another_kind_keeps_its_traceback():
 
 
 @pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_in_a_sentence_after_tidying_up(interruption, monkeypatch, tmp_path):
-    def main(arguments):
+def test_an_interruption_ends_in_a_sentence_after_tidying_up(interruption, tmp_path):
+    def main():
         with atomic(tmp_path / "file"):
             signal.raise_signal(interruption)
 
-    monkeypatch.setattr(sys, "argv", ["step", "--settings", "{}"])
     with pytest.raises(SystemExit) as end:
-        run(main, parser())
+        run(main, [])
     assert end.value.code == "Error: this step was interrupted; run the same command again."
     assert not list(tmp_path.iterdir())
 
 
-def test_other_errors_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["step", "--settings", "{}"])
+def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
-        run(lambda arguments: 1 / 0, parser())
-
-
-def test_settings_that_are_not_json_are_told(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["step", "--settings", "{a: 1}"])
-    with pytest.raises(SystemExit) as end:
-        run(lambda arguments: None, parser())
-    assert end.value.code == 2
-    assert "--settings is not JSON" in capsys.readouterr().err
+        run(lambda: 1 / 0, [])
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +269,7 @@ def start(binary, folder, **training):
         "loss": folder / "loss.csv",
         "manifest": folder / "manifest.json",
     }
-    command = [sys.executable, "-m", "knnlm.steps.train_lm", "--settings", json.dumps(settings)]
+    command = [sys.executable, "-m", "knnlm.steps", "train_lm", "--settings", json.dumps(settings)]
     command += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     environment = os.environ | {"PYTHONPATH": str(WORKFLOW), "OMP_NUM_THREADS": "1"}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from knnlm.components.heads import OutputEmbedding, even_rows
-from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")
@@ -25,7 +25,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
     """Yield the trained layer, `att`."""
     recipe = inputs.settings["recipe"]
     yield trained_head(inputs, "att", lambda: initial_head(inputs), "att", recipe, with_ffn=True)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

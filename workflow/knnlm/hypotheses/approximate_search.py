@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from knnlm.components.knn import knn_scorer
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
@@ -82,7 +82,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
     sweeps = Sweeps(inputs)
     yield from sweeps.of_nprobe()
     yield from sweeps.of_codes()
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

@@ -35,7 +35,7 @@ from knnlm.components.word_centroids import (
 )
 from knnlm.datastore.store import prefix_rows
 from knnlm.errors import KnnlmError
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("states", "datastore", "temperature")
 SETTINGS = {
@@ -210,7 +210,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
                 yield result
                 if kind == "kmeans" and metric in asked.get(FINE_TUNED, ()):
                     yield trained(inputs, h, metric, clusters, result.component.temperature)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

@@ -6,7 +6,7 @@ import numpy as np
 
 from knnlm.components.catalogue import resolved_name
 from knnlm.components.mixture import mixture, simplex_weights
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("components",)
 SETTINGS = {"ensembles": {"type": "object", "additionalProperties": {"$ref": "#/$defs/components"}}}
@@ -34,7 +34,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
         yield Result(
             inputs.component(name, added_parameters=added_parameters), log_p, {"weight base": weights[0], **facts}
         )
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

@@ -4,35 +4,23 @@ A hypothesis is one entry of the config and one step: a module with `NEEDS`, the
 a Result for every component. `CONTRIBUTING.md` has a whole example.
 """
 
-import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from knnlm.components.catalogue import Component
-from knnlm.components.columns import (
-    FACT_COLUMNS,
-    GRID_STEP,
-    checkpoint_of,
-    find_component,
-    load_components,
-    save_components,
-)
+from knnlm.components.columns import GRID_STEP, checkpoint_of, find_component, load_components
 from knnlm.components.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.components.temperature import tune_temperature
 from knnlm.datastore.store import Datastore, open_datastore
-from knnlm.errors import KnnlmError
 from knnlm.hypotheses import kept_results
-from knnlm.running.devices import device_for, gpus_of_node, training_options
-from knnlm.running.step import run
+from knnlm.running.devices import Job
 from knnlm.storage.files import check_same_model, identity_name, load_array, read_manifest
 from knnlm.storage.seals import verified
-from knnlm.storage.tables import DIGITS, write_table
 
 if TYPE_CHECKING:
     import faiss
@@ -50,13 +38,45 @@ class Result:
     facts: dict[str, float] = field(default_factory=dict)
 
 
-class Inputs:
-    """The stored files of a run, each read when it is first asked for. A step may read what its `NEEDS` names, and always the tokens and the base LM."""
+@dataclass(frozen=True)
+class Stored:
+    """Where the stored files of a run are: tokens and the base LM for every hypothesis, the rest where its `NEEDS` names it.
 
-    def __init__(self, arguments: argparse.Namespace):
-        """Take the command line of a step."""
-        self.arguments = arguments
-        given = arguments.settings
+    Files of splits stand in the order valid, test; those of chunks in the order of the chunks.
+    """
+
+    tokens: Sequence[Path] = ()
+    continuation: Path | None = None
+    base: Path | None = None  # description file of the base LM as a component
+    states: Path | None = None  # manifest of the evaluation states
+    chunks: Sequence[Path] = ()  # manifests of the datastore's chunks
+    model: Path | None = None
+    dictionary: Path | None = None
+    neighbours: Sequence[Path] = ()  # manifests of the main retrieval, exact and approximate
+    components: Sequence[Path] = ()  # description files of the kNN components
+    trained: Path | None = None  # the main retrieval's index, before and after rows were added
+    filled: Sequence[Path] = ()
+    training_neighbours: Sequence[Path] = ()  # manifests of the training positions' neighbours
+    corpus: Path | None = None  # folder of the corpus, for trainings
+    code: Sequence[Path] = ()  # files of the library that the step runs
+
+
+@dataclass
+class Inputs:
+    """The stored files of a run, each read when it is first asked for.
+
+    A hypothesis may read what its `NEEDS` names, and always the tokens and the base LM.
+    """
+
+    config: dict  # the part that the hypothesis sees
+    stored: Stored
+    job: Job = field(default_factory=Job)
+    checkpoints: Path | None = None  # folder that survives a crash
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        """Name the parts of the config."""
+        given = self.config
         self.settings: dict = given["settings"]
         self.hypothesis: str = given["hypothesis"]
         self.seed: int = given["seed"]
@@ -69,19 +89,19 @@ class Inputs:
     @cached_property
     def device(self) -> str:
         """The torch device of this step."""
-        return device_for(gpus_of_node(self.arguments))
+        return self.job.device
 
     @cached_property
     def continuation(self) -> np.ndarray:
         """Whether a piece ends in `@@`, bool (V,)."""
-        return np.asarray(load_array(self.arguments.continuation, dtype="bool"))
+        return np.asarray(load_array(self.stored.continuation, dtype="bool"))
 
     @cached_property
     def gold(self) -> dict[str, np.ndarray]:
         """The tokens of each split, int32 (n,)."""
         return {
             split: np.asarray(load_array(path, dtype="int32"))
-            for split, path in zip(SPLITS, self.arguments.tokens, strict=True)
+            for split, path in zip(SPLITS, self.stored.tokens, strict=True)
         }
 
     @cached_property
@@ -92,28 +112,28 @@ class Inputs:
     @cached_property
     def checkpoint(self) -> str:
         """The base LM's identity: nothing that was made with another LM is read."""
-        return checkpoint_of(self.arguments.base)
+        return checkpoint_of(self.stored.base)
 
     @cached_property
     def log_p_base(self) -> dict[str, np.ndarray]:
         """The base LM's log p of the gold tokens, float32 (n,) in nats."""
         return {
-            split: np.array(load_components(self.arguments.base, split, len(gold), self.checkpoint)[0][1])
+            split: np.array(load_components(self.stored.base, split, len(gold), self.checkpoint)[0][1])
             for split, gold in self.gold.items()
         }
 
     @cached_property
     def store(self) -> Datastore:
         """The datastore (needs `datastore`)."""
-        store = open_datastore(self.arguments.chunks)
-        check_same_model(store.manifest, store.checkpoint, self.arguments.base, self.checkpoint)
+        store = open_datastore(self.stored.chunks)
+        check_same_model(store.manifest, store.checkpoint, self.stored.base, self.checkpoint)
         return store
 
     @cached_property
     def model(self) -> Path:
         """The base LM's file (needs `model`)."""
-        read_manifest(self.arguments.base, checkpoint=verified(self.arguments.model))
-        return self.arguments.model
+        read_manifest(self.stored.base, checkpoint=verified(self.stored.model))
+        return self.stored.model
 
     @cached_property
     def output_embedding(self) -> np.ndarray:
@@ -124,26 +144,25 @@ class Inputs:
 
     def queries(self, split: str, h: str) -> np.ndarray:
         """Return the evaluation states of a split, float32 (n, width) (needs `states`)."""
-        facts = read_manifest(self.arguments.states, kind="evaluation states")
-        check_same_model(self.arguments.states, facts["checkpoint"], self.arguments.base, self.checkpoint)
+        facts = read_manifest(self.stored.states, kind="evaluation states")
+        check_same_model(self.stored.states, facts["checkpoint"], self.stored.base, self.checkpoint)
         shape = (len(self.gold[split]), facts["width"])
         return np.asarray(
-            load_array(self.arguments.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape),
-            dtype=np.float32,
+            load_array(self.stored.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape), dtype=np.float32
         )
 
     def trained_index(self) -> "faiss.IndexIVF":
         """Return the main retrieval's index without rows (needs `datastore` and `index`)."""
         from knnlm.datastore.index import open_trained
 
-        return open_trained(self.arguments.trained, **self.main, width=self.store.width, checkpoint=self.checkpoint)
+        return open_trained(self.stored.trained, **self.main, width=self.store.width, checkpoint=self.checkpoint)
 
     def search_index(self) -> "faiss.IndexIVF":
         """Return the main retrieval's index over the whole store, ready to be searched (needs `datastore` and `index`)."""
         from knnlm.datastore.index import join_indexes, open_filled
 
-        filled = open_filled(self.arguments.filled, self.arguments.trained, self.store, **self.main)
-        index = join_indexes(self.trained_index(), filled, self.store.chunks, 0.0, 1.0, self.arguments.filled[0].parent)
+        filled = open_filled(self.stored.filled, self.stored.trained, self.store, **self.main)
+        index = join_indexes(self.trained_index(), filled, self.store.chunks, 0.0, 1.0, self.stored.filled[0].parent)
         index.nprobe = self.index["nprobe"]
         return index
 
@@ -153,10 +172,10 @@ class Inputs:
         `search` is `approximate` (FAISS's scores) or `exact` (real ones).
         """
         expected = {"kind": "neighbours", **self.main, "k": self.retrieval["k"], "checkpoint": self.checkpoint}
-        expected |= {"store": self.store.identity} if self.arguments.chunks else {}
+        expected |= {"store": self.store.identity} if self.stored.chunks else {}
         folders = {
             manifest["search"]: path.parent
-            for path in self.arguments.neighbours
+            for path in self.stored.neighbours
             for manifest in [read_manifest(path, **expected)]
         }
         shape = (None, len(self.gold[split]), self.retrieval["k"])
@@ -166,7 +185,7 @@ class Inputs:
     def stored_component(self, name: str) -> Result:
         """Return a component that was made before, such as `knn-att-l2-exact-real` (needs `components`)."""
         sizes = {split: len(gold) for split, gold in self.gold.items()}
-        return Result(*find_component(self.arguments.components, name, sizes, self.checkpoint))
+        return Result(*find_component(self.stored.components, name, sizes, self.checkpoint))
 
     def usable(self, setting: str, fits: Callable[[int | None], bool], why: str) -> list[int | None]:
         """Return the values of a list in the settings that fit this run; the job's log says which are left out and why.
@@ -182,19 +201,19 @@ class Inputs:
 
     def component(self, name: str, **fields: object) -> Component:
         """Return the description of a component of this hypothesis, `<hypothesis>-<name>`; `fields` as in Component."""
-        return Component(f"{self.hypothesis}-{name}", self.arguments.family, hypothesis=self.hypothesis, **fields)
+        return Component(f"{self.hypothesis}-{name}", self.family, hypothesis=self.hypothesis, **fields)
 
     @cached_property
     def shaping_facts(self) -> dict:
         """What shapes the components: settings, code and the files that are read; the corpus is known by the files that were made of it."""
-        return kept_results.shaping_facts(self.arguments, without=("corpus", "checkpoints", "descriptions", "facts"))
+        return kept_results.shaping_facts(self.config, self.stored, without=("corpus",))
 
     def kept(self, name: str, make: Callable[[], Result]) -> Result:
         """Return what `make` returns, and keep it until the step has ended: an attempt that follows one which was cut off does not make it again.
 
         For what takes long. `name` is that of the component; nothing else than it, the settings, the code and the files read may shape the result.
         """
-        folder = self.arguments.checkpoints / KEPT / identity_name([name, self.shaping_facts])
+        folder = self.checkpoints / KEPT / identity_name([name, self.shaping_facts])
         if found := kept_results.kept(folder, SPLITS):
             print(f"{name}: kept from an attempt that was cut off", flush=True)
             return Result(*found)
@@ -229,70 +248,3 @@ def reported(result: Result, inputs: Inputs) -> Result:
         flush=True,
     )
     return result
-
-
-def run_hypothesis(components: Callable[[Inputs], Iterable[Result]]) -> None:
-    """Run a step: read the command line, make every component, and write them all at the end, whole or not at all."""
-
-    def main(arguments: argparse.Namespace) -> None:
-        inputs = Inputs(arguments)
-        results = [reported(result, inputs) for result in components(inputs)]
-        if not results:
-            raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}: makes no component; correct its settings.")
-        facts = [
-            (inputs.hypothesis, result.component.component, quantity, value)
-            for result in results
-            for quantity, value in result.facts.items()
-        ]
-        facts += [(inputs.hypothesis, "", quantity, value) for quantity, value in inputs.run_facts.items()]
-        write_table(arguments.facts, pd.DataFrame(facts, columns=FACT_COLUMNS), DIGITS)
-        log_p = {split: [result.log_p[split] for result in results] for split in SPLITS}
-        save_components(
-            arguments.descriptions,
-            [result.component for result in results],
-            log_p,
-            inputs.checkpoint,
-            more_files=[arguments.facts],
-        )
-        kept_results.forget(arguments.checkpoints / KEPT)
-
-    run(main, parser())
-
-
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line; what a hypothesis does not need is left empty."""
-    options = argparse.ArgumentParser()
-    options.add_argument(
-        "--settings",
-        required=True,
-        help="JSON with hypothesis, settings, seed, main, and what the needs of the step add",
-    )
-    options.add_argument("--family", required=True)
-    training_options(options)
-    options.add_argument("--tokens", type=Path, nargs=2, required=True, help="token ids of valid and test")
-    options.add_argument("--continuation", type=Path, required=True)
-    options.add_argument("--base", type=Path, required=True, help="description file of the base LM as a component")
-    options.add_argument("--states", type=Path, nargs="?", help="manifest of the evaluation states")
-    options.add_argument("--chunks", type=Path, nargs="*", help="manifests of the datastore's chunks")
-    options.add_argument("--model", type=Path, nargs="?", help="the base LM")
-    options.add_argument("--dictionary", type=Path, nargs="?")
-    options.add_argument(
-        "--neighbours", type=Path, nargs="*", help="manifests of the main retrieval, exact and approximate"
-    )
-    options.add_argument("--components", type=Path, nargs="*", help="description files of the kNN components")
-    options.add_argument("--trained", type=Path, nargs="?", help="the main retrieval's trained index")
-    options.add_argument(
-        "--filled", type=Path, nargs="*", help="the main retrieval's filled indexes in the order of the chunks"
-    )
-    options.add_argument(
-        "--training-neighbours",
-        type=Path,
-        nargs="*",
-        help="manifests of the training positions' neighbours in the order of the chunks",
-    )
-    options.add_argument("--corpus", type=Path, nargs="?", help="folder of the corpus, for trainings")
-    options.add_argument("--code", type=Path, nargs="*", help="files of the library that the step runs")
-    options.add_argument("--checkpoints", type=Path, required=True, help="folder that survives a crash")
-    options.add_argument("--descriptions", type=Path, required=True, help="description file of the components to write")
-    options.add_argument("--facts", type=Path, required=True, help="CSV of what else was measured")
-    return options

@@ -7,7 +7,7 @@ from functools import partial
 
 from knnlm.components.head_training import store_log_p
 from knnlm.components.heads import even_rows, interpolated_likelihood
-from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
@@ -24,7 +24,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
             head = partial(random_head, inputs, even_rows(types, n))
             place = {"store_log_p_base": log_p_base, "series": h, "x": n}
             yield trained_head(inputs, f"{h}-{n}v", head, h, recipe, objective, **place)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

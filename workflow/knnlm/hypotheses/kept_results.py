@@ -1,6 +1,5 @@
 """What a long step has finished before its end, kept so that an attempt which follows one that was cut off does not do it again."""
 
-import argparse
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,14 +15,13 @@ from knnlm.storage.files import content_hash, load_array, read_manifest, save_ar
 KIND = "kept result"
 
 
-def shaping_facts(arguments: argparse.Namespace, without: Iterable[str]) -> dict:
-    """Return what shapes the results of a step: of its command line the settings, and the content of all files but those of the options `without`."""
+def shaping_facts(config: dict, stored: object, without: Iterable[str]) -> dict:
+    """Return what shapes the results of a step: its part of the config, and the content of all stored files but those of the fields `without`."""
     files = {}
-    for option, value in vars(arguments).items():
-        paths = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, Path)]
-        if paths and option not in without:
-            files[option] = [content_hash(path) for path in paths]
-    return {"settings": arguments.settings, "files": files}
+    for name, value in vars(stored).items():
+        if (paths := [value] if isinstance(value, Path) else value) and name not in without:
+            files[name] = [content_hash(path) for path in paths]
+    return {"settings": config, "files": files}
 
 
 def keep(folder: Path, component: Component, log_p: dict[str, np.ndarray], facts: dict[str, float]) -> None:

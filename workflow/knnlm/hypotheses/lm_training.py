@@ -25,22 +25,20 @@ class Training:
 
         `starts_from` names all else that shapes the training, `code` the files of ours that fairseq loads beside the architecture.
         """
-        lm = inputs.arguments.settings["lm"]
+        lm = inputs.config["lm"]
         self.architecture, self.training = (
             lm[section] | changes.get(section, {}) for section in ("architecture", "training")
         )
-        self.seed, self.devices = seed, training_devices(inputs.arguments)
-        read_manifest(inputs.arguments.corpus / "tokens" / "manifest.json", kind="corpus")  # knows fairseq's files too
-        self.binary = inputs.arguments.corpus / "binary"
+        self.seed, self.devices = seed, training_devices(inputs.job)
+        read_manifest(inputs.stored.corpus / "tokens" / "manifest.json", kind="corpus")  # knows fairseq's files too
+        self.binary = inputs.stored.corpus / "binary"
         identity = {
             "seed": seed,
             "architecture": self.architecture,
             "training": self.training,
             "starts_from": starts_from or {},
         }
-        self.folder = checkpoint_folder(
-            inputs.arguments.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code]
-        )
+        self.folder = checkpoint_folder(inputs.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
 
     def run(
         self, updates: int, program: str = "fairseq_cli.train", more_options: dict[str, object] | None = None
@@ -75,16 +73,16 @@ class Training:
 
 def corpus_tokens(inputs: Inputs, split: str) -> np.ndarray:
     """Return the tokens of a split, int32 (n,), memory-mapped."""
-    return load_array(inputs.arguments.corpus / "tokens" / f"{split}.npy", dtype="int32")
+    return load_array(inputs.stored.corpus / "tokens" / f"{split}.npy", dtype="int32")
 
 
 def log_p_of(inputs: Inputs, model_file: Path) -> dict[str, np.ndarray]:
     """Return the log p of the gold tokens of each split, float32 (n,) in nats, read as the base LM reads them (§1.5)."""
-    windows = inputs.arguments.settings["windows"]["evaluation"]
-    model = LanguageModel(model_file, inputs.arguments.dictionary, inputs.device)
+    windows = inputs.config["windows"]["evaluation"]
+    model = LanguageModel(model_file, inputs.stored.dictionary, inputs.device)
     found = {}
     for split in SPLITS:
-        lines = load_array(inputs.arguments.corpus / "tokens" / f"{split}.lines.npy", dtype="int64")
+        lines = load_array(inputs.stored.corpus / "tokens" / f"{split}.lines.npy", dtype="int64")
         cut = whole_line_windows(lines, windows["context"], windows["new"])
         found[split] = extract_states(model, inputs.gold[split], cut, with_log_p=True)[2]
     return found
@@ -92,9 +90,9 @@ def log_p_of(inputs: Inputs, model_file: Path) -> dict[str, np.ndarray]:
 
 def train_perplexity(inputs: Inputs, model_file: Path, tokens: int) -> float:
     """Return the word perplexity on a sample of about `tokens` training tokens, always the same one, without dropout."""
-    windows, text = inputs.arguments.settings["windows"]["evaluation"], corpus_tokens(inputs, "train")
+    windows, text = inputs.config["windows"]["evaluation"], corpus_tokens(inputs, "train")
     chosen = sample_windows(fixed_windows(len(text), windows["context"], windows["new"]), tokens, inputs.seed)
-    gold, log_p = log_p_in_windows(LanguageModel(model_file, inputs.arguments.dictionary, inputs.device), text, chosen)
+    gold, log_p = log_p_in_windows(LanguageModel(model_file, inputs.stored.dictionary, inputs.device), text, chosen)
     return perplexity(log_p, count_words(gold, inputs.continuation))
 
 

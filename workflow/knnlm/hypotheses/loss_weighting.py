@@ -12,7 +12,7 @@ from knnlm.components.catalogue import main_name
 from knnlm.components.head_training import store_log_p, store_rows
 from knnlm.components.heads import even_rows, helped_weights, weighted_likelihood
 from knnlm.components.knn import gold_matches, log_p_knn
-from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 from knnlm.retrieval.leave_one_out import training_neighbours
 
@@ -49,7 +49,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
             objective = weighted_likelihood(torch.from_numpy(type_weights).to(inputs.device))
             head = partial(random_head, inputs, even_rows(types, 1))
             yield trained_head(inputs, f"{h}-{name}", head, h, inputs.settings["recipe"], objective)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

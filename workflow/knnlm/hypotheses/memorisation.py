@@ -5,7 +5,7 @@ from pathlib import Path
 
 from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import agreement
-from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.lm_training import Training, file_identity, log_p_of, parameters, train_perplexity
 from knnlm.language_model.sampled_windows import correlation
 from knnlm.language_model.transformer import write_first_checkpoint
@@ -74,7 +74,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
             f"updates-{updates}", added_parameters=parameters(model), series="without dropout", x=updates
         )
         yield Result(component, log_p, facts)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

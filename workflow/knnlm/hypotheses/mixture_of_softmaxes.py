@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from knnlm.components.heads import MixtureOfSoftmaxes
-from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")
@@ -34,7 +34,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
         for K in inputs.settings["K"]:
             head = partial(initial_head, inputs, h, K)
             yield trained_head(inputs, f"{h}-{K}", head, h, inputs.settings["recipe"], series=h, x=K)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from knnlm.components.knn import gold_matches, log_p_knn
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("neighbours", "datastore", "temperature")
 SETTINGS = {"counts": "counts_or_null"}
@@ -40,7 +40,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
             found[split] = similarities, gold_matches(ids, values, inputs.gold[split])
         for count in wanted:
             yield component(inputs, search, count, found)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

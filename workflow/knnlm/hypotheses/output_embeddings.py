@@ -9,7 +9,7 @@ import numpy as np
 
 from knnlm.components.head_training import store_log_p
 from knnlm.components.heads import OutputEmbedding, adaptive_rows, copied_weights, even_rows
-from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.trained_heads import generator, random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
@@ -70,7 +70,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
                 head, recipe = partial(initial_head, inputs, initial, row_types), inputs.settings["recipe"] | own
                 series = f"{h}, {curve}{initial}"
                 yield trained_head(inputs, f"{h}-{layout}-{initial}", head, h, recipe, series=series, x=x)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

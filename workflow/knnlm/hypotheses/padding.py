@@ -15,7 +15,7 @@ from knnlm.components.zero_rows import (
     scanned_similarity_to_zero,
     similarity_to_zero,
 )
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
 SETTINGS = {"shares": "shares"}
@@ -78,7 +78,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
         zero_rows = count_zero_rows(share, inputs.store.rows)
         for search, retrieve in (("exact", exact), ("approximate", approximate)):
             yield component(inputs, search, share, zero_rows, retrieve(inputs, zero_rows))
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

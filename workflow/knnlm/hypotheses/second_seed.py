@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.lm_training import Training, log_p_of, parameters
 
 NEEDS = ("training",)
@@ -16,7 +16,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
     model = training.export("checkpoint_best.pt")
     facts = {"valid_loss": training.best_valid_loss()}
     yield Result(inputs.component("lm", added_parameters=parameters(model)), log_p_of(inputs, model), facts)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

@@ -12,7 +12,7 @@ import numpy as np
 
 from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import optimal_weight
-from knnlm.hypotheses.inputs import Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.lm_training import Training, file_identity, log_p_of, parameters
 from knnlm.language_model.fairseq_runs import identity_name
 from knnlm.language_model.soft_targets import neighbour_weights
@@ -39,7 +39,7 @@ def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path])
             name: open_files.enter_context(new_array(files[name], dtype, (1, store.rows, k)))
             for name, dtype in (("values", "int32"), ("weights", "float16"))
         }
-        for path, chunk in zip(inputs.arguments.training_neighbours, store.chunks, strict=True):
+        for path, chunk in zip(inputs.stored.training_neighbours, store.chunks, strict=True):
             read_manifest(
                 path,
                 kind="training neighbours",
@@ -58,7 +58,7 @@ def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path])
 
 def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], starts_from: dict) -> Training:
     """Train an LM on soft labels: the base LM's recipe and seed, another criterion."""
-    dictionary, train_tokens = inputs.arguments.dictionary, inputs.arguments.corpus / "tokens" / "train.npy"
+    dictionary, train_tokens = inputs.stored.dictionary, inputs.stored.corpus / "tokens" / "train.npy"
     read_model(inputs.model, dictionary)  # fairseq checks these files as well, but tells it with a traceback
     for path in (train_tokens, *neighbours.values()):
         verified(path)
@@ -81,9 +81,9 @@ def components(inputs: Inputs) -> Iterator[Result]:
     knn = inputs.stored_component(main_name(inputs.main, "approximate-faiss"))
     knn_weight, temperature = optimal_weight(inputs.log_p_base["valid"], knn.log_p["valid"]), knn.component.temperature
     found = {"temperature": temperature, "code": file_identity(LIBRARY / "soft_labels.py")}
-    found |= {"neighbours": [read_manifest(path)["files"] for path in inputs.arguments.training_neighbours]}
+    found |= {"neighbours": [read_manifest(path)["files"] for path in inputs.stored.training_neighbours]}
     name = identity_name(found)
-    files = {part: inputs.arguments.checkpoints / f"neighbours-{name}.{part}.npy" for part in ("values", "weights")}
+    files = {part: inputs.checkpoints / f"neighbours-{name}.{part}.npy" for part in ("values", "weights")}
     if not all(path.exists() for path in files.values()):
         write_neighbours(inputs, temperature, files)
     for label, weight, neighbours, starts_from in (("base", 0.0, {}, {}), ("knn", knn_weight, files, found)):
@@ -95,7 +95,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
             **({"temperature": temperature} if neighbours else {}),
         }
         yield Result(inputs.component(label, added_parameters=parameters(model)), log_p_of(inputs, model), facts)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from knnlm.components.sparse_softmax import log_p_sparsified
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("states", "model")
 SETTINGS = {"k": "counts_or_null"}
@@ -28,7 +28,3 @@ def components(inputs: Inputs) -> Iterator[Result]:
         }
         component = inputs.component(f"top-{size}", h="ffn", metric="ip", series="base LM", x=size, k=size, rows=types)
         yield Result(component, {split: log_p[split][place] for split in SPLITS}, outside)
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

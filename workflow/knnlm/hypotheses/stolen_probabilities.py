@@ -7,7 +7,7 @@ import numpy as np
 from knnlm.components.argmaxable import ARGMAXABLE, find_argmaxable
 from knnlm.components.catalogue import main_name
 from knnlm.components.word_centroids import word_means
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result, run_hypothesis
+from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("states", "datastore", "model", "components")
 SETTINGS = {
@@ -44,12 +44,8 @@ def search(inputs: Inputs, rows: np.ndarray, h: str) -> tuple[np.ndarray, dict[s
     """Return which rows were not shown to be the argmax for some h, bool (rows,), and the counts of how that was found."""
     settings = inputs.settings
     states = np.concatenate([inputs.queries("valid", h), inputs.store.sample(h, settings["states"])])
-    processes = inputs.arguments.threads
+    processes = inputs.job.threads
     verdict, facts = find_argmaxable(
         rows, states, settings["perceptron_steps"], processes, settings["most_linear_programs"], inputs.device
     )
     return verdict != ARGMAXABLE, facts
-
-
-if __name__ == "__main__":
-    run_hypothesis(components)

@@ -1,6 +1,5 @@
 """Training LMs with fairseq's own command line: how it is called, on one device or on many, and what its log says."""
 
-import argparse
 import json
 import math
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from knnlm.errors import KnnlmError
-from knnlm.running.devices import device_for, gpus_of_node
+from knnlm.running.devices import Job, device_for
 
 COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
 
@@ -58,18 +57,18 @@ class Devices:
         return accumulate // max(self.gpus, 1)
 
 
-def training_devices(arguments: argparse.Namespace) -> Devices:
-    """Return what a step trains an LM on, from its command line (`devices.training_options`); raises KnnlmError where it is not there."""
-    nodes, of_node = arguments.nodes, gpus_of_node(arguments)
+def training_devices(job: Job) -> Devices:
+    """Return what a step trains an LM on; raises KnnlmError where it is not there."""
+    nodes, of_node = job.nodes, job.gpus_of_node
     if device_for(of_node) == "cpu":
-        return Devices(threads=arguments.threads)
+        return Devices(threads=job.threads)
     if nodes == 1:
-        return Devices(of_node, threads=arguments.threads)
-    if (job := os.environ.get("SLURM_JOB_ID")) is None:
+        return Devices(of_node, threads=job.threads)
+    if (number := os.environ.get("SLURM_JOB_ID")) is None:
         raise KnnlmError(
             f"config key resources.training_nodes: {nodes} nodes need Slurm, and this is no Slurm job; set it to 1 or use workflow/profiles/slurm."
         )
-    return Devices(of_node * nodes, nodes, arguments.threads, port=10000 + int(job) % 50000)
+    return Devices(of_node * nodes, nodes, job.threads, port=10000 + int(number) % 50000)
 
 
 def fairseq_command(

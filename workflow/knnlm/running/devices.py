@@ -1,12 +1,12 @@
 """The device that a step computes on: GPUs that its job was given, each held by one job at a time, or the CPU."""
 
-import argparse
 import os
 import re
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from knnlm.errors import KnnlmError
@@ -16,48 +16,39 @@ VARIABLE = "KNNLM_DEVICE"  # `cpu`: rules ask the scheduler for GPUs, steps comp
 SECONDS_BETWEEN_TRIES = 1.0
 
 
-class _Gres(argparse.Action):
-    """Count the GPUs of one node's `--gres`, such as `gpu:2` or `gpu:a100:2`; where there are some they are the job's."""
+@dataclass(frozen=True)
+class Job:
+    """The GPUs that a step's job was given, of all its nodes, and the CPU threads of each node.
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str,
-        option_string: str | None = None,
-    ) -> None:
-        if values:
-            if not (match := re.fullmatch(r"gpu(?::[A-Za-z][\w.]*)?(?::(\d+))?", values)):
-                parser.error(
-                    f"resource gres: {values!r} is not a request for GPUs; write gpu:<number> or gpu:<type>:<number> in the profile."
+    Slurm sites that know no other way write the GPUs of one node as `gres`, such as `gpu:2` or `gpu:a100:2`; it counts in place of `gpus`.
+    """
+
+    gpus: int = 0
+    gres: str = ""
+    nodes: int = 1
+    threads: int = 1
+
+    @property
+    def gpus_of_node(self) -> int:
+        """The GPUs of this node; raises KnnlmError if `gres` names none, or if the GPUs cannot be spread evenly over the nodes."""
+        if self.gres:
+            if not (match := re.fullmatch(r"gpu(?::[A-Za-z][\w.]*)?(?::(\d+))?", self.gres)):
+                raise KnnlmError(
+                    f"resource gres: {self.gres!r} is not a request for GPUs; write gpu:<number> or gpu:<type>:<number> "
+                    "in the profile."
                 )
-            namespace.gpus, namespace.gres = int(match[1] or 1), values
+            return int(match[1] or 1)
+        if self.gpus % self.nodes:
+            raise KnnlmError(
+                f"config key resources.training_nodes: {self.gpus} GPUs cannot be spread evenly over {self.nodes} nodes; "
+                "choose a divisor."
+            )
+        return self.gpus // self.nodes
 
-
-def gpu_options(options: argparse.ArgumentParser) -> None:
-    """Add what says how many GPUs a step's job was given."""
-    options.add_argument("--gpus", type=int, default=0)
-    options.add_argument(
-        "--gres", action=_Gres, default="", help="how they were asked for, where a site knows no other way; of one node"
-    )
-
-
-def training_options(options: argparse.ArgumentParser) -> None:
-    """Add what says where a step trains an LM."""
-    gpu_options(options)
-    options.add_argument("--nodes", type=int, default=1, help="nodes over which the GPUs are spread evenly")
-    options.add_argument("--threads", type=int, default=1, help="CPU threads of the job on each node")
-
-
-def gpus_of_node(arguments: argparse.Namespace) -> int:
-    """Return how many GPUs a step's job was given on this node; raises KnnlmError if they cannot be spread evenly over its nodes."""
-    if arguments.gres:
-        return arguments.gpus
-    if arguments.gpus % arguments.nodes:
-        raise KnnlmError(
-            f"config key resources.training_nodes: {arguments.gpus} GPUs cannot be spread evenly over {arguments.nodes} nodes; choose a divisor."
-        )
-    return arguments.gpus // arguments.nodes
+    @property
+    def device(self) -> str:
+        """The torch device that the step computes on; raises KnnlmError where the GPUs are not there."""
+        return device_for(self.gpus_of_node)
 
 
 def device_for(gpus: int) -> str:

@@ -1,4 +1,4 @@
-"""One thin command line per rule: paths and settings in, library calls, files out."""
+"""How a step runs: its command line follows from the signature of its `main`; errors end in a sentence, times stay beside the log."""
 
 import argparse
 import errno
@@ -10,9 +10,13 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass
+from inspect import Parameter, signature
 from pathlib import Path
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.running.processes import die_with
@@ -35,22 +39,66 @@ if driver := os.environ.get("KNNLM_DRIVER"):
     die_with(int(driver))
 
 
-def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line and call `main`; where the workflow runs the step, its times are left beside its log.
+def options(function: Callable) -> Iterator[tuple[str, type, object]]:
+    """Yield name, type and default of every parameter; one that is a dataclass stands for its fields."""
+    kinds = get_type_hints(function)
+    for name, parameter in signature(function).parameters.items():
+        if is_dataclass(kinds[name]):
+            yield from options(kinds[name])
+        else:
+            yield name, kinds[name], parameter.default
 
-    A KnnlmError ends the step with its sentence and status 1; so do memory that is used up, what the operating system refuses, such as room on the
-    disk, and an interruption.
+
+def reading(kind: type) -> dict:
+    """Return how argparse reads an option: `dict` is JSON, `Sequence[T]` any number of words, `T | None` one or none."""
+    if kind is dict:
+        return {"type": from_json, "metavar": "JSON"}
+    if isinstance(kind, UnionType):
+        return {"type": get_args(kind)[0], "nargs": "?"}
+    return {"type": get_args(kind)[0], "nargs": "*"} if get_origin(kind) else {"type": kind}
+
+
+def from_json(text: str) -> object:
+    """Return what a JSON text says; argparse tells the user if it is none."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is not JSON: {error}") from None
+
+
+def call(function: Callable, values: dict) -> object:
+    """Call a function with the values of its options, by name; a parameter that is a dataclass is made of its fields."""
+    kinds = get_type_hints(function)
+    return function(
+        **{
+            name: call(kinds[name], values) if is_dataclass(kinds[name]) else values[name]
+            for name in signature(function).parameters
+        }
+    )
+
+
+def parser_of(main: Callable[..., None]) -> argparse.ArgumentParser:
+    """Return the parser of a step's command line: `main(chunk_folder: Path, k: int = 1)` reads `--chunk-folder` and `--k`."""
+    parser = argparse.ArgumentParser(prog=main.__module__, description=main.__doc__, allow_abbrev=False)
+    for name, kind, default in options(main):
+        required = default is Parameter.empty
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", required=required, default=None if required else default, **reading(kind)
+        )
+    return parser
+
+
+def run(main: Callable[..., None], words: Sequence[str] | None = None) -> None:
+    """Call `main` with what the command line says; where the workflow runs the step, its times are left beside its log.
+
+    A KnnlmError ends the step with its sentence and status 1. So do used-up memory, a refusal of the operating system,
+    such as a full disk, and an interruption. Any other error keeps its traceback.
     """
-    arguments = parser.parse_args()
-    if hasattr(arguments, "settings"):
-        try:
-            arguments.settings = json.loads(arguments.settings)
-        except ValueError as error:
-            parser.error(f"--settings is not JSON: {error}")
+    values = vars(parser_of(main).parse_args(words))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = {"began": time.time(), "starting_cpu_seconds": time.process_time()}
     try:
-        main(arguments)
+        call(main, values)
     except KnnlmError as error:
         sys.exit(f"Error: {error}")
     except (MemoryError, RuntimeError, OSError) as error:

@@ -1,13 +1,12 @@
 """Turn pieces into token ids in fairseq's binary format (by fairseq's own tool) and, beside it, into NumPy arrays with line and document offsets."""
 
-import argparse
 import os
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from knnlm.corpus import SPLITS
 from knnlm.corpus.dictionary import CONTINUATION, SPECIAL
 from knnlm.errors import KnnlmError
 from knnlm.running.processes import die_with_parent, reason_in
-from knnlm.running.step import run
 from knnlm.storage.files import load_array, read_manifest, save_array, write_manifest
 from knnlm.storage.locks import locked
 
@@ -31,7 +29,7 @@ INDEX_TYPES = {
 }  # of the types that the format numbers, those fairseq-preprocess may choose
 
 
-def preprocess(pieces: list[str], dictionary: str, folder: Path, workers: int) -> None:
+def preprocess(pieces: Sequence[Path], dictionary: Path, folder: Path, workers: int) -> None:
     """Run fairseq-preprocess on the pieces of train, valid and test; its files go to `folder`. Raises KnnlmError with its last line if it fails."""
     # Links, because fairseq splits a path at its commas.
     for split, path in zip(SPLITS, pieces, strict=True):
@@ -97,77 +95,48 @@ def unfinished_folder(beside: Path) -> Iterator[Path]:
             yield Path(name)
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(
+    pieces: Sequence[Path],
+    of_pieces: Path,
+    of_texts: Path,
+    dictionary: Path,
+    line_documents: Sequence[Path],
+    binary: Sequence[Path],
+    tokens: Sequence[Path],
+    lines: Sequence[Path],
+    documents: Sequence[Path],
+    continuation: Path,
+    manifest: Path,
+    threads: int = 1,
+) -> None:
     """Write fairseq's files, the arrays and the manifest; nothing is written before all of it has been checked."""
-    read_manifest(arguments.of_pieces, kind="pieces")
-    read_manifest(arguments.of_texts, kind="text")
-    continuation = continuation_of(arguments.dictionary)
+    read_manifest(of_pieces, kind="pieces")
+    read_manifest(of_texts, kind="text")
+    continues = continuation_of(dictionary)
     facts: dict[str, dict[str, int]] = {name: {} for name in ("tokens", "words", "documents", "unknown")}
-    arrays = {arguments.continuation: continuation}
-    sizes = [line_sizes(path) for path in arguments.pieces]
-    with unfinished_folder(
-        Path(arguments.binary[0]).parent
-    ) as folder:  # beside the finished files, which then only need another name
-        preprocess(arguments.pieces, arguments.dictionary, folder, arguments.threads)
+    arrays = {continuation: continues}
+    sizes = [line_sizes(path) for path in pieces]
+    with unfinished_folder(binary[0].parent) as folder:  # beside the finished files, which then only need another name
+        preprocess(pieces, dictionary, folder, threads)
         for number, split in enumerate(SPLITS):
-            tokens, lines = read_binary(folder / split)
-            if not np.array_equal(np.diff(lines), sizes[number]) or len(tokens) != lines[-1]:
+            ids, edges = read_binary(folder / split)
+            if not np.array_equal(np.diff(edges), sizes[number]) or len(ids) != edges[-1]:
                 raise KnnlmError(
-                    f"{arguments.pieces[number]}: fairseq-preprocess counts other tokens than the text has; delete the file and rerun."
+                    f"{pieces[number]}: fairseq-preprocess counts other tokens than the text has; delete the file and rerun."
                 )
-            first_lines = load_array(arguments.line_documents[number], dtype="int64", shape=(None,))
-            if len(first_lines) < 2 or first_lines[-1] != len(lines) - 1:
-                raise KnnlmError(
-                    f"{arguments.line_documents[number]}: does not fit {arguments.pieces[number]}; delete both and rerun."
-                )
-            arrays[arguments.tokens[number]] = tokens.astype(np.int32)
-            arrays[arguments.lines[number]] = lines
-            arrays[arguments.documents[number]] = lines[first_lines]
-            facts["tokens"][split] = len(tokens)
-            facts["words"][split] = len(tokens) - int(np.count_nonzero(continuation[tokens]))
+            first_lines = load_array(line_documents[number], dtype="int64", shape=(None,))
+            if len(first_lines) < 2 or first_lines[-1] != len(edges) - 1:
+                raise KnnlmError(f"{line_documents[number]}: does not fit {pieces[number]}; delete both and rerun.")
+            arrays[tokens[number]] = ids.astype(np.int32)
+            arrays[lines[number]] = edges
+            arrays[documents[number]] = edges[first_lines]
+            facts["tokens"][split] = len(ids)
+            facts["words"][split] = len(ids) - int(np.count_nonzero(continues[ids]))
             facts["documents"][split] = len(first_lines) - 1
-            facts["unknown"][split] = int(np.count_nonzero(tokens == UNKNOWN_ID))
+            facts["unknown"][split] = int(np.count_nonzero(ids == UNKNOWN_ID))
         for path, array in arrays.items():
             save_array(path, array)
-        for path in arguments.binary:
-            os.replace(folder / Path(path).name, path)
-    files = [*arrays, *arguments.binary, arguments.dictionary]
-    write_manifest(arguments.manifest, files, kind="corpus", vocabulary_size=len(continuation), **facts)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pieces", nargs=3, required=True, metavar="TXT", help="train, valid, test")
-    parser.add_argument("--of-pieces", required=True, metavar="JSON", help="manifest of pieces and dictionary")
-    parser.add_argument("--of-texts", required=True, metavar="JSON", help="manifest of the texts and their documents")
-    parser.add_argument("--dictionary", required=True, help="fairseq's dict.txt")
-    parser.add_argument(
-        "--line-documents",
-        nargs=3,
-        required=True,
-        metavar="NPY",
-        help="train, valid, test: first line of each document",
-    )
-    parser.add_argument(
-        "--binary",
-        nargs=7,
-        required=True,
-        help="train.bin train.idx valid.bin valid.idx test.bin test.idx dict.txt (written)",
-    )
-    parser.add_argument(
-        "--tokens", nargs=3, required=True, metavar="NPY", help="train, valid, test: token ids (written)"
-    )
-    parser.add_argument(
-        "--lines", nargs=3, required=True, metavar="NPY", help="train, valid, test: first token of each line (written)"
-    )
-    parser.add_argument(
-        "--documents",
-        nargs=3,
-        required=True,
-        metavar="NPY",
-        help="train, valid, test: first token of each document (written)",
-    )
-    parser.add_argument("--continuation", required=True, metavar="NPY", help="which ids end in @@ (written)")
-    parser.add_argument("--manifest", required=True, metavar="JSON", help="what the arrays hold (written)")
-    parser.add_argument("--threads", type=int, default=1, help="processes")
-    run(main, parser)
+        for path in binary:
+            os.replace(folder / path.name, path)
+    files = [*arrays, *binary, dictionary]
+    write_manifest(manifest, files, kind="corpus", vocabulary_size=len(continues), **facts)

@@ -1,18 +1,17 @@
 """Make the text of the three splits, one line a paragraph, with document boundaries."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from knnlm.corpus import SPLITS, sources
-from knnlm.running.step import run
 from knnlm.storage.files import atomic, save_array, write_manifest
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(settings: dict, texts: Sequence[Path], documents: Sequence[Path], manifest: Path) -> None:
     """Read the source that the config names and write its splits; nothing is written before all of it has been read."""
-    folder = Path(arguments.texts[0]).parent.parent
-    splits = sources.load(arguments.settings["corpus"], arguments.settings["seed"], folder / "wikitext-103-v1.zip")
+    folder = texts[0].parent.parent
+    splits = sources.load(settings["corpus"], settings["seed"], folder / "wikitext-103-v1.zip")
     if shared := sources.duplicates(splits):
         problem = f"documents that stand in more than one split: {shared}; numbers on valid and test will look better than they are"
         print(f"Warning: {problem}; remove them from all splits but one.", file=sys.stderr)
@@ -20,14 +19,14 @@ def main(arguments: argparse.Namespace) -> None:
         if len(splits[split]) == 1:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
             print(
-                f"Warning: documents in the {split} split: 1; its numbers will have {lost}; {remedy(arguments.settings['corpus'], split)}.",
+                f"Warning: documents in the {split} split: 1; its numbers will have {lost}; {remedy(settings['corpus'], split)}.",
                 file=sys.stderr,
             )
-    for split, text, documents in zip(SPLITS, arguments.texts, arguments.documents, strict=True):
+    for split, text, offsets in zip(SPLITS, texts, documents, strict=True):
         with atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(sources.lines_of(splits[split]))
-        save_array(documents, sources.document_offsets(splits[split]))
-    write_manifest(arguments.manifest, [*arguments.texts, *arguments.documents], kind="text")
+        save_array(offsets, sources.document_offsets(splits[split]))
+    write_manifest(manifest, [*texts, *documents], kind="text")
 
 
 def remedy(settings: dict, split: str) -> str:
@@ -37,18 +36,3 @@ def remedy(settings: dict, split: str) -> str:
     if settings["source"] == "text" and settings["text"]["folder"] is not None:
         return f"raise corpus.text.{split}_fraction"
     return "set corpus.text.document_separator to what divides the text into documents, or give a text of more"
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help='JSON: {"seed", "corpus"}')
-    parser.add_argument("--texts", nargs=3, required=True, metavar="TXT", help="train, valid, test (written)")
-    parser.add_argument(
-        "--documents",
-        nargs=3,
-        required=True,
-        metavar="NPY",
-        help="train, valid, test: first line of each document (written)",
-    )
-    parser.add_argument("--manifest", required=True, metavar="JSON", help="of texts and documents (written)")
-    run(main, parser)

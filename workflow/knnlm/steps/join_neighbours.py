@@ -1,10 +1,9 @@
 """Put the neighbours of all blocks of queries together, as one search of all queries would have written them."""
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from knnlm.errors import KnnlmError
-from knnlm.running.step import run
 from knnlm.storage.files import load_array, new_array, read_manifest, write_manifest
 
 SPLITS = ("valid", "test")
@@ -28,43 +27,23 @@ def read_blocks(manifests: list[Path]) -> dict:
     return whole
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(blocks: Sequence[Path], neighbours: Path) -> None:
     """Write every array a slab and a block at a time, and the manifest."""
-    facts = read_blocks(arguments.blocks)
+    facts = read_blocks(blocks)
     names = {"ids": facts["fractions"], "similarities": facts["fractions"], "real": facts["real_score_fractions"]}
     files = [(split, name) for split in SPLITS for name, slabs in names.items() if slabs]
     for split, name in files:
         parts = [
             load_array(path.parent / f"{split}.{name}.npy", DTYPES[name], (len(names[name]), None, facts["k"]))
-            for path in arguments.blocks
+            for path in blocks
         ]
         shape = (len(names[name]), sum(part.shape[1] for part in parts), facts["k"])
-        with new_array(arguments.neighbours / f"{split}.{name}.npy", DTYPES[name], shape) as write:
+        with new_array(neighbours / f"{split}.{name}.npy", DTYPES[name], shape) as write:
             for slab in range(len(names[name])):
                 first = 0
                 for part in parts:
                     write(slab, first, part[slab])
                     first += part.shape[1]
     write_manifest(
-        arguments.neighbours / "manifest.json",
-        files=[arguments.neighbours / f"{split}.{name}.npy" for split, name in files],
-        **facts,
+        neighbours / "manifest.json", files=[neighbours / f"{split}.{name}.npy" for split, name in files], **facts
     )
-
-
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument(
-        "--blocks",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="manifests of the blocks' neighbours, in the order of the blocks",
-    )
-    options.add_argument("--neighbours", type=Path, required=True, help="folder of the neighbours")
-    return options
-
-
-if __name__ == "__main__":
-    run(main, parser())

@@ -1,7 +1,6 @@
 """Turn stored neighbours into components: tune the temperature on valid, write log p_kNN of every token, and the temperature curves."""
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,6 @@ from knnlm.components.knn import gold_matches, log_p_knn
 from knnlm.components.temperature import tune_temperature
 from knnlm.datastore.store import Datastore, open_datastore, prefix_rows
 from knnlm.running.progress import progress
-from knnlm.running.step import run
 from knnlm.storage.files import check_same_model, load_array, read_manifest
 from knnlm.storage.tables import write_table
 
@@ -45,15 +43,15 @@ class Neighbours:
         return log_p_knn(self.similarities, self.matches, temperature)
 
 
-def load_texts(arguments: argparse.Namespace, store: Datastore) -> dict[str, Text]:
+def load_texts(tokens: Sequence[Path], continuation: Path, base: Path, store: Datastore) -> dict[str, Text]:
     """Read both splits' tokens and the base LM's log-probabilities of them; refuses those of another LM than the store's."""
-    check_same_model(arguments.base, checkpoint_of(arguments.base), store.manifest, store.checkpoint)
-    continuation = load_array(arguments.continuation, dtype="bool")
+    check_same_model(base, checkpoint_of(base), store.manifest, store.checkpoint)
+    ends_in_word = load_array(continuation, dtype="bool")
     texts = {}
-    for split, tokens_file in zip(SPLITS, arguments.tokens, strict=True):
+    for split, tokens_file in zip(SPLITS, tokens, strict=True):
         gold = np.asarray(load_array(tokens_file, dtype="int32"))
-        ((_, log_p_base),) = load_components(arguments.base, split, len(gold), store.checkpoint)
-        texts[split] = Text(gold, np.asarray(log_p_base), count_words(gold, continuation))
+        ((_, log_p_base),) = load_components(base, split, len(gold), store.checkpoint)
+        texts[split] = Text(gold, np.asarray(log_p_base), count_words(gold, ends_in_word))
     return texts
 
 
@@ -118,21 +116,29 @@ def temperature_curve(
     return rows
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(
+    settings: dict,
+    neighbours: Path,
+    chunks: Sequence[Path],
+    tokens: Sequence[Path],
+    continuation: Path,
+    base: Path,
+    descriptions: Path,
+    curves: Path,
+) -> None:
     """Write every component of one retrieval, and the temperature curves of those that are tuned at the ends of the fraction range."""
-    settings = arguments.settings
-    store = open_datastore(arguments.chunks)
+    store = open_datastore(chunks)
     wanted = {key: settings[key] for key in ("h", "metric", "search")}
-    manifest = load_manifest(arguments.neighbours / "manifest.json", settings, store)
-    texts, values = load_texts(arguments, store), store.all_values()
+    manifest = load_manifest(neighbours / "manifest.json", settings, store)
+    texts, values = load_texts(tokens, continuation, base, store), store.all_values()
     ends = {settings["fractions"][0], settings["fractions"][-1]}
-    done, curves, log_p = [], [], {split: [] for split in SPLITS}
+    done, rows, log_p = [], [], {split: [] for split in SPLITS}
     components = knn_components(settings, **wanted)
     for component in progress(components, f"components {settings['h']} {settings['metric']} {settings['search']}"):
-        neighbours = load_neighbours(arguments.neighbours, component, texts, values, manifest)
+        found = load_neighbours(neighbours, component, texts, values, manifest)
         component = replace(component, rows=sum(prefix_rows(component.fraction, chunk.rows) for chunk in store.chunks))
         if component.temperature is None:
-            loss, search = valid_loss(neighbours["valid"], texts["valid"]), settings["temperature"]
+            loss, search = valid_loss(found["valid"], texts["valid"]), settings["temperature"]
             is_end = component.fraction in ends
             grid = search["grid"] if is_end else search["grid"][::GRID_STEP]
             component = component.tuned(
@@ -141,29 +147,9 @@ def main(arguments: argparse.Namespace) -> None:
                 )
             )
             if is_end:
-                curves += temperature_curve(component, loss, neighbours["test"], texts, grid)
+                rows += temperature_curve(component, loss, found["test"], texts, grid)
         done.append(component)
         for split in SPLITS:
-            log_p[split].append(neighbours[split].log_p(component.temperature))
-    write_table(arguments.curves, pd.DataFrame(curves, columns=CURVE_COLUMNS))
-    save_components(arguments.descriptions, done, log_p, store.checkpoint, more_files=[arguments.curves])
-
-
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument(
-        "--settings", required=True, help="JSON with retrieval, main, fractions, temperature, h, metric and search"
-    )
-    options.add_argument("--neighbours", type=Path, required=True, help="folder of the neighbours")
-    options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
-    options.add_argument("--tokens", type=Path, nargs=2, required=True, help="token ids of valid and test")
-    options.add_argument("--continuation", type=Path, required=True)
-    options.add_argument("--base", type=Path, required=True, help="description file of the base LM as a component")
-    options.add_argument("--descriptions", type=Path, required=True, help="description file of the components to write")
-    options.add_argument("--curves", type=Path, required=True, help="CSV of perplexity against temperature")
-    return options
-
-
-if __name__ == "__main__":
-    run(main, parser())
+            log_p[split].append(found[split].log_p(component.temperature))
+    write_table(curves, pd.DataFrame(rows, columns=CURVE_COLUMNS))
+    save_components(descriptions, done, log_p, store.checkpoint, more_files=[curves])

@@ -1,6 +1,5 @@
 """Measure every stage of the pipeline on synthetic data against what this machine can do."""
 
-import argparse
 import math
 import shutil
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ from knnlm.cost.plan import estimated_vocabulary
 from knnlm.cost.step_times import computed_and_wall_seconds, read_times
 from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, training
 from knnlm.performance.bench import COLUMNS, Bench, Measured, row
-from knnlm.running.devices import device_for, gpu_options
-from knnlm.running.step import run
+from knnlm.running.devices import Job
 from knnlm.storage.files import atomic
 
 UNITS = {
@@ -34,12 +32,12 @@ COMPUTING_GOAL = 0.85
 DISK_BYTES_A_SECOND = 2**29  # of the seconds of one measurement: how much is written to see how fast the disk is
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Measure one stage after the other and write all tables at the end."""
-    settings, wanted, device = arguments.settings, arguments.settings["performance"], device_for(arguments.gpus)
+def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> None:
+    """Measure one stage after the other, with `folder` for what is written on the way, and write all tables at the end."""
+    wanted, device = settings["performance"], job.device
     vocabulary, retrieval = estimated_vocabulary(settings["corpus"]["bpe_merges"]), search.Retrieval.of(settings)
-    finished = whole_run(arguments.logs)  # first, since a damaged log would end this
-    with emptied(arguments.folder) as folder:
+    finished = whole_run(logs)  # first, since a damaged log would end this
+    with emptied(folder):
         sizes = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
         bench = Bench(*sizes, device, folder, machine.product_speed(device))
         known = machine.description(device) | machine.speeds(
@@ -54,16 +52,16 @@ def main(arguments: argparse.Namespace) -> None:
                     flush=True,
                 )
         sized = scaling.measure(scaling.sizes_of(settings, retrieval, bench), vocabulary)
-    tables = {
-        arguments.performance_table: pd.DataFrame(rows + scaling.judged(sized) + finished, columns=COLUMNS),
-        arguments.scaling_table: sized[scaling.COLUMNS],
-        arguments.machine_table: pd.DataFrame(known.items(), columns=["fact", "value"]),
-        arguments.rates_table: pd.DataFrame(
+    made = {
+        "performance": pd.DataFrame(rows + scaling.judged(sized) + finished, columns=COLUMNS),
+        "scaling": sized[scaling.COLUMNS],
+        "machine": pd.DataFrame(known.items(), columns=["fact", "value"]),
+        "rates": pd.DataFrame(
             [(name, rates[name], unit) for name, unit in UNITS.items()], columns=["operation", "rate", "unit"]
         ),
     }
-    for path, table in tables.items():
-        with atomic(path) as unfinished:
+    for name, table in made.items():
+        with atomic(tables / f"{name}.csv") as unfinished:
             table.to_csv(unfinished, index=False)
 
 
@@ -95,36 +93,11 @@ def whole_run(logs: Path) -> list[dict]:
 
 
 @contextmanager
-def emptied(folder: Path) -> Iterator[Path]:
-    """Yield a folder for what is written on the way, without what a killed attempt has left; in the end it is removed."""
+def emptied(folder: Path) -> Iterator[None]:
+    """Make a folder for what is written on the way, without what a killed attempt has left; in the end it is removed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        yield folder
+        yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    options.add_argument(
-        "--settings", required=True, help="JSON with the sections of the config that shape the work, and performance"
-    )
-    gpu_options(options)
-    options.add_argument(
-        "--folder", type=Path, required=True, help="folder for what is written on the way; it is emptied and removed"
-    )
-    options.add_argument(
-        "--logs",
-        type=Path,
-        required=True,
-        help="the run's folder of logs, where its steps leave their times; may be missing",
-    )
-    for table in ("performance", "scaling", "machine", "rates"):
-        options.add_argument(f"--{table}-table", required=True)
-    return options
-
-
-if __name__ == "__main__":
-    run(main, parser())

@@ -1,14 +1,13 @@
 """Say what a run will cost, stage by stage, before anything heavy runs."""
 
-import argparse
 import csv
 from dataclasses import asdict
+from pathlib import Path
 
 from knnlm.cost.hours import measured_seconds, predicted_seconds, read_rates, whole_plan
 from knnlm.cost.plan import Run, Stage, estimated_vocabulary, times_saved_by_states, tokens_per_update
 from knnlm.cost.step_times import read_times
 from knnlm.errors import KnnlmError
-from knnlm.running.step import run
 from knnlm.storage.files import atomic, read_manifest
 
 HEADINGS = ("stage", "rows", "disk (GB)", "memory (GB)", "TFLOP", "hours", "it took")
@@ -40,7 +39,7 @@ def formatted(stages: list[Stage], predicted: Seconds, measured: Seconds) -> str
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def sizes(corpus: dict, manifest: str | None) -> tuple[dict[str, int], int]:
+def sizes(corpus: dict, manifest: Path | None) -> tuple[dict[str, int], int]:
     """Return tokens of each split and types of the vocabulary: counted where the corpus is there, else as the config knows them."""
     if corpus["token_counts"] is not None:
         return corpus["token_counts"], estimated_vocabulary(corpus["bpe_merges"])
@@ -52,34 +51,33 @@ def sizes(corpus: dict, manifest: str | None) -> tuple[dict[str, int], int]:
     return facts["tokens"], facts["vocabulary_size"]
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(
+    settings: dict, table: Path, manifest: Path | None = None, rates: Path | None = None, logs: Path | None = None
+) -> None:
     """Print the plan and write it as CSV, in bytes, operations and seconds."""
-    config = arguments.settings
-    tokens, vocabulary = sizes(config["corpus"], arguments.manifest)
-    planned = Run(config, tokens, vocabulary)
+    tokens, vocabulary = sizes(settings["corpus"], manifest)
+    planned = Run(settings, tokens, vocabulary)
     stages = whole_plan(planned)
-    predicted = predicted_seconds(planned, read_rates(arguments.rates)) if arguments.rates else {}
-    measured = measured_seconds(planned, read_times(arguments.logs)) if arguments.logs else {}
-    write_table(arguments.table, stages, predicted, measured)
-    update = tokens_per_update(config)
-    epochs = config["lm"]["training"]["updates"] * update / tokens["train"]
+    predicted = predicted_seconds(planned, read_rates(rates)) if rates else {}
+    measured = measured_seconds(planned, read_times(logs)) if logs else {}
+    write_table(table, stages, predicted, measured)
+    update = tokens_per_update(settings)
+    epochs = settings["lm"]["training"]["updates"] * update / tokens["train"]
     print(f"{planned.parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
     print(f"BPE tokens: {', '.join(f'{split} {tokens[split]:,}' for split in ('train', 'valid', 'test'))}\n")
     print(formatted(stages, predicted, measured))
-    if config["seeds"]:
-        print(f"\nThe table is that of one of {len(config['seeds'])} seeds.")
+    if settings["seeds"]:
+        print(f"\nThe table is that of one of {len(settings['seeds'])} seeds.")
     print(
         f"\nAn epoch of an output embedding would take {times_saved_by_states(planned):.1f} times as many operations if the LM ran before it."
     )
     print(
         "Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/plan.py` has the formulas."
     )
-    print(
-        f"Hours are those of a machine like the one on which {arguments.rates} was measured." if predicted else NO_RATES
-    )
+    print(f"Hours are those of a machine like the one on which {rates} was measured." if predicted else NO_RATES)
 
 
-def write_table(path: str, stages: list[Stage], predicted: Seconds, measured: Seconds) -> None:
+def write_table(path: Path, stages: list[Stage], predicted: Seconds, measured: Seconds) -> None:
     """Write the plan as CSV; seconds that are not known are left empty."""
     with atomic(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(
@@ -93,24 +91,3 @@ def write_table(path: str, stages: list[Stage], predicted: Seconds, measured: Se
                 if stage.stage in of
             }
             writer.writerow(asdict(stage) | seconds)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--settings", required=True, help="JSON: the whole config, defaults filled")
-    options.add_argument(
-        "--manifest", nargs="?", help="corpus/tokens/manifest.json; needed where corpus.token_counts is null"
-    )
-    options.add_argument(
-        "--rates", nargs="?", help="tables/rates.csv of a run of `snakemake performance` on this machine; gives hours"
-    )
-    options.add_argument(
-        "--logs", help="the run's folder of logs; gives the hours it took, stage by stage, as far as it is done"
-    )
-    options.add_argument("--table", required=True, help="CSV to write")
-    return options
-
-
-if __name__ == "__main__":
-    run(main, parser())

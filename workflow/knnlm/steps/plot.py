@@ -1,6 +1,5 @@
 """Draw one figure from its table, as PDF and as PNG."""
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,6 @@ from matplotlib.figure import Figure
 from knnlm.config.values import shown
 from knnlm.errors import KnnlmError
 from knnlm.figures.plots import draw, save
-from knnlm.running.step import run
 from knnlm.storage.tables import read_table
 
 # The columns of all tables that are drawn as numbers.
@@ -44,33 +42,11 @@ NUMBERS |= {
 NUMBERS |= {"memory_bytes", "exponent"}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--figure", required=True, help="temperature, components ... or hypothesis-<name>")
-    options.add_argument(
-        "--settings", required=True, help="JSON with figures, main, and for a hypothesis what it is about"
-    )
-    options.add_argument("--table", required=True)
-    options.add_argument("--components", help="components.csv, for the figures temperature, lambda and parameters")
-    options.add_argument("--pdf", required=True)
-    options.add_argument("--png", required=True)
-    return options
-
-
-def main(arguments: argparse.Namespace) -> None:
+def main(figure: str, settings: dict, table: Path, pdf: Path, png: Path, components: Path | None = None) -> None:
     """Read the tables, draw, and write both pictures."""
-    settings = arguments.settings
-    components = read_csv(arguments.components) if arguments.components else None
-    picture = drawn(
-        arguments.table,
-        arguments.figure,
-        read_csv(arguments.table),
-        components,
-        settings.get("main"),
-        settings.get("hypothesis"),
-    )
-    for path in (arguments.pdf, arguments.png):
+    of_components = read_csv(components) if components else None
+    picture = drawn(table, figure, read_csv(table), of_components, settings.get("main"), settings.get("hypothesis"))
+    for path in (pdf, png):
         save(picture, path, settings["figures"]["dpi"])
 
 
@@ -91,7 +67,3 @@ def drawn(path: str | Path, figure: str, *content: object) -> Figure:
         return draw(figure, *content)
     except KnnlmError as error:
         raise KnnlmError(f"{path}: {error}") from None
-
-
-if __name__ == "__main__":
-    run(main, parser())

@@ -1,6 +1,6 @@
 """Draw every figure of a run again, from its tables as they are."""
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,14 +8,12 @@ import pandas as pd
 from knnlm.errors import KnnlmError
 from knnlm.figures.plots import save
 from knnlm.running.progress import progress
-from knnlm.running.step import run
 from knnlm.steps.plot import drawn, read_csv
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(settings: dict, folders: Sequence[Path]) -> None:
     """Read all tables of all runs first, so that a missing one leaves the figures as they are."""
-    settings = arguments.settings
-    tables = {folder: read_tables(folder, set(settings["tables"].values())) for folder in arguments.folders}
+    tables = {folder: read_tables(folder, set(settings["tables"].values())) for folder in folders}
     for folder, of_run in tables.items():
         figures = [(name, table, None) for name, table in settings["tables"].items()]
         for name in tried(of_run["components"], folder / "tables" / "components.csv"):
@@ -48,14 +46,3 @@ def read_tables(folder: Path, names: set[str]) -> dict:
                 f"{path}: the table is missing, and redraw makes none; bring it back, or run the whole workflow."
             )
     return {name: read_csv(path) for name, path in paths.items()}
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--settings",
-        required=True,
-        help="JSON with figures, main, the table of each figure, and what every hypothesis is about",
-    )
-    parser.add_argument("--folders", type=Path, nargs="+", required=True, help="results/<name> of each run")
-    run(main, parser)

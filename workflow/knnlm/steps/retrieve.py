@@ -1,7 +1,6 @@
 """Find the k nearest rows of every evaluation token, or of one block of them, once, at every fraction of the store that the config asks for."""
 
-import argparse
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,11 +10,10 @@ from knnlm.components.catalogue import real_score_fractions, searched_fractions
 from knnlm.datastore.index import open_filled, open_trained
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.errors import KnnlmError
-from knnlm.retrieval.approximate import Snapshot, approximate_search, real_similarities
+from knnlm.retrieval.approximate import approximate_search, real_similarities
 from knnlm.retrieval.exact import exact_search
 from knnlm.retrieval.query_blocks import rows_of_splits
-from knnlm.running.devices import device_for, gpu_options
-from knnlm.running.step import run
+from knnlm.running.devices import Job
 from knnlm.storage.files import check_same_model, load_array, new_array, read_manifest, write_manifest
 
 SPLITS = ("valid", "test")
@@ -35,37 +33,35 @@ def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int
     return np.concatenate(list(parts.values())).astype(np.float32), {split: len(part) for split, part in parts.items()}
 
 
-def snapshots(
-    arguments: argparse.Namespace, store: Datastore, queries: np.ndarray, fractions: list[float]
-) -> Iterator[Snapshot]:
-    """Start the search that the settings name."""
-    settings, device = arguments.settings, device_for(arguments.gpus)
-    h, metric, k = settings["h"], settings["metric"], settings["retrieval"]["k"]
-    if settings["search"] == "exact":
-        return exact_search(queries, store, h, metric, k, fractions, device)
-    trained = open_trained(arguments.trained, h, metric, store.width, store.checkpoint)
-    filled = open_filled(arguments.filled, arguments.trained, store, h, metric)
-    return approximate_search(
-        queries, store, trained, filled, settings["index"]["nprobe"], k, fractions, device, arguments.filled[0].parent
-    )
-
-
-def main(arguments: argparse.Namespace) -> None:
+def main(
+    settings: dict,
+    job: Job,
+    states: Path,
+    chunks: Sequence[Path],
+    neighbours: Path,
+    trained: Path | None = None,
+    filled: Sequence[Path] = (),
+) -> None:
     """Search, score again with the real keys where asked for, and store ids and similarities of each split, one slab a fraction."""
-    settings = arguments.settings
     h, metric, k = settings["h"], settings["metric"], settings["retrieval"]["k"]
-    store = open_datastore(arguments.chunks)
+    store = open_datastore(chunks)
     fractions = searched_fractions(settings, h, metric)
     if k > int(fractions[0] * store.rows):
         raise KnnlmError(
             f"config key retrieval.k: {k} is more than the {int(fractions[0] * store.rows)} rows of the smallest store; lower it."
         )
     rescored = real_score_fractions(settings, h, metric) if settings["search"] == "approximate" else []
-    queries, sizes = load_queries(arguments.states, store, h, *settings.get("block", (0, 1)))
+    queries, sizes = load_queries(states, store, h, *settings.get("block", (0, 1)))
+    if settings["search"] == "exact":
+        snapshots = exact_search(queries, store, h, metric, k, fractions, job.device)
+    else:
+        empty = open_trained(trained, h, metric, store.width, store.checkpoint)
+        parts, nprobe = open_filled(filled, trained, store, h, metric), settings["index"]["nprobe"]
+        snapshots = approximate_search(queries, store, empty, parts, nprobe, k, fractions, job.device, filled[0].parent)
     with ExitStack() as open_files:
         writers = {
             (split, name): open_files.enter_context(
-                new_array(arguments.neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k))
+                new_array(neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k))
             )
             for split, size in sizes.items()
             for name, dtype, parts in (
@@ -80,14 +76,14 @@ def main(arguments: argparse.Namespace) -> None:
             for split, part in zip(SPLITS, np.split(array, [sizes[SPLITS[0]]]), strict=True):
                 writers[split, name](slab, 0, part)
 
-        for fraction, ids, similarities in snapshots(arguments, store, queries, fractions):
+        for fraction, ids, similarities in snapshots:
             write("ids", fractions.index(fraction), ids)
             write("similarities", fractions.index(fraction), similarities)
             if fraction in rescored:
                 write("real", rescored.index(fraction), real_similarities(queries, ids, store, h, metric))
     write_manifest(
-        arguments.neighbours / "manifest.json",
-        files=[arguments.neighbours / f"{split}.{name}.npy" for split, name in writers],
+        neighbours / "manifest.json",
+        files=[neighbours / f"{split}.{name}.npy" for split, name in writers],
         kind="neighbours",
         h=h,
         metric=metric,
@@ -101,26 +97,3 @@ def main(arguments: argparse.Namespace) -> None:
         store=store.identity,
         settings=settings,
     )
-
-
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument(
-        "--settings",
-        required=True,
-        help="JSON with retrieval, main, fractions, index, h, metric, search, and block (its number and how many)",
-    )
-    gpu_options(options)
-    options.add_argument("--states", type=Path, required=True, help="folder of the evaluation states")
-    options.add_argument("--chunks", type=Path, nargs="+", required=True, help="manifests of the datastore's chunks")
-    options.add_argument("--trained", type=Path, help="trained index; for the approximate search")
-    options.add_argument(
-        "--filled", type=Path, nargs="+", help="filled indexes in the order of the chunks; for the approximate search"
-    )
-    options.add_argument("--neighbours", type=Path, required=True, help="folder of the neighbours")
-    return options
-
-
-if __name__ == "__main__":
-    run(main, parser())
