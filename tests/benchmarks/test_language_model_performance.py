@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from knnlm.corpus.windows import fixed_windows
-from knnlm.cost.plan import Run, estimated_vocabulary
-from knnlm.cost.plan import training as training_stage
+from knnlm.cost.sizes import Run, estimated_vocabulary
+from knnlm.cost.stages import training as training_stage
 from knnlm.language_model.fairseq_runs import history
 from knnlm.performance import language_model, training
 from knnlm.performance.language_model import (

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from snakemake.utils import update_config, validate
 
-from knnlm.cost.amounts import TRAINED, jobs
 from knnlm.cost.hours import OPERATIONS, measured_seconds, predicted_seconds, ratios, read_rates
-from knnlm.cost.plan import Run
+from knnlm.cost.rules import TRAINED, jobs
+from knnlm.cost.sizes import Run
 from knnlm.cost.step_times import read_times, slowdown, whole_run_share
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,9 @@ def run_of(folder: Path, name: str, *overlays: str) -> Run:
 
 def test_every_job_of_the_plan_has_left_its_times_and_no_other(times, planned):
     shown = {
-        f"plot/hypothesis-{job.wildcards['hypothesis']}" for job in jobs(planned) if job.rule == "trained_hypothesis"
+        f"plot/hypothesis-{job.wildcards['hypothesis']}"
+        for job in jobs(planned)
+        if (job.stage, job.rule) == (TRAINED, "hypothesis")
     }
     assert {job.job for job in times} == {job.name for job in jobs(planned)} | shown
 

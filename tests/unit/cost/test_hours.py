@@ -9,21 +9,26 @@ from pathlib import Path
 import pytest
 from configs import config_of
 
-from knnlm.cost import plan
-from knnlm.cost.amounts import AMOUNTS, FAISS_OR_PANDAS, FIGURE, STAGES, TORCH, TRAINED, TRAINING, amounts, jobs
+from knnlm.cost import stages
 from knnlm.cost.hours import (
+    CONSTANT,
+    FAISS_OR_PANDAS,
+    FIGURE,
     OPERATIONS,
     SNAKEMAKE,
     SNAKEMAKE_JOB,
     SNAKEMAKE_START,
+    TORCH,
+    TRAINING,
     job_seconds,
     measured_seconds,
     predicted_seconds,
     ratios,
     read_rates,
-    whole_plan,
 )
-from knnlm.cost.plan import Run
+from knnlm.cost.plan import plan, whole_plan
+from knnlm.cost.rules import RULES, TRAINED, jobs
+from knnlm.cost.sizes import Run, forward_flops
 from knnlm.cost.step_times import Times
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry
@@ -57,19 +62,22 @@ def times(name: str, started: float, ended: float, driver: float = 0.0) -> Times
 def test_every_rule_has_a_stage_and_amounts_and_every_job_its_name(run):
     found = list(jobs(run))
     assert len({job.name for job in found}) == len(found)
-    of_stages = [rule for rules in STAGES.values() for rule in rules]
-    assert sorted(of_stages) == sorted(AMOUNTS)
-    assert {job.rule for job in found} | {"join_exact", "join_approximate"} == set(of_stages)
+    assert {job.rule for job in found} | {"join_neighbours"} == RULES.keys() - {"measure_performance"}
+    assert {job.stage for job in found} == {stage.stage for stage in whole_plan(run)} - {
+        "real scores",
+        SNAKEMAKE,
+        "total",
+    }
     for some in found:
-        done = amounts(run, some)
-        assert set(done) <= {*OPERATIONS, "core_seconds", "seconds"}
+        done = RULES[some.rule](run, some.wildcards).likely
+        assert set(done) <= {*OPERATIONS, *CONSTANT, "tokenise_bytes", "training_half_flops"}
         assert all(amount >= 0 for amount in done.values())
 
 
 def test_training_by_hand():
     """19.4 TFLOP of training and 4 validations at 10 GFLOP/s, on both of two cores."""
-    validated = 4 * 16743 * plan.forward_flops(DEMO.config["lm"]["architecture"], 256, 8160)
-    seconds = FAISS_OR_PANDAS + TRAINING + (plan.training(DEMO).flops + validated) / 1e10
+    validated = 4 * 16743 * forward_flops(DEMO.config["lm"]["architecture"], 256, 8160)
+    seconds = FAISS_OR_PANDAS + TRAINING + (stages.training(DEMO).flops + validated) / 1e10
     assert job_seconds(DEMO, job(DEMO, "train_lm"), RATES) == (pytest.approx(seconds), 1.0)
     assert predicted_seconds(DEMO, RATES)["training"] == pytest.approx(seconds)
 
@@ -91,8 +99,8 @@ def test_small_jobs_run_side_by_side_and_a_rule_takes_no_less_than_its_longest_j
 
 def test_the_total_is_of_a_plain_snakemake():
     found = predicted_seconds(DEMO, RATES)
-    assert found["total"] == pytest.approx(sum(found[stage] for stage in (*STAGES, SNAKEMAKE)) - found[TRAINED])
-    untrained = [job for job in jobs(DEMO) if job.rule not in STAGES[TRAINED]]
+    assert found["total"] == pytest.approx(sum(found.values()) - found["total"] - found[TRAINED])
+    untrained = [job for job in jobs(DEMO) if job.stage != TRAINED]
     assert found[SNAKEMAKE] == SNAKEMAKE_START + SNAKEMAKE_JOB * len(untrained)
     assert found[TRAINED] > found["training"]  # each of them trains an LM
 
@@ -113,14 +121,14 @@ def test_a_gpu_s_rates_are_those_of_each_gpu_and_one_job_at_a_time_holds_it():
 
 
 def test_the_whole_plan_adds_text_hypotheses_and_figures_to_the_main_result():
-    stages = whole_plan(DEMO)
-    names = [stage.stage for stage in stages]
-    main = {stage.stage: stage for stage in plan.plan(DEMO.config, DEMO.tokens, DEMO.vocabulary)}
+    lines = whole_plan(DEMO)
+    names = [stage.stage for stage in lines]
+    main = {stage.stage: stage for stage in plan(DEMO)}
     assert set(names) == {*main, "corpus", "hypotheses", "figures", SNAKEMAKE, TRAINED}
     assert names[-2:] == ["total", TRAINED]
-    assert all(stage == main[stage.stage] for stage in stages if stage.stage in main and stage.stage != "total")
-    whole = dict(zip(names, stages, strict=True))
-    assert whole["total"].disk_bytes == sum(stage.disk_bytes for stage in stages[:-2])
+    assert all(stage == main[stage.stage] for stage in lines if stage.stage in main and stage.stage != "total")
+    whole = dict(zip(names, lines, strict=True))
+    assert whole["total"].disk_bytes == sum(stage.disk_bytes for stage in lines[:-2])
     assert whole["hypotheses"].rows + whole[TRAINED].rows == len(registry.with_step(DEMO.config))
     without = changed(
         DEMO, hypotheses={name: entry | {"enabled": False} for name, entry in DEMO.config["hypotheses"].items()}
@@ -136,7 +144,7 @@ def test_what_a_stage_took_is_known_when_all_its_jobs_have_left_their_times():
 
 
 def test_what_a_finished_run_took_adds_up():
-    names = [job.name for job in jobs(DEMO) if job.rule not in STAGES[TRAINED]]
+    names = [job.name for job in jobs(DEMO) if job.stage != TRAINED]
     found = measured_seconds(DEMO, [times(name, 2 + 3 * place, 4 + 3 * place) for place, name in enumerate(names)])
     assert TRAINED not in found
     assert found["total"] == pytest.approx(1 + 3 * len(names))
@@ -176,7 +184,7 @@ def test_a_table_of_other_things_is_refused_by_name(rates, wrong, tmp_path):
 def test_the_prediction_for_the_demo_is_within_a_half_of_what_it_took():
     """As recorded on two quiet cores, whatever this machine does meanwhile.
 
-    Who changes the demo or the estimates by much, records again: `make demo`, `snakemake performance`, `snakemake plan`, then to `tests/unit/demo/`
+    Who changes the demo or the estimates by much, records again: `make demo`, `snakemake performance`, `snakemake plan`, then to `tests/unit/cost/demo/`
     tables/rates.csv, tables/plan.csv and corpus/tokens/manifest.json of results/demo.
     """
     facts = json.loads((RECORD / "manifest.json").read_text())

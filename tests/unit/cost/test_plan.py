@@ -15,7 +15,9 @@ from configs import config_of
 
 from knnlm.corpus.windows import fixed_windows, share_of_windows
 from knnlm.cost.hours import OPERATIONS, predicted_seconds, read_rates
-from knnlm.cost.plan import (
+from knnlm.cost.plan import plan
+from knnlm.cost.sizes import Run, estimated_vocabulary, forward_flops, tokens_per_update
+from knnlm.cost.stages import (
     BLOCK_KEYS,
     ID_BYTES,
     KEYS_AT_ONCE,
@@ -23,13 +25,7 @@ from knnlm.cost.plan import (
     ROWS_AT_ONCE,
     TOKENS_AT_ONCE,
     WIDER,
-    Run,
-    estimated_vocabulary,
-    forward_flops,
-    parameter_count,
-    plan,
     times_saved_by_states,
-    tokens_per_update,
 )
 from knnlm.datastore import index
 from knnlm.datastore.store import Chunk
@@ -43,12 +39,16 @@ EVALUATED = VALID + TEST  # 505,830
 
 
 PAPER, TINY = config_of("wikitext103"), config_of("tiny")
-STAGES = {stage.stage: stage for stage in plan(PAPER, PAPER["corpus"]["token_counts"], 33_344)}
+STAGES = {stage.stage: stage for stage in plan(Run(PAPER, PAPER["corpus"]["token_counts"], 33_344))}
+
+
+def parameters(architecture: dict, vocabulary: int) -> int:
+    return Run({"lm": {"architecture": architecture}}, {}, vocabulary).parameters
 
 
 def test_parameters_of_the_paper():
-    assert parameter_count(PAPER["lm"]["architecture"], 33_344) == 269_828_096
-    assert parameter_count(PAPER["lm"]["architecture"] | {"layers": 1}, 33_344) == 12_596_224 + 2 * 34_144_256
+    assert parameters(PAPER["lm"]["architecture"], 33_344) == 269_828_096
+    assert parameters(PAPER["lm"]["architecture"] | {"layers": 1}, 33_344) == 12_596_224 + 2 * 34_144_256
 
 
 def test_parameters_of_a_real_network(tmp_path):
@@ -56,7 +56,7 @@ def test_parameters_of_a_real_network(tmp_path):
     dictionary.write_text("".join(f"w{number} 1\n" for number in range(36)))  # and 4 specials
     architecture = TINY["lm"]["architecture"]
     network = transformer.build_model(architecture, 64, str(dictionary))
-    assert parameter_count(architecture, 40) == sum(weight.numel() for weight in network.parameters())
+    assert parameters(architecture, 40) == sum(weight.numel() for weight in network.parameters())
 
 
 def test_vocabulary_estimate_is_near_the_paper():
@@ -136,8 +136,8 @@ def test_memory_is_bounded_by_the_chunk(stage):
     twice = copy.deepcopy(PAPER)
     twice["datastore"]["chunks"] *= 2
     tokens = {"train": 2 * 64 * 1536 * 1000, "valid": VALID, "test": TEST}
-    once = plan(PAPER, tokens | {"train": 64 * 1536 * 1000}, 33_344)
-    both = [{s.stage: s.memory_bytes for s in stages}[stage] for stages in (once, plan(twice, tokens, 33_344))]
+    once = plan(Run(PAPER, tokens | {"train": 64 * 1536 * 1000}, 33_344))
+    both = [{s.stage: s.memory_bytes for s in stages}[stage] for stages in (once, plan(Run(twice, tokens, 33_344)))]
     assert both[0] == both[1]
 
 
@@ -167,9 +167,9 @@ def test_disk_of_an_index_that_is_written(tmp_path):
         index.fill_index(filled, Chunk(tmp_path, 3000, 32, 3000 * number), "att")
         index.save_index(filled, tmp_path / f"chunk-{number}.faiss")
     (tmp_path / "att.npy").unlink()
-    predicted = {stage.stage: stage.disk_bytes for stage in plan(config, {"train": 6000, "valid": 10, "test": 10}, 64)}[
-        "index"
-    ]
+    predicted = {
+        stage.stage: stage.disk_bytes for stage in plan(Run(config, {"train": 6000, "valid": 10, "test": 10}, 64))
+    }["index"]
     written = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert predicted <= written <= predicted + 3 * 1024
 
@@ -222,7 +222,7 @@ def test_step_takes_the_corpus_that_is_there(tmp_path):
     rows = {row["stage"]: row for row in csv.DictReader(table.open())}
     assert rows["datastore"]["rows"] == "30000"
     assert rows["exact retrieval"]["rows"] == "10001"
-    assert f"{parameter_count(TINY['lm']['architecture'], 640):,} parameters" in done.stdout
+    assert f"{parameters(TINY['lm']['architecture'], 640):,} parameters" in done.stdout
 
 
 def test_step_predicts_hours_from_rates_and_tells_what_the_finished_stages_took(tmp_path):

@@ -2,15 +2,18 @@
 
 import copy
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from configs import config_of
 
 from knnlm.cost import requests
-from knnlm.cost.hypothesis_sizes import Work
-from knnlm.cost.plan import joined_bytes
-from knnlm.cost.requests import WORK, asked, request, run_of, threads_for, tokens_of
+from knnlm.cost.requests import asked, request, threads_for
+from knnlm.cost.rules import RULES
+from knnlm.cost.sizes import run_of, tokens_of
+from knnlm.cost.stages import joined_bytes
+from knnlm.cost.work import Work
 from knnlm.hypotheses import registry
 
 PAPER, DEMO, TINY = config_of("wikitext103"), config_of(), config_of("tiny")
@@ -21,7 +24,7 @@ NOWHERE = "there/is/no/manifest.json"
 def jobs(config: dict) -> list[tuple[str, dict]]:
     """Return every kind of job of a run, with the wildcards of one."""
     some = {"h": "att", "metric": "l2", "search": "exact", "chunk": "0", "block": "0", "hypothesis": "soft-labels"}
-    return [(job, some) for job in WORK if job != "hypothesis"] + [
+    return [(job, some) for job in RULES if job not in ("hypothesis", "check_size", "plot")] + [
         ("hypothesis", {"hypothesis": name}) for name in registry.with_step(config)
     ]
 
@@ -58,7 +61,7 @@ def test_the_demo_s_stages_take_less_than_they_ask_for(job, measured):
     run = run_of(DEMO, DEMO_TOKENS, 8160)
     pairs = [{}] if job == "train_lm" else PAIRS
     estimated = sum(
-        request(WORK[job](run, pair), 0, 1, 2, 1).runtime - requests.STARTING_SECONDS / 60 for pair in pairs
+        request(RULES[job](run, pair), 0, 1, 2, 1).runtime - requests.STARTING_SECONDS / 60 for pair in pairs
     )
     assert measured <= estimated <= 20 * measured
 
@@ -67,7 +70,7 @@ def test_more_of_everything_is_asked_for_more_data():
     run = run_of(PAPER, *tokens_of(PAPER, NOWHERE))
     twice = replace(run, tokens={split: 2 * count for split, count in run.tokens.items()})
     for job, wildcards in jobs(PAPER):
-        small, large = (request(WORK[job](size, wildcards), 0, 1, 8, 1) for size in (run, twice))
+        small, large = (request(RULES[job](size, wildcards), 0, 1, 8, 1) for size in (run, twice))
         assert large.mem_mb >= small.mem_mb
         assert large.runtime >= small.runtime
         if job not in ("train_lm", "train_index", "measure_performance"):  # whose sizes are the config's
@@ -77,7 +80,7 @@ def test_more_of_everything_is_asked_for_more_data():
 def test_blocks_of_queries_share_the_work():
     whole, divided = copy.deepcopy(PAPER), copy.deepcopy(PAPER)
     whole["resources"]["query_blocks"], divided["resources"]["query_blocks"] = 1, 10
-    run = requests.of_pair(run_of(PAPER, *tokens_of(PAPER, NOWHERE)), PAIRS[0])
+    run = run_of(PAPER, *tokens_of(PAPER, NOWHERE)).of_pair(PAIRS[0])
     for search, joined in (
         ("retrieve_exact", 0),
         ("retrieve_approximate", joined_bytes(run) / 1e6),
@@ -108,7 +111,7 @@ def test_joined_lists_are_asked_for_as_disk_and_not_as_memory(job, name):
         run_of(config, tokens, vocabulary),
         run_of(config_of_twice, tokens | {"train": 2 * tokens["train"]}, vocabulary),
     )
-    small, large = (WORK[job](run, {"hypothesis": name}) for run in (once, twice))
+    small, large = (RULES[job](run, {"hypothesis": name}) for run in (once, twice))
     assert small.passing_bytes == tokens["train"] * (64 + 8)
     assert (
         asked(config, NOWHERE, job, {"hypothesis": name}, 1).disk_mb >= (small.disk_bytes + small.passing_bytes) / 1e6
@@ -147,9 +150,9 @@ def test_several_nodes_are_asked_for_by_node():
 
 
 def test_small_jobs_ask_for_one_thread_and_large_ones_for_all():
-    assert [threads_for(Work(0, flops=flops), 0, 8) for flops in (1e9, 5e11, 1e15)] == [1, 4, 8]
-    assert threads_for(Work(0, serial_seconds=1e6), 0, 8) == 1
-    assert [threads_for(Work(0, flops=1e9), gpus, 12) for gpus in (1, 2)] == [8, 12]
+    assert [threads_for(Work(likely=Counter(exact_flops=flops)), 0, 8) for flops in (1e9, 5e11, 1e15)] == [1, 4, 8]
+    assert threads_for(Work(likely=Counter(measuring_seconds=1e6)), 0, 8) == 1
+    assert [threads_for(Work(likely=Counter(exact_flops=1e9)), gpus, 12) for gpus in (1, 2)] == [8, 12]
 
 
 def test_tokens_are_those_of_the_corpus_else_of_the_config_else_no_fewer_than_there_can_be(tmp_path):

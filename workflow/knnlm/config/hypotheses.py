@@ -36,7 +36,7 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     entry = config["hypotheses"][name]
     family = entry["family"]
     try:
-        reads, settings = registry.read_step(family)
+        reads, settings, _ = registry.read_step(family)
     except OSError:
         yield (
             f"{key}.family",

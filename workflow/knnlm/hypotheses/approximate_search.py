@@ -10,6 +10,12 @@ from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, r
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
 SETTINGS = {"nprobe": "counts", "codes": {"type": "array", "items": {"$ref": "#/$defs/pq_bytes"}}}
+WORK = {
+    "components": ("nprobe", "codes"),
+    "temperatures": ("nprobe", "codes"),
+    "lists": ("nprobe",),
+    "codes": ("codes",),
+}
 
 
 class Sweeps:

@@ -9,6 +9,7 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("neighbours", "datastore", "temperature")
 SETTINGS = {"counts": "counts_or_null"}
+WORK = {"components": ("counts",), "temperatures": ("counts",)}
 SEARCHES = {"exact": ("real", "real"), "approximate": ("faiss", "faiss")}
 
 

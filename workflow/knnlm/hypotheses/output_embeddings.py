@@ -28,6 +28,13 @@ SETTINGS = {
     "noise": "amount",
     "recipe": {"properties": {"passes": "count", "batch": "count", "betas": "betas", "warmup": "share"}},
 }
+WORK = {
+    "hidden_states": ("h",),
+    "heads": ("n", "total_ratio for each extra"),
+    "rows": ("initial.*.rows",),
+    "passes": ("recipe.passes",),
+    "components": ("h", "n", "extra"),
+}
 
 
 def layouts(inputs: Inputs) -> Iterator[tuple[str, str, np.ndarray]]:

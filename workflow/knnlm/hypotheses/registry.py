@@ -22,22 +22,45 @@ STORED = (
     "training",
     "training_neighbours",
 )
+COUNTED = {  # the words of WORK, and what the settings count that a step lists under each
+    "hidden_states": "hidden states: each has heads of its own, and its keys are read",
+    "heads": "sizes of the heads it trains, in output embeddings for every word type",
+    "rows": "rows of the store that it trains on, null for all, added",
+    "passes": "passes over them, the largest",
+    "components": "components that it makes, one for each entry",
+    "temperatures": "temperatures that it tunes, one for each entry",
+    "updates": "updates of another LM, those of the base LM if there is no such setting",
+    "updates_a_model": "updates after which it keeps an LM",
+    "queries": "queries of its searches, those of valid and test if there is no such setting",
+    "lists": "lists that a query visits, the largest",
+    "codes": "bytes a key has in the indexes that it fills",
+    "neighbours": "neighbours of each training position",
+    "k_means": "the section with rows_per_centroid, iterations, factory and nprobe of a k-means",
+    "centroids_a_word": "centroids for every word type",
+    "held_rows": "rows of the store that it holds in memory",
+}
 
 
 @cache
-def read_step(family: str) -> tuple[tuple[str, ...], dict]:
-    """Return what the step of a family reads, its NEEDS, and the schema of its settings, made from its SETTINGS.
+def read_step(family: str) -> tuple[tuple[str, ...], dict, dict[str, tuple[str, ...]]]:
+    """Return what the step of a family reads, its NEEDS; the schema of its settings, made from its SETTINGS; and its WORK, which may be left out.
 
-    Both stand as literals in the step. Raises OSError if there is no such step, and ValueError if one of the two is wrong.
+    They stand as literals in the step. Raises OSError if there is no such step, and ValueError if one of them is wrong.
     """
-    found = {"NEEDS": None, "SETTINGS": {}}
+    found = {"NEEDS": None, "SETTINGS": {}, "WORK": {}}
     for node in _parsed(family).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in found:
             found[node.targets[0].id] = ast.literal_eval(node.value)
-    needs, settings = found["NEEDS"], found["SETTINGS"]
+    needs, settings, work = found.values()
     if not isinstance(needs, tuple) or set(needs) - set(STORED) or not isinstance(settings, dict):
         raise ValueError(f"NEEDS must be a tuple of {', '.join(STORED)}, and SETTINGS state a schema for each setting")
-    return needs, settings_schema(settings)
+    if (
+        not isinstance(work, dict)
+        or set(work) - set(COUNTED)
+        or not all(isinstance(paths, tuple) for paths in work.values())
+    ):
+        raise ValueError(f"WORK must have a tuple of settings for some of {', '.join(COUNTED)}")
+    return needs, settings_schema(settings), work
 
 
 @cache
@@ -66,6 +89,11 @@ def values_of(config: dict, kind: str) -> Iterator[tuple[str, object]]:
 def needs(config: dict, name: str) -> tuple[str, ...]:
     """Return what the step of a hypothesis reads."""
     return read_step(config["hypotheses"][name]["family"])[0]
+
+
+def work(config: dict, name: str) -> dict[str, tuple[str, ...]]:
+    """Return which settings of a hypothesis count what of its work: paths by the words of COUNTED."""
+    return read_step(config["hypotheses"][name]["family"])[2]
 
 
 def uses_device(config: dict, name: str) -> bool:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from knnlm.corpus.windows import fixed_windows
-from knnlm.cost.plan import TOKENS_AT_ONCE, forward_flops
+from knnlm.cost.sizes import forward_flops
+from knnlm.cost.stages import TOKENS_AT_ONCE
 from knnlm.datastore.store import save_chunk, shuffled_order
 from knnlm.language_model.states import extract_states, padded_source, window_batches
 from knnlm.language_model.transformer import LanguageModel, build_model, save_model

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.cost.plan import BLOCK_KEYS, forward_flops
+from knnlm.cost.sizes import forward_flops
+from knnlm.cost.stages import BLOCK_KEYS
 from knnlm.datastore.store import save_chunk, shuffled_order
 from knnlm.errors import KnnlmError
 from knnlm.performance.bench import Bench, row, seconds_of

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from knnlm.components.head_training import training_precision
-from knnlm.cost.plan import Run, forward_flops, tokens_per_update, training
+from knnlm.cost.sizes import Run, forward_flops, tokens_per_update
+from knnlm.cost.stages import training
 from knnlm.language_model.fairseq_runs import history, train_until
 from knnlm.language_model.training import Devices, fairseq_command
 from knnlm.language_model.transformer import END_OF_LINE, PLUGIN

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.cost.plan import estimated_vocabulary
+from knnlm.cost.sizes import estimated_vocabulary
 from knnlm.cost.step_times import computed_and_wall_seconds, read_times
 from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, training
 from knnlm.performance.bench import COLUMNS, Bench, Measured, row

@@ -4,8 +4,10 @@ import csv
 from dataclasses import asdict
 from pathlib import Path
 
-from knnlm.cost.hours import measured_seconds, predicted_seconds, read_rates, whole_plan
-from knnlm.cost.plan import Run, Stage, estimated_vocabulary, times_saved_by_states, tokens_per_update
+from knnlm.cost.hours import measured_seconds, predicted_seconds, read_rates
+from knnlm.cost.plan import Stage, whole_plan
+from knnlm.cost.sizes import Run, estimated_vocabulary, tokens_per_update
+from knnlm.cost.stages import times_saved_by_states
 from knnlm.cost.step_times import read_times
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import atomic, read_manifest
@@ -72,7 +74,7 @@ def main(
         f"\nAn epoch of an output embedding would take {times_saved_by_states(planned):.1f} times as many operations if the LM ran before it."
     )
     print(
-        "Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/plan.py` has the formulas."
+        "Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/stages.py` has the formulas."
     )
     print(f"Hours are those of a machine like the one on which {rates} was measured." if predicted else NO_RATES)
 

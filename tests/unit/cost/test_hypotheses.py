@@ -1,0 +1,105 @@
+"""What hypotheses say of their own work, and what follows, by hand."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+from configs import config_of
+
+from knnlm.cost.hypotheses import SECONDS, hypothesis, training_neighbours
+from knnlm.cost.sizes import Run
+from knnlm.errors import KnnlmError
+from knnlm.hypotheses import registry
+
+DEMO = Run(config_of(), {"train": 404231, "valid": 16743, "test": 31756}, 8160)
+EVALUATED = 16743 + 31756
+
+
+def work_of(run: Run, name: str, **wildcards: str):
+    return hypothesis(run, {"hypothesis": name, **wildcards})
+
+
+@pytest.fixture
+def own(monkeypatch, tmp_path):
+    """Return a function that gives the run of one hypothesis alone, whose step and settings are written for it."""
+
+    def made(step: str, **settings) -> Run:
+        (tmp_path / "own.py").write_text(step)
+        monkeypatch.setattr(registry, "STEPS", tmp_path)
+        registry.read_step.cache_clear()
+        registry._parsed.cache_clear()
+        entry = {"enabled": True, "family": "own", "settings": settings, "after": []}
+        return replace(DEMO, config={**DEMO.config, "hypotheses": {"own": entry}})
+
+    yield made
+    monkeypatch.undo()
+    registry.read_step.cache_clear()
+    registry._parsed.cache_clear()
+
+
+def test_heads_by_hand():
+    """Of att and ffn one head of one and one of two embeddings a type, each from random weights on all rows and as copies on 100,000."""
+    likely = work_of(DEMO, "softmax-capacity").likely
+    matrix = 128 * 8160
+    trained, evaluated = 6 * matrix * (404231 + 100000), 2 * matrix * EVALUATED
+    assert likely == {"head_flops": pytest.approx((trained + evaluated) * (1 + 2) * 2), "seconds": SECONDS}
+
+
+def test_heads_that_another_setting_counts():
+    """Two heads of twice the types, one by frequency and one by loss."""
+    matrix = 128 * 8160
+    likely = work_of(DEMO, "adaptive-capacity").likely
+    assert likely["head_flops"] == pytest.approx((6 * matrix * 404231 + 2 * matrix * EVALUATED) * 2 * 2)
+
+
+def test_temperatures_by_hand():
+    """Six counts of neighbours: on valid every third of the grid and ten more, and once over both splits."""
+    tried = -(-len(DEMO.config["temperature"]["grid"]) // 3) + 10
+    likely = work_of(DEMO, "neighbours").likely
+    assert likely["neighbour_terms"] == pytest.approx(6 * (tried * 16743 + EVALUATED) * DEMO.k)
+
+
+def test_memorisation_trains_for_its_own_updates_and_keeps_models():
+    config = copy.deepcopy(DEMO.config)
+    config["hypotheses"]["memorisation"]["settings"] |= {"updates": 800, "every": 400}
+    run = replace(DEMO, config=config)
+    half, whole = work_of(run, "memorisation"), work_of(DEMO, "memorisation")
+    assert DEMO.config["hypotheses"]["memorisation"]["settings"]["updates"] == 1600
+    kept = [2, 8]
+    states = (whole.likely["training_flops"] - 2 * half.likely["training_flops"]) / (kept[1] - 2 * kept[0])
+    assert 0 < states < half.likely["training_flops"]
+    model = (whole.disk_bytes - half.disk_bytes) / (kept[1] - kept[0])
+    assert model > 4 * 4 * DEMO.parameters
+
+
+def test_more_lists_are_more_look_ups_for_training_neighbours():
+    config = copy.deepcopy(DEMO.config)
+    config["hypotheses"]["soft-labels"]["settings"]["nprobe"] *= 2
+    once, twice = (
+        training_neighbours(run, {"hypothesis": "soft-labels"}) for run in (DEMO, replace(DEMO, config=config))
+    )
+    assert twice.likely["lookups"] == 2 * once.likely["lookups"]
+    assert once.disk_bytes == 8 * DEMO.chunk_rows * (64 + 1)
+
+
+def test_a_step_that_says_nothing_is_estimated_by_what_it_reads(own):
+    reads = 'NEEDS = ("states", "datastore", "temperature")\nSETTINGS = {"n": "counts", "rows": "count"}\n'
+    silent = work_of(own(reads, n=[1, 2, 3], rows=1000), "own")
+    assert silent.likely == {"seconds": SECONDS}
+    assert silent.spare["disk_bytes"] == 2 * 404231 * 128
+    assert silent.spare["neighbour_terms"] > 0
+    telling = work_of(own(reads + 'WORK = {"heads": ("n",), "rows": ("rows",)}\n', n=[1, 2, 3], rows=1000), "own")
+    assert telling.likely["head_flops"] == 6 * 128 * 8160 * 1000 * 6
+
+
+def test_a_setting_that_is_not_there_is_named(own):
+    run = own('NEEDS = ("states",)\nSETTINGS = {"n": "count"}\nWORK = {"heads": ("recipe.n",)}\n', n=1)
+    with pytest.raises(KnnlmError, match=r"own\.py: WORK names recipe\.n, which is no setting of own"):
+        work_of(run, "own")
+
+
+@pytest.mark.parametrize("work", ['{"head": ("n",)}', '{"heads": "n"}', '["n"]'])
+def test_a_word_that_is_not_known_is_refused(own, work):
+    run = own(f'NEEDS = ("states",)\nSETTINGS = {{"n": "count"}}\nWORK = {work}\n', n=1)
+    with pytest.raises(ValueError, match=r"WORK must have a tuple of settings for some of hidden_states"):
+        registry.work(run.config, "own")

@@ -1,0 +1,166 @@
+"""What a hypothesis takes: by the stored things that its step loads, and by what it says itself of its work.
+
+A step says it in a literal `WORK` beside its `NEEDS`: which of its settings count what (`knnlm.hypotheses.registry.COUNTED` lists the words). One that
+says nothing is estimated by its needs alone. All is rounded up.
+"""
+
+import math
+from collections import Counter
+
+from knnlm.cost import stages
+from knnlm.cost.sizes import HALF, SINGLE, Run
+from knnlm.cost.work import TRAINING, Work
+from knnlm.datastore.factory import PQ_CENTROIDS
+from knnlm.errors import KnnlmError
+from knnlm.hypotheses import registry
+
+MOST_TRIED = 40  # temperatures beside the grid, the most that a search may try
+MORE_COMPONENTS = 10  # the most that a step makes beside those of its settings
+SECONDS, TRAINING_SECONDS = (
+    1.0,
+    5.0,
+)  # of what has no kind: files read, λ, linear programs; to start fairseq and to keep its checkpoints
+TEACHER = 4 / 3  # of a training's operations, where a teacher reads along
+
+LOADED = {
+    "states": lambda run: 2 * SINGLE * run.evaluated * run.width,
+    "datastore": lambda run: 2 * SINGLE * run.train,  # values
+    "model": lambda run: 2 * SINGLE * run.vocabulary * run.width,
+    "neighbours": lambda run: 2 * run.evaluated * run.k * (2 * SINGLE + 1),
+    "index": lambda run: stages.index_memory(run, run.config["main"]["metric"]),
+    "training": lambda run: stages.training_job(run).memory_bytes,
+}
+
+
+class Said:
+    """What a hypothesis says of its work: for each word of its `WORK` the values of the settings that it names."""
+
+    def __init__(self, run: Run, name: str):
+        self.hypothesis, self.step = name, f"knnlm/hypotheses/{run.config['hypotheses'][name]['family']}.py"
+        self.settings = run.config["hypotheses"][name]["settings"]
+        self.words = registry.work(run.config, name)
+        self.needs = registry.needs(run.config, name)
+
+    def __getitem__(self, word: str) -> list:
+        """Return the values, empty where the step does not say the word."""
+        return [value for path in self.words.get(word, ()) for value in self._values(path)]
+
+    def _values(self, path: str) -> list:
+        """Return the values of a setting: entries of a list, or one. `a.*.b` is of every section in `a`, `a for each b` as often as `b` has entries."""
+        path, _, each = path.partition(" for each ")
+        found = [self.settings]
+        for key in path.split("."):
+            try:
+                found = [value for section in found for value in (section.values() if key == "*" else [section[key]])]
+            except (KeyError, TypeError, AttributeError):
+                raise KnnlmError(
+                    f"{self.step}: WORK names {path}, which is no setting of {self.hypothesis}; correct the one or the other."
+                ) from None
+        found = [entry for value in found for entry in (value if isinstance(value, list) else [value])]
+        return found * len(self._values(each)) if each else found
+
+
+def hypothesis(run: Run, wildcards: dict) -> Work:
+    """Return the work of one hypothesis."""
+    said = Said(run, wildcards["hypothesis"])
+    work = _heads(run, said) + _temperatures(run, said)
+    work += Work(likely=Counter(seconds=SECONDS))
+    if "training" in said.needs:
+        work += _trainings(run, said)
+    if "index" in said.needs:
+        work += _searches(run, said)
+    if said["k_means"]:
+        work += _clusters(run, said)
+    keys = HALF * run.width * run.train * _passes(said) * _hidden_states(said) if "datastore" in said.needs else 0
+    loaded = (
+        sum(LOADED[need](run) for need in said.needs if need in LOADED) + 10 * 8 * run.evaluated + work.memory_bytes
+    )
+    return work + Work(loaded, SINGLE * run.evaluated * 100, spare=Counter(disk_bytes=keys))
+
+
+def training_neighbours(run: Run, wildcards: dict) -> Work:
+    """Find the neighbours of one chunk's own positions in the main index."""
+    said = Said(run, wildcards["hypothesis"])
+    nprobe = max(said["lists"], default=run.config["index"]["nprobe"])
+    choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + nprobe * PQ_CENTROIDS)
+    found = 2 * SINGLE * run.chunk_rows * (max(said["neighbours"], default=run.k) + 1)
+    values, lists = SINGLE * run.train, stages.list_bytes(run, run.factory.code_bytes)
+    looked_up = stages.looked_up_in_lists(run, run.chunk_rows, nprobe)
+    done = Counter(choosing_flops=choosing, lookups=looked_up, disk_bytes=found)
+    read = Counter(disk_bytes=HALF * run.width * run.chunk_rows + values + 2 * lists)
+    memory = stages.index_memory(run, run.config["main"]["metric"]) + values + 3 * found
+    return Work(memory, found, done, read, passing_bytes=lists)
+
+
+def _hidden_states(said: Said) -> int:
+    return max(1, len(said["hidden_states"]))
+
+
+def _passes(said: Said) -> int:
+    return max([1, *said["passes"]])
+
+
+def _heads(run: Run, said: Said) -> Work:
+    """Train output embeddings: for each row and pass 6 · d · R operations, R rows of the matrix, for every head and hidden state.
+
+    Steps that read states and the base LM evaluate logits of valid and test, 2 · d · V for each token and head, or else for the base LM alone.
+    """
+    matrix, rows = run.width * run.vocabulary, sum(count or run.train for count in said["rows"])
+    flops = 6.0 * matrix * rows * _passes(said)
+    if {"states", "model"} <= set(said.needs):
+        flops += 2.0 * matrix * run.evaluated
+    flops *= max(1, sum(said["heads"])) * _hidden_states(said)
+    return Work(5 * SINGLE * matrix * max([1, *said["heads"]]) if rows else 0, likely=Counter(head_flops=flops))
+
+
+def _temperatures(run: Run, said: Said) -> Work:
+    """Tune temperatures of kNN distributions on valid; time is asked for as if every component's were, over valid and test."""
+    tried = stages.temperatures_tried(run) * run.tokens["valid"] + run.evaluated
+    likely = len(said["temperatures"]) * tried * run.k if "temperature" in said.needs else 0
+    components = len(said["components"]) + MORE_COMPONENTS
+    most = components * (len(run.config["temperature"]["grid"]) + MOST_TRIED) * run.evaluated * run.k
+    memory = 3 * SINGLE * run.largest_split * run.k
+    return Work(memory, likely=Counter(neighbour_terms=likely), spare=Counter(neighbour_terms=max(0, most - likely)))
+
+
+def _trainings(run: Run, said: Said) -> Work:
+    """Train one LM like the base LM, as many updates as said; or on labels with neighbours and without, each with a teacher that reads along."""
+    base, of_base = stages.training_job(run), run.config["lm"]["training"]["updates"]
+    with_neighbours = "training_neighbours" in said.needs
+    trained, neighbours = (2 * TEACHER, 2 * SINGLE * sum(said["neighbours"])) if with_neighbours else (1, 0)
+    updates = sum(said["updates"]) or of_base
+    models = updates // sum(said["updates_a_model"]) if said["updates_a_model"] else math.ceil(trained)
+    done = base.share(trained * updates / of_base, trained * updates / of_base).likely
+    done += Counter({TRAINING[0]: models * stages.states(run).flops, "seconds": 2 * TRAINING_SECONDS})
+    return Work(3 * neighbours * run.chunk_rows, models * base.disk_bytes + neighbours * run.train, done)
+
+
+def _searches(run: Run, said: Said) -> Work:
+    """Search the main index with training rows or with the evaluation's queries, with the most lists that are asked for; fill others with other codes.
+
+    The main index's lists are joined on disk, those of the others are in memory, and so is the sample that they are trained on.
+    """
+    nprobe, factory = run.config["index"]["nprobe"], run.factory
+    codes = [code for code in said["codes"] if run.width % code == 0 and code != factory.code_bytes]
+    compared = max([nprobe, *said["lists"]]) * (factory.sub_quantisers or 2 * run.width) + nprobe * sum(codes)
+    looked_up = (sum(said["queries"]) or run.evaluated) * run.train / factory.lists * compared
+    filling = len(codes) * stages.index_filling(run).flops
+    sample = SINGLE * min(run.config["index"]["training_rows"], run.train) * run.width
+    memory = stages.list_bytes(run, max(codes)) + sample if codes else 0
+    lists = stages.list_bytes(run, factory.code_bytes)
+    done = Counter(exact_flops=filling, lookups=looked_up)
+    return Work(memory, 0, done, Counter(disk_bytes=2 * lists), passing_bytes=lists)
+
+
+def _clusters(run: Run, said: Said) -> Work:
+    """Cluster a sample of the store and assign all of its rows, three times for each hidden state; hold rows of the words, and a copy.
+
+    The sample is in memory in float32. A row is compared with the lists of the quantiser's index and the centroids in those that it visits.
+    """
+    (k_means,), centroids = said["k_means"], sum(said["centroids_a_word"]) * run.vocabulary
+    sample = min(k_means["rows_per_centroid"] * centroids, run.train)
+    lists = math.sqrt(centroids) * 4  # of an inverted index; a flat one compares with all
+    compared = centroids if k_means["factory"] == "Flat" else lists + centroids * min(1, k_means["nprobe"] / lists)
+    rows = (sample * k_means["iterations"] + run.train) * 3 * _hidden_states(said)
+    held = max(sample, 2 * min(sum(said["held_rows"]), run.train))
+    return Work(SINGLE * run.width * held, likely=Counter(exact_flops=2.0 * run.width * compared * rows))

@@ -1,0 +1,143 @@
+"""One job of each rule: what it takes (`RULES`), and all jobs that a run has (`jobs`)."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+from knnlm.config import text_limits
+from knnlm.cost import stages
+from knnlm.cost.hypotheses import hypothesis, training_neighbours
+from knnlm.cost.sizes import HALF, SINGLE, Run
+from knnlm.cost.work import Work
+from knnlm.figures.catalogue import FIGURES
+from knnlm.hypotheses import registry
+
+BYTES_PER_TOKEN = 6  # of text; WikiText-103 has 4.8
+COMPONENTS_OF_A_HYPOTHESIS = 6
+TEXT_RULES = ("corpus_text", "tokenise", "bpe", "binarise")
+TRAINED = "trained hypotheses"
+
+
+def text_bytes(run: Run) -> int:
+    """Return bytes of the text of all splits."""
+    return BYTES_PER_TOKEN * sum(run.tokens.values())
+
+
+def text(run: Run, wildcards: dict, rule: str) -> Work:
+    """Read the text and write it in another form: as a stream, but for the distinct words and the line borders."""
+    size = text_bytes(run)
+    return Work(size, 2 * size, Counter({f"{rule}_bytes": size}), Counter(disk_bytes=4 * size))
+
+
+def chunk_of(work: Work, run: Run) -> Work:
+    """Return one chunk's share of what is done to the whole store, and at most that of the largest chunk."""
+    return work.share(1 / run.chunks, run.chunk_rows / run.train)
+
+
+def retrieve_approximate(run: Run, wildcards: dict) -> Work:
+    """Search for one block of queries with one hidden state and metric, and score what was found."""
+    run = run.of_block(wildcards)
+    return stages.approximate_retrieval(run) + stages.real_scores(run)
+
+
+def join_neighbours(run: Run, wildcards: dict) -> Work:
+    """Write the blocks of one retrieval behind one another."""
+    found = stages.exact_retrieval(run.of_pair(wildcards)).disk_bytes
+    return Work(run.largest_split * run.k * SINGLE, 1.5 * found, Counter(disk_bytes=3 * found))
+
+
+def knn_components(run: Run, wildcards: dict) -> Work:
+    """Make the components of one retrieval; two of the three variants of a pair have an approximate search's neighbours."""
+    return stages.components(run.of_pair(wildcards)).share(2 / 3 if wildcards["search"] == "approximate" else 1 / 3, 1)
+
+
+def tables(run: Run, wildcards: dict) -> Work:
+    """Make all tables; a hypothesis has some components, at most as many again as the main result."""
+    work, main, most = stages.tables(run), len(run.knn_components), 1 + len(run.config["hypotheses"])
+    components = main + COMPONENTS_OF_A_HYPOTHESIS * len(registry.with_step(run.config))
+    return work.share(components / (main + 1), most) + Work(most * work.memory_bytes)
+
+
+def helped_tokens(run: Run, wildcards: dict) -> Work:
+    """Make the tables of tokens: from the counts of the training text, and several columns of both splits."""
+    return Work(3 * SINGLE * run.train + 20 * 8 * run.evaluated, 1e6, Counter(counted_tokens=run.train))
+
+
+def measure_performance(run: Run, wildcards: dict) -> Work:
+    """Measure every stage: a training of few updates, and searches of synthetic stores whose largest has eight times the rows of the smallest."""
+    wanted, keys = run.config["performance"], run.config["performance"]["rows"] * run.width
+    memory = max(stages.training(run).memory_bytes, 4 * SINGLE * keys)
+    seconds = 900 + 200 * wanted["pairs"] * wanted["seconds"]
+    return Work(memory, 3 * 8 * HALF * keys, Counter(measuring_seconds=seconds, disk_bytes=20 * 8 * HALF * keys))
+
+
+RULES: dict[str, Callable[[Run, dict], Work]] = {
+    **{rule: partial(text, rule=rule) for rule in TEXT_RULES},
+    "check_size": lambda run, wildcards: Work(),
+    "train_lm": lambda run, wildcards: stages.training_job(run),
+    "evaluation_states": lambda run, wildcards: stages.states(run),
+    "datastore_chunk": lambda run, wildcards: chunk_of(stages.datastore(run), run),
+    "train_index": lambda run, wildcards: stages.index_training(run),
+    "fill_index": lambda run, wildcards: chunk_of(stages.index_filling(run), run),
+    "retrieve_exact": lambda run, wildcards: stages.exact_retrieval(run.of_block(wildcards)),
+    "retrieve_approximate": retrieve_approximate,
+    "join_neighbours": join_neighbours,
+    "knn_components": knn_components,
+    "hypothesis": hypothesis,
+    "training_neighbours": training_neighbours,
+    "tables": tables,
+    "helped_tokens": helped_tokens,
+    "plot": lambda run, wildcards: Work(),
+    "measure_performance": measure_performance,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job: the stage it is part of, its rule, the wildcards by which its work differs, and its name, that of its log."""
+
+    stage: str
+    rule: str
+    wildcards: dict[str, str]
+    name: str
+
+
+def jobs(run: Run) -> Iterator[Job]:
+    """Yield every job of a run, those of the hypotheses that train an LM too."""
+    chunk, names, blocks = range(run.chunks), registry.with_step(run.config), run.config["resources"]["query_blocks"]
+    pair = {"h": run.config["retrieval"]["h"], "metric": run.config["retrieval"]["metrics"]}
+    trained = [name for name in names if registry.trains_lm(run.config, name)]
+    taught = [name for name in names if "training_neighbours" in registry.needs(run.config, name)]
+    untrained = [name for name in names if name not in trained]
+    for rule in TEXT_RULES:
+        yield from _each("corpus", rule, rule)
+    yield from _each("corpus", "check_size", "check_size/{stage}", stage=text_limits.CHECKS)
+    yield from _each("training", "train_lm", "train_lm")
+    yield from _each("states", "evaluation_states", "evaluation_states")
+    yield from _each("datastore", "datastore_chunk", "datastore_chunk/{chunk}", chunk=chunk)
+    yield from _each("index", "train_index", "train_index/{h}-{metric}", **pair)
+    yield from _each("index", "fill_index", "fill_index/{h}-{metric}-{chunk}", **pair, chunk=chunk)
+    folder = "block-{block}/" if blocks > 1 else ""
+    for search in ("exact", "approximate"):
+        stage, name = f"{search} retrieval", f"{{h}}-{{metric}}-{search}"
+        yield from _each(stage, f"retrieve_{search}", f"retrieve/{folder}{name}", **pair, block=range(blocks))
+        if blocks > 1:
+            yield from _each(stage, "join_neighbours", f"join_neighbours/{name}", **pair)
+        yield from _each("components", "knn_components", f"knn_components/{name}", **pair, search=[search])
+    yield from _each("hypotheses", "hypothesis", "hypothesis/{hypothesis}", hypothesis=untrained)
+    yield from _each("tables", "tables", "tables")
+    yield from _each("tables", "helped_tokens", "helped_tokens")
+    yield from _each("figures", "plot", "plot/{figure}", figure=FIGURES)
+    yield from _each("figures", "plot", "plot/hypothesis-{hypothesis}", hypothesis=untrained)
+    chunks = "training_neighbours/{hypothesis}-{chunk}"
+    yield from _each(TRAINED, "training_neighbours", chunks, hypothesis=taught, chunk=chunk)
+    yield from _each(TRAINED, "hypothesis", "hypothesis/{hypothesis}", hypothesis=trained)
+
+
+def _each(stage: str, rule: str, name: str, /, **values: Iterable[object]) -> Iterator[Job]:
+    """Yield the jobs of a rule, one for all combinations of the values of its wildcards, by which its name is filled."""
+    for combination in product(*values.values()):
+        wildcards = dict(zip(values, map(str, combination), strict=True))
+        yield Job(stage, rule, wildcards, name.format(**wildcards))

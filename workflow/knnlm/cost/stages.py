@@ -1,0 +1,271 @@
+"""What each stage of a run takes, over all its jobs: the formulas behind the plan, the jobs' requests and the hours.
+
+Symbols in the docstrings: T tokens of train, E of valid and test together; L layers, d width, f inner width, V types, P parameters; k neighbours;
+c bytes a row has in the index; n rows of the largest chunk. Bytes on disk and rows are exact for the files they count; memory and operations
+are estimates, meant to be right within a factor of two.
+"""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+from knnlm.components.catalogue import GRID_STEP, real_score_fractions, searched_fractions
+from knnlm.cost.sizes import HALF, SINGLE, Run, forward_flops, tokens_per_update
+from knnlm.cost.work import Work
+from knnlm.datastore.factory import PQ_CENTROIDS
+from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE
+
+KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
+ID_BYTES = 8  # of a row in an index
+TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
+BLOCK_KEYS, KEYS_AT_ONCE, ROWS_AT_ONCE = 262144, 524288, 131072  # blocks of exact search, real scores and index filling
+WIDER = 8  # columns of a factor of exact search beside those of its key
+COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
+TEMPERATURES_SEARCHED = 10  # evaluations of the one-dimensional search beside the grid
+WEIGHTS_SEARCHED = 60  # evaluations of the search for λ
+OPERATIONS_OF_A_WEIGHT = 10
+BYTES_PER_TABLE_ROW = 250
+
+
+def training(run: Run) -> Work:
+    """Train the base LM.
+
+    Operations: 3 · forward · tokens seen. Disk: the model, 4P, and three checkpoints of weights and s moments (2 for adam, 1 for nag). Memory
+    (of one device): 4P · (2 + s), in float16 4P more, and the activations of one forward pass: for each token and layer 10d + 2f values and 3
+    attention weights for each head and position, and V logits with their float32 softmax and gradient.
+    """
+    settings, architecture = run.config["lm"]["training"], run.config["lm"]["architecture"]
+    half, moments, size = settings["fp16"], _moments(run), HALF if settings["fp16"] else SINGLE
+    length, seen = settings["tokens_per_sample"], settings["updates"] * tokens_per_update(run.config)
+    layer = size * (10 * run.width + 2 * architecture["feed_forward_width"] + 3 * architecture["heads"] * length)
+    token = architecture["layers"] * layer + run.vocabulary * (size + 2 * SINGLE)
+    memory = SINGLE * run.parameters * (2 + moments + half) + settings["batch_samples"] * length * token
+    flops = 3.0 * seen * forward_flops(architecture, length, run.vocabulary)
+    disk = SINGLE * run.parameters + 3 * _checkpoint_bytes(run)
+    return Work(memory, disk, Counter({_training_kind(run): flops}), rows=seen)
+
+
+def training_job(run: Run) -> Work:
+    """Train the base LM and validate it; on GPUs each process holds a checkpoint and the weights on the host when it begins and when it saves."""
+    settings, resources, work = run.config["lm"]["training"], run.config["resources"], training(run)
+    processes = resources["training_gpus"] // resources["training_nodes"]
+    memory = processes * (_checkpoint_bytes(run) + SINGLE * run.parameters) if processes else work.memory_bytes
+    forward = forward_flops(run.config["lm"]["architecture"], settings["tokens_per_sample"], run.vocabulary)
+    validated = settings["updates"] / settings["validate_every"] * run.tokens["valid"] * forward
+    return Work(memory, work.disk_bytes, work.likely + Counter({_training_kind(run): validated}))
+
+
+def states(run: Run) -> Work:
+    """Run the LM over valid and test.
+
+    Disk: E rows of two float16 vectors, 2 · 2d. Operations: forward over context and new tokens, with logits for the new ones only. Memory: the
+    model, the states of the larger split, and one batch.
+    """
+    architecture, window = run.config["lm"]["architecture"], run.config["windows"]["evaluation"]
+    length, row = window["context"] + window["new"], KEY_TYPES * HALF * run.width
+    forward = length / window["new"] * forward_flops(architecture, length) + 2 * run.width * run.vocabulary
+    memory = run.largest_split * row + _model_memory(run, length) + 2 * SINGLE * TOKENS_AT_ONCE * run.vocabulary
+    done, written = Counter(states_flops=run.evaluated * forward), run.evaluated * row
+    return Work(memory, written, done, Counter(disk_bytes=written), rows=run.evaluated)
+
+
+def datastore(run: Run) -> Work:
+    """Run the LM over train and store keys and values.
+
+    Disk: T rows of two float16 keys (2 · 2d), an int32 value and an int64 position. Operations: forward without logits. Memory: the model, one
+    batch, and one chunk with a shuffled copy of one key type, n · (3 · 2d + 12). A job asks time to write and to shuffle.
+    """
+    window = run.config["windows"]["train"]
+    length = window["context"] + window["new"]
+    row = KEY_TYPES * HALF * run.width + SINGLE + 8
+    memory = run.chunk_rows * (row + HALF * run.width) + _model_memory(run, length)
+    flops = run.train * length / window["new"] * forward_flops(run.config["lm"]["architecture"], length)
+    done, written = Counter(states_flops=flops), run.train * row
+    return Work(memory, written, done, Counter(disk_bytes=2 * written), rows=run.train)
+
+
+def times_saved_by_states(run: Run) -> float:
+    """Return how many times as many operations an epoch of a V×D output embedding would take if the LM ran over the text again before it.
+
+    (6dV + forward of a stored row) / 6dV: logits and both gradients against what making the datastore takes for each row.
+    """
+    return 1 + datastore(run).flops / run.train / (6.0 * run.width * run.vocabulary)
+
+
+def index(run: Run) -> Work:
+    """Train and fill one index for each hidden state and metric."""
+    return (index_filling(run) + index_training(run)).share(len(run.pairs), len(run.pairs))
+
+
+def index_training(run: Run) -> Work:
+    """Train one index.
+
+    Disk: the centroids, lists · 4d, with PQ also 256 · 4d. Operations: k-means, 2 · 10 · rows · lists · d on at most 256 rows a list, and
+    2 · 25 · 65,536 · 256 · d for PQ. Memory: the sample in float32 and a copy.
+    """
+    sampled, lists = min(run.config["index"]["training_rows"], run.train), run.factory.lists
+    coarse = 2 * COARSE_ITERATIONS * min(sampled, 256 * lists) * lists * run.width
+    fine = 2 * PQ_ITERATIONS * min(sampled, PQ_TRAINING_ROWS) * run.codewords * run.width
+    memory = _centroid_bytes(run) + 2 * SINGLE * sampled * run.width
+    done, read = Counter(exact_flops=coarse + fine), Counter(disk_bytes=HALF * sampled * run.width)
+    return Work(memory, _centroid_bytes(run), done, read, rows=sampled)
+
+
+def index_filling(run: Run) -> Work:
+    """Fill one trained index, chunk by chunk.
+
+    Disk: T · (c + 8), and in each chunk's file the centroids. Operations: 2 · T · (lists + 256) · d. Memory: a filled chunk and one block of keys.
+    """
+    row, lists = run.factory.code_bytes + ID_BYTES, run.factory.lists
+    memory = _centroid_bytes(run) + run.chunk_rows * row + ROWS_AT_ONCE * run.width * (SINGLE + HALF)
+    flops, keys = 2.0 * run.train * (lists + run.codewords) * run.width, HALF * run.train * run.width
+    written = run.train * row + run.chunks * _centroid_bytes(run)
+    return Work(memory, written, Counter(exact_flops=flops), Counter(disk_bytes=keys), rows=run.train)
+
+
+def exact_retrieval(run: Run) -> Work:
+    """Search all keys for each hidden state and metric, all fractions in one pass.
+
+    Disk: an int32 id and a float32 similarity for each of E · k neighbours at each fraction. Operations: 2 · E · T · d for each. Memory: queries
+    (float32, and float16 while they are read), the running neighbours, one block of keys (as stored, in float32 and as factors, which may be
+    float32) and one of results. A job asks time to read the keys and to merge what each block of them has.
+    """
+    keys = min(BLOCK_KEYS, run.train) * (run.width * (SINGLE + HALF) + (run.width + WIDER) * SINGLE)
+    found = _searched(run) * run.evaluated * run.k * 2 * SINGLE
+    flops = 2.0 * len(run.pairs) * run.evaluated * run.train * run.width
+    merged = run.evaluated * run.k * run.train / BLOCK_KEYS
+    done, more = (
+        Counter(exact_flops=flops, disk_bytes=found),
+        Counter(merged_neighbours=merged, disk_bytes=HALF * run.train * run.width),
+    )
+    return Work(_queries_and_neighbours(run) + keys, found, done, more, rows=run.evaluated)
+
+
+def approximate_retrieval(run: Run) -> Work:
+    """Search the indexes, from one fraction to the next.
+
+    Disk: as exact retrieval. Operations, for each hidden state and metric: at each fraction 2 · E · lists · d to choose lists and with PQ
+    2 · E · nprobe · 256 · d for look-up tables; and once for all fractions E · T · nprobe / lists rows, one look-up for each PQ code, else 2d.
+    Memory: queries and neighbours, and centroids; the lists, and those of a band between two fractions that are joined, stay on disk. A job asks
+    time to read the lists.
+    """
+    nprobe, found = run.config["index"]["nprobe"], _searched(run) * run.evaluated * run.k * 2 * SINGLE
+    choosing = 2 * run.evaluated * run.width * (run.factory.lists + nprobe * run.codewords)
+    looked_up = len(run.pairs) * looked_up_in_lists(run, run.evaluated, nprobe)
+    done = Counter(choosing_flops=_searched(run) * choosing, lookups=looked_up, disk_bytes=found)
+    lists = Counter(disk_bytes=list_bytes(run, run.factory.code_bytes))
+    return Work(_approximate_memory(run), found, done, lists, joined_bytes(run), run.evaluated)
+
+
+def real_scores(run: Run) -> Work:
+    """Score the neighbours that FAISS found with their stored keys, at the smallest and the largest fraction.
+
+    Disk: a float32 for each of E · k neighbours. Operations: 2 · E · k · d. Memory: as approximate retrieval, and the scores and one block of keys.
+    A job asks time to read all keys twice.
+    """
+    scored = sum(len(real_score_fractions(run.config, *pair)) for pair in run.pairs) * run.evaluated * run.k
+    keys = min(KEYS_AT_ONCE, run.train) * run.width * (SINGLE + HALF)
+    done = Counter(real_score_bytes=SINGLE * run.width * scored, disk_bytes=SINGLE * scored)
+    memory = _approximate_memory(run) + SINGLE * run.evaluated * run.k + keys
+    return Work(memory, SINGLE * scored, done, Counter(disk_bytes=2 * HALF * run.train * run.width), rows=run.evaluated)
+
+
+def components(run: Run) -> Work:
+    """Tune temperatures on valid and write log p of every component, the base LM's included.
+
+    Disk: a float32 for each component and token. Operations: 10 · k for each token and temperature, over valid for the search and what it begins
+    with, over valid and test for curves of the whole grid at the smallest and the full store. Memory: all values, 4T, matches of both splits, and three
+    float32 arrays of the larger split's neighbours.
+    """
+    found, grid, ends = run.knn_components, len(run.config["temperature"]["grid"]), {run.config["fractions"][0], 1.0}
+    tuned = [component for component in found if component.temperature is None]
+    curves = sum(component.fraction in ends for component in tuned)
+    searched = curves * grid + (len(tuned) - curves) * temperatures_tried(run) + curves * TEMPERATURES_SEARCHED
+    scored = searched * run.tokens["valid"] + (curves * grid + len(found)) * run.evaluated
+    memory = SINGLE * run.train + run.evaluated * run.k + 3 * SINGLE * run.largest_split * run.k
+    disk = (len(found) + 1) * run.evaluated * SINGLE
+    return Work(memory, disk, Counter(neighbour_terms=run.k * scored), rows=run.evaluated)
+
+
+def tables(run: Run) -> Work:
+    """Interpolate each component with the base LM and resample.
+
+    Rows: of `components.csv`, one a component and split. Disk: those, as many again for datastore size, λ and temperature curves, 250 bytes each.
+    Operations: 10 for each component, token of valid and λ tried; the bootstrap works on sums of documents and is left out. Memory: log p of two
+    components in float64 and the bootstrap's perplexities.
+    """
+    rows = 2 * (len(run.knn_components) + 1)
+    temperatures = 2 * len(run.pairs) * 3 * len(run.config["temperature"]["grid"])
+    memory = 4 * 8 * run.evaluated + rows * 8 * run.config["significance"]["resamples"]
+    done = Counter(table_operations=OPERATIONS_OF_A_WEIGHT * rows / 2 * run.tokens["valid"] * WEIGHTS_SEARCHED)
+    return Work(memory, BYTES_PER_TABLE_ROW * (2 * rows + temperatures), done, rows=rows)
+
+
+def temperatures_tried(run: Run) -> int:
+    """Return how many temperatures are tried on valid to find the best: a part of the grid, and those of the search."""
+    return math.ceil(len(run.config["temperature"]["grid"]) / GRID_STEP) + TEMPERATURES_SEARCHED
+
+
+def looked_up_in_lists(run: Run, queries: int, nprobe: int) -> float:
+    """Return what approximate search looks up or compares in `nprobe` lists of an index of the whole store."""
+    return queries * run.train * nprobe / run.factory.lists * (run.factory.sub_quantisers or 2 * run.width)
+
+
+def index_memory(run: Run, metric: str) -> int:
+    """Return bytes of an index to be searched: the centroids of every chunk's, the trained and the joined one, and look-up tables; lists are on disk.
+
+    FAISS makes such tables for `l2` with PQ, for the trained index and again for the one that is searched.
+    """
+    tables = run.factory.lists * run.factory.sub_quantisers * PQ_CENTROIDS * SINGLE if metric == "l2" else 0
+    return (run.chunks + 2) * _centroid_bytes(run) + 2 * tables
+
+
+def list_bytes(run: Run, code_bytes: int) -> int:
+    """Return bytes of the lists of an index that holds the whole store: a code and an id for each row."""
+    return run.train * (code_bytes + ID_BYTES)
+
+
+def joined_bytes(run: Run) -> int:
+    """Return bytes of the lists of the widest band of fractions, which approximate search joins on disk while it takes."""
+    bands = [band for pair in run.pairs for band in pairwise([0.0, *searched_fractions(run.config, *pair)])]
+    return math.ceil(max(high - low for low, high in bands) * list_bytes(run, run.factory.code_bytes))
+
+
+def _moments(run: Run) -> int:
+    return 2 if run.config["lm"]["training"]["optimiser"] == "adam" else 1
+
+
+def _checkpoint_bytes(run: Run) -> int:
+    return run.parameters * ((HALF if run.config["lm"]["training"]["fp16"] else SINGLE) + SINGLE * _moments(run))
+
+
+def _training_kind(run: Run) -> str:
+    return "training_half_flops" if run.config["lm"]["training"]["fp16"] else "training_flops"
+
+
+def _model_memory(run: Run, length: int) -> int:
+    """Return bytes of the model's weights and of one layer's activations in a batch of states."""
+    architecture = run.config["lm"]["architecture"]
+    layer = 10 * run.width + 2 * architecture["feed_forward_width"] + 3 * architecture["heads"] * length
+    return SINGLE * (run.parameters + max(TOKENS_AT_ONCE, length) * layer)
+
+
+def _centroid_bytes(run: Run) -> int:
+    """Return bytes of an index that holds no rows: centroids of its lists and of its PQ codes."""
+    return SINGLE * run.width * (run.factory.lists + run.codewords)
+
+
+def _searched(run: Run) -> int:
+    """Return how many searches of the store there are, one for each fraction of each pair."""
+    return sum(len(searched_fractions(run.config, *pair)) for pair in run.pairs)
+
+
+def _queries_and_neighbours(run: Run) -> int:
+    """Return bytes of all queries and their running neighbours, and of one block of results being merged (three of id and similarity)."""
+    queries = run.evaluated * (run.width * (SINGLE + HALF) + run.k * 2 * SINGLE)
+    return queries + min(QUERIES_AT_ONCE, run.evaluated) * run.k * 3 * 12
+
+
+def _approximate_memory(run: Run) -> int:
+    """Return bytes of approximate search: queries and neighbours, and the index."""
+    return _queries_and_neighbours(run) + max(index_memory(run, metric) for _, metric in run.pairs)

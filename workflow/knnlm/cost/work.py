@@ -1,0 +1,61 @@
+"""What a piece of work takes: bytes in memory and on disk, and how much it does of each kind of operation.
+
+From this the plan, a job's request to the scheduler and the hours are read. The kinds are those whose rates `snakemake performance` measures, and some
+whose rates are constants (`knnlm.cost.hours.CONSTANT`, `knnlm.cost.requests`).
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+# Operations of one of each kind, a multiply-add counted as two; all other kinds count for none in the plan.
+TRAINING = ("training_flops", "training_half_flops")  # the second where a GPU makes them in float16
+PRODUCTS = ("states_flops", "exact_flops", "choosing_flops", "head_flops")
+OPERATIONS = {
+    **dict.fromkeys((*TRAINING, *PRODUCTS, "lookups", "table_operations"), 1),
+    "real_score_bytes": 1 / 2,  # a key's number of four bytes is multiplied and added
+    "neighbour_terms": 10,  # of the kNN softmax, the exponential included
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job, or a stage of the plan, takes.
+
+    `memory_bytes` of its largest process; `disk_bytes` that stay and `passing_bytes` of files that are gone when it ends; `rows` is what a stage counts by.
+    `likely` counts operations by kind. `spare` counts those that the rates of performance leave out, or that only the largest job does: a job asks
+    time for both.
+    """
+
+    memory_bytes: float = 0
+    disk_bytes: float = 0
+    likely: Counter = field(default_factory=Counter)
+    spare: Counter = field(default_factory=Counter)
+    passing_bytes: float = 0
+    rows: int | None = None
+
+    def __add__(self, other: "Work") -> "Work":
+        """Return both, one after the other: the larger memory, the sum of all that stays or is done, and the rows of this one."""
+        return Work(
+            max(self.memory_bytes, other.memory_bytes),
+            self.disk_bytes + other.disk_bytes,
+            self.likely + other.likely,
+            self.spare + other.spare,
+            max(self.passing_bytes, other.passing_bytes),
+            self.rows,
+        )
+
+    def share(self, likely: float, most: float) -> "Work":
+        """Return a part of this work, or a multiple of it, in the same memory; `most` is what the largest part may come to."""
+        done = Counter({kind: likely * amount for kind, amount in self.likely.items()})
+        more = Counter({kind: most * amount for kind, amount in self.asked_for.items()}) - done
+        return Work(self.memory_bytes, most * self.disk_bytes, done, more, self.passing_bytes, self.rows)
+
+    @property
+    def asked_for(self) -> Counter:
+        """All operations that a job asks time for, by kind."""
+        return self.likely + self.spare
+
+    @property
+    def flops(self) -> float:
+        """All operations of those kinds that the plan counts."""
+        return float(sum(OPERATIONS.get(kind, 0) * amount for kind, amount in self.asked_for.items()))
