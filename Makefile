@@ -10,7 +10,7 @@ CONFIG ?= config/config.yaml
 
 demo: install  ## from raw text to results/demo/report.html
 	$(RUN)
-	snakemake --report results/demo/report.html
+	snakemake --report results/demo/report.html --report-stylesheet workflow/report/style.css
 	@cat results/demo/tables/summary.txt results/demo/tables/verdicts.txt
 
 figures: install  ## every figure again from results/<name>/tables, whatever else is there; CONFIG=config/sotu.yaml names another run

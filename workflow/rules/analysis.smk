@@ -159,6 +159,23 @@ rule plot_hypothesis:
         " --components {input.table} --pdf {output.pdf} --png {output.png}"
 
 
+rule verdict_picture:
+    """Turn the picture of the verdicts into text that the first page of the report includes."""
+    input:
+        "results/<run>/figures/verdicts.png",
+    output:
+        "results/<run>/report/verdict_picture.rst",
+    log:
+        "<logs>/verdict_picture.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{{ echo '.. image:: data:image/png;base64,'; base64 {input} | sed 's/^/   /';"
+        " echo '   :alt: Share of the gain that each explanation reaches; the table below has the numbers.'; }}"
+        " > {output} 2> {log}"
+
+
 rule figures:
     """Every figure; nothing is computed again that is up to date."""
     input:
@@ -166,6 +183,7 @@ rule figures:
         of_hypotheses(
             "results/<run>/figures/hypothesis-{hypothesis}.png", "results/<run>/figures/hypothesis-{hypothesis}.pdf"
         ),
+        rules.verdict_picture.output,
     localrule: True
 
 

@@ -1,4 +1,5 @@
 from math import ceil, exp, log, sqrt
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,10 @@ from knnlm.analysis.verdicts import (
     share_table,
     verdict_table,
 )
-from knnlm.analysis.wording import decimals, verdict_rst, verdict_text
+from knnlm.analysis.wording import decimals, main_rst, verdict_rst, verdict_text
 from knnlm.errors import KnnlmError
 
+SOTU = Path(__file__).parents[3] / "results/sotu/tables"
 MAIN = {"h": "att", "metric": "l2"}
 REFERENCE, APPROXIMATE = "knn-att-l2-exact-real", "knn-att-l2-approximate-faiss"
 ENTRY = {"question": "Does it help?", "paper": "refuted", "share": None, "against": None, "candidates": None}
@@ -290,6 +292,14 @@ def test_the_digits_of_a_gain_follow_the_size_of_the_perplexity(perplexity, gain
     table = judged().assign(gain=gain, gain_low=gain / 2, gain_high=2 * gain)
     assert shown in verdict_text(table, RULE, 0.9, perplexity)
     assert shown in verdict_rst(table, RULE, 0.9, perplexity)
+
+
+def test_the_first_table_of_the_report_is_the_main_result():
+    components = pd.read_csv(SOTU / "components.csv")
+    cells = [node.astext() for node in publish_doctree(main_rst(components, MAIN, 0.95)).findall(entry)]
+    assert cells[5:10] == ["base LM", "149.60", "", "", ""]
+    assert cells[-5:] == ["base LM + kNN, exact search", "127.58", "22.02 [14.39, 37.15]", "0.320", "6.73"]
+    assert len(cells) == 5 * 5
 
 
 def test_what_is_not_known_is_said_in_words():

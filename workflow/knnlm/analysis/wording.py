@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 
-from knnlm.analysis.tables import BASE, main_result
+from knnlm.analysis.tables import BASE, main_result, tuned
 
 QUESTION_WIDTH = 44
 LINE_WIDTH = 118
@@ -27,7 +27,9 @@ RULE = (
     "gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain of the "
     "kNN-LM."
 )
-LIST_TABLE = ".. list-table::\n   :header-rows: 1\n   :widths: 46 20 17 17\n\n"
+MAIN_COLUMNS = ["On test", "Perplexity", "Gain", "λ", "τ"]
+SEARCHES = {("faiss", "faiss"): "approximate search", ("faiss", "real"): "approximate search, real scores"}
+SEARCHES[("real", "real")] = "exact search"
 
 
 def summary(components: pd.DataFrame, level: float) -> str:
@@ -66,19 +68,39 @@ def verdict_text(table: pd.DataFrame, rule: dict, level: float, perplexity: floa
     return "\n".join([*lines, *(line.rstrip() for line in padded)]) + "\n"
 
 
+def main_rst(components: pd.DataFrame, main: dict, level: float) -> str:
+    """Return the main result as a reStructuredText table: the base LM, and it with the main kNN by every search, tuned."""
+    test = main_result(components)[lambda rows: rows["split"] == "test"]
+    whole = test[(test["fraction"] == 1) & (test["h"] == main["h"]) & (test["metric"] == main["metric"]) & tuned(test)]
+    base, digits = test[test["component"] == BASE].iloc[0], decimals(test["ppl"].iloc[0])
+    lines = [MAIN_COLUMNS, ["base LM", f"{base['ppl']:.{digits}f}", "", "", ""]]
+    for row in whole.to_dict("records"):
+        gain = _with_ends([row["gain"], row["gain_low"], row["gain_high"]], digits)
+        name = f"base LM + kNN, {SEARCHES[row['mask'], row['score']]}"
+        lines.append([name, f"{row['ppl']:.{digits}f}", gain, f"{row['lambda']:.3f}", f"{row['temperature']:.3g}"])
+    documents = f"Word perplexity; lower is better. Gains with their {level:.0%} intervals over documents."
+    return f"{documents}\n\n{_list_table(lines, (40, 14, 26, 10, 10))}"
+
+
 def verdict_rst(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
-    """Return the verdicts as reStructuredText: the rule, and a table that says where a verdict is not the paper's."""
+    """Return the verdicts as reStructuredText: a table that says where one is not the paper's, and the rule."""
     paragraph = RULE.format(**rule, level=level) + "\n"
     if table.empty:
-        return f"{paragraph}\n{NO_HYPOTHESIS}"
+        return f"{NO_HYPOTHESIS}\n{paragraph}"
     lines = [["Question, and its best component", "Gain", "Share", "Verdict"]]
     for row in table.to_dict("records"):
         against = f" (the paper: {row['paper']})" if row["agrees"] == "no" else ""
         question = f"| {_escaped(row['question'])}\n       | ``{row['component']}``"
         verdict = f"**{row['verdict']}**{against}"
         lines.append([question, *_gain_and_share(row, decimals(perplexity)), verdict])
+    return f"{_list_table(lines, (46, 20, 17, 17))}\n{paragraph}"
+
+
+def _list_table(lines: list[list[str]], widths: tuple[int, ...]) -> str:
+    """Return a reStructuredText table whose first line is its header."""
     items = [f"   {' ' if place else '*'} - {cell}".rstrip() for line in lines for place, cell in enumerate(line)]
-    return f"{paragraph}\n{LIST_TABLE}" + "\n".join(items) + "\n"
+    head = f".. list-table::\n   :header-rows: 1\n   :widths: {' '.join(map(str, widths))}\n\n"
+    return head + "\n".join(items) + "\n"
 
 
 def decimals(perplexity: float) -> int:

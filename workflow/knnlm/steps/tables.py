@@ -18,7 +18,7 @@ from knnlm.analysis.tables import (
     main_variants,
 )
 from knnlm.analysis.verdicts import input_representation_table, resampled, share_table, verdict_table
-from knnlm.analysis.wording import summary, verdict_rst, verdict_text
+from knnlm.analysis.wording import main_rst, summary, verdict_rst, verdict_text
 from knnlm.components.catalogue import Component, main_name
 from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_components
 from knnlm.errors import KnnlmError
@@ -67,7 +67,9 @@ def main(
         ),
         "summary.txt": summary(components, level),
         "verdicts.txt": verdict_text(verdicts, rule, level, base),
-        "verdicts.rst": verdict_rst(verdicts, rule, level, base),
+        "verdicts.rst": "\n".join(
+            [main_rst(components, main_component, level), ".. verdicts\n", verdict_rst(verdicts, rule, level, base)]
+        ),
     }
     for name, content in made.items():
         if isinstance(content, str):
