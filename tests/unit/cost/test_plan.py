@@ -39,7 +39,7 @@ EVALUATED = VALID + TEST  # 505,830
 
 
 PAPER, TINY = config_of("wikitext103"), config_of("tiny")
-STAGES = {stage.stage: stage for stage in plan(Run(PAPER, PAPER["corpus"]["token_counts"], 33_344))}
+STAGES = plan(Run(PAPER, PAPER["corpus"]["token_counts"], 33_344))
 
 
 def parameters(architecture: dict, vocabulary: int) -> int:
@@ -137,7 +137,7 @@ def test_memory_is_bounded_by_the_chunk(stage):
     twice["datastore"]["chunks"] *= 2
     tokens = {"train": 2 * 64 * 1536 * 1000, "valid": VALID, "test": TEST}
     once = plan(Run(PAPER, tokens | {"train": 64 * 1536 * 1000}, 33_344))
-    both = [{s.stage: s.memory_bytes for s in stages}[stage] for stages in (once, plan(Run(twice, tokens, 33_344)))]
+    both = [stages[stage].memory_bytes for stages in (once, plan(Run(twice, tokens, 33_344)))]
     assert both[0] == both[1]
 
 
@@ -167,9 +167,7 @@ def test_disk_of_an_index_that_is_written(tmp_path):
         index.fill_index(filled, Chunk(tmp_path, 3000, 32, 3000 * number), "att")
         index.save_index(filled, tmp_path / f"chunk-{number}.faiss")
     (tmp_path / "att.npy").unlink()
-    predicted = {
-        stage.stage: stage.disk_bytes for stage in plan(Run(config, {"train": 6000, "valid": 10, "test": 10}, 64))
-    }["index"]
+    predicted = plan(Run(config, {"train": 6000, "valid": 10, "test": 10}, 64))["index"].disk_bytes
     written = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert predicted <= written <= predicted + 3 * 1024
 

@@ -57,8 +57,9 @@ def numbers(case: str) -> Iterator[list[str]]:
             manifest.write_text(json.dumps(FACTS[name]))
         run = run_of(config, *tokens_of(config, manifest))
         predicted = predicted_seconds(run, rates)
-        for stage in whole_plan(run):
-            yield [case, *_shown(*astuple(stage), predicted.get(stage.stage))]
+        for stage, work in whole_plan(run).items():
+            sizes = work.rows, int(work.disk_bytes), int(work.memory_bytes), work.flops
+            yield [case, stage, *_shown(*sizes, predicted.get(stage))]
         seen = set()
         for job in jobs(run):
             if job.wildcards.get("chunk", "0") >= "1":  # all chunks ask for as much

@@ -1,7 +1,6 @@
 """Times of steps: what a step leaves, and where the time of a run went, by hand and against counting moment by moment."""
 
 import json
-import math
 import time
 
 import numpy as np
@@ -11,12 +10,12 @@ from hypothesis import strategies as st
 
 from knnlm.cost.step_times import (
     Times,
+    computed_and_wall_seconds,
     covered_seconds,
     idle_seconds,
     read_times,
     slowdown,
     wall_seconds,
-    whole_run_share,
 )
 from knnlm.errors import KnnlmError
 from knnlm.running.step import run
@@ -31,7 +30,7 @@ RUN = [job("a", 2, 3, 5), job("b", 3, 4, 7, threads=3), job("c", 8, 9, 10)]
 
 
 def test_the_share_of_a_run_by_hand():
-    assert whole_run_share(RUN) == pytest.approx((7 - 3 + 10 - 9) / 10)
+    assert computed_and_wall_seconds(RUN) == (7 - 3 + 10 - 9, 10)
     assert idle_seconds(RUN) == pytest.approx(2 + 1)
     assert wall_seconds(RUN) == pytest.approx({"a": 1 + 2 / 4, "b": 2 * 3 / 4 + 2, "c": 2})
 
@@ -42,13 +41,13 @@ def test_start_ups_take_longer_than_their_cpu_time_where_others_compute():
 
 def test_the_time_between_two_snakemakes_does_not_count():
     later = [job("d", 1001, 1002, 1006, driver=1000)]
-    assert whole_run_share(RUN + later) == pytest.approx((5 + 4) / (10 + 6))
+    assert computed_and_wall_seconds(RUN + later) == (5 + 4, 10 + 6)
     assert wall_seconds(RUN + later) == wall_seconds(RUN) | wall_seconds(later)
 
 
 def test_nothing_is_known_of_a_run_without_times(tmp_path):
     assert read_times(tmp_path / "logs") == []
-    assert math.isnan(whole_run_share([]))
+    assert computed_and_wall_seconds([]) == (0, 0)
     assert wall_seconds([]) == {}
 
 
@@ -65,8 +64,7 @@ def test_counting_second_by_second_gives_the_same(drawn):
     )
     assert covered_seconds((record.began, record.ended) for record in records) == computing.any(axis=1).sum()
     span = max(record.ended for record in records)
-    if span:
-        assert whole_run_share(records) == pytest.approx(computing.any(axis=1).sum() / span)
+    assert computed_and_wall_seconds(records) == (computing.any(axis=1).sum(), span)
     assert idle_seconds(records) == span - running.any(axis=1).sum()
     weights = running * [record.threads for record in records]
     parts = (weights / np.maximum(weights.sum(axis=1, keepdims=True), 1)).sum(axis=0)

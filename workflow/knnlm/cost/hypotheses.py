@@ -40,6 +40,7 @@ class Said:
         self.settings = run.config["hypotheses"][name]["settings"]
         self.words = registry.work(run.config, name)
         self.needs = registry.needs(run.config, name)
+        self.hidden_states, self.passes = max(1, len(self["hidden_states"])), max([1, *self["passes"]])
 
     def __getitem__(self, word: str) -> list:
         """Return the values, empty where the step does not say the word."""
@@ -71,7 +72,7 @@ def hypothesis(run: Run, wildcards: dict) -> Work:
         work += _searches(run, said)
     if said["k_means"]:
         work += _clusters(run, said)
-    keys = HALF * run.width * run.train * _passes(said) * _hidden_states(said) if "datastore" in said.needs else 0
+    keys = HALF * run.width * run.train * said.passes * said.hidden_states if "datastore" in said.needs else 0
     loaded = (
         sum(LOADED[need](run) for need in said.needs if need in LOADED) + 10 * 8 * run.evaluated + work.memory_bytes
     )
@@ -92,24 +93,16 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
     return Work(memory, found, done, read, passing_bytes=lists)
 
 
-def _hidden_states(said: Said) -> int:
-    return max(1, len(said["hidden_states"]))
-
-
-def _passes(said: Said) -> int:
-    return max([1, *said["passes"]])
-
-
 def _heads(run: Run, said: Said) -> Work:
     """Train output embeddings: for each row and pass 6 · d · R operations, R rows of the matrix, for every head and hidden state.
 
     Steps that read states and the base LM evaluate logits of valid and test, 2 · d · V for each token and head, or else for the base LM alone.
     """
     matrix, rows = run.width * run.vocabulary, sum(count or run.train for count in said["rows"])
-    flops = 6.0 * matrix * rows * _passes(said)
+    flops = 6.0 * matrix * rows * said.passes
     if {"states", "model"} <= set(said.needs):
         flops += 2.0 * matrix * run.evaluated
-    flops *= max(1, sum(said["heads"])) * _hidden_states(said)
+    flops *= max(1, sum(said["heads"])) * said.hidden_states
     return Work(5 * SINGLE * matrix * max([1, *said["heads"]]) if rows else 0, likely=Counter(head_flops=flops))
 
 
@@ -161,6 +154,6 @@ def _clusters(run: Run, said: Said) -> Work:
     sample = min(k_means["rows_per_centroid"] * centroids, run.train)
     lists = math.sqrt(centroids) * 4  # of an inverted index; a flat one compares with all
     compared = centroids if k_means["factory"] == "Flat" else lists + centroids * min(1, k_means["nprobe"] / lists)
-    rows = (sample * k_means["iterations"] + run.train) * 3 * _hidden_states(said)
+    rows = (sample * k_means["iterations"] + run.train) * 3 * said.hidden_states
     held = max(sample, 2 * min(sum(said["held_rows"]), run.train))
     return Work(SINGLE * run.width * held, likely=Counter(exact_flops=2.0 * run.width * compared * rows))

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from knnlm.components.catalogue import GRID_STEP, real_score_fractions, searched_fractions
 from knnlm.cost.sizes import HALF, SINGLE, Run, forward_flops, tokens_per_update
-from knnlm.cost.work import Work
+from knnlm.cost.work import TRAINING, Work
 from knnlm.datastore.factory import PQ_CENTROIDS
 from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE
 
@@ -35,24 +35,24 @@ def training(run: Run) -> Work:
     attention weights for each head and position, and V logits with their float32 softmax and gradient.
     """
     settings, architecture = run.config["lm"]["training"], run.config["lm"]["architecture"]
-    half, moments, size = settings["fp16"], _moments(run), HALF if settings["fp16"] else SINGLE
+    moments, size = 2 if settings["optimiser"] == "adam" else 1, HALF if settings["fp16"] else SINGLE
     length, seen = settings["tokens_per_sample"], settings["updates"] * tokens_per_update(run.config)
     layer = size * (10 * run.width + 2 * architecture["feed_forward_width"] + 3 * architecture["heads"] * length)
     token = architecture["layers"] * layer + run.vocabulary * (size + 2 * SINGLE)
-    memory = SINGLE * run.parameters * (2 + moments + half) + settings["batch_samples"] * length * token
-    flops = 3.0 * seen * forward_flops(architecture, length, run.vocabulary)
-    disk = SINGLE * run.parameters + 3 * _checkpoint_bytes(run)
-    return Work(memory, disk, Counter({_training_kind(run): flops}), rows=seen)
+    weights = SINGLE * run.parameters * (2 + moments + settings["fp16"])
+    disk = run.parameters * (SINGLE + 3 * (size + SINGLE * moments))
+    kind, flops = TRAINING[settings["fp16"]], 3.0 * seen * forward_flops(architecture, length, run.vocabulary)
+    return Work(weights + settings["batch_samples"] * length * token, disk, Counter({kind: flops}), rows=seen)
 
 
 def training_job(run: Run) -> Work:
     """Train the base LM and validate it; on GPUs each process holds a checkpoint and the weights on the host when it begins and when it saves."""
     settings, resources, work = run.config["lm"]["training"], run.config["resources"], training(run)
-    processes = resources["training_gpus"] // resources["training_nodes"]
-    memory = processes * (_checkpoint_bytes(run) + SINGLE * run.parameters) if processes else work.memory_bytes
+    processes, weights = resources["training_gpus"] // resources["training_nodes"], SINGLE * run.parameters
+    memory = processes * ((work.disk_bytes - weights) / 3 + weights) if processes else work.memory_bytes
     forward = forward_flops(run.config["lm"]["architecture"], settings["tokens_per_sample"], run.vocabulary)
     validated = settings["updates"] / settings["validate_every"] * run.tokens["valid"] * forward
-    return Work(memory, work.disk_bytes, work.likely + Counter({_training_kind(run): validated}))
+    return Work(memory, work.disk_bytes, work.likely + Counter({TRAINING[settings["fp16"]]: validated}))
 
 
 def states(run: Run) -> Work:
@@ -229,18 +229,6 @@ def joined_bytes(run: Run) -> int:
     """Return bytes of the lists of the widest band of fractions, which approximate search joins on disk while it takes."""
     bands = [band for pair in run.pairs for band in pairwise([0.0, *searched_fractions(run.config, *pair)])]
     return math.ceil(max(high - low for low, high in bands) * list_bytes(run, run.factory.code_bytes))
-
-
-def _moments(run: Run) -> int:
-    return 2 if run.config["lm"]["training"]["optimiser"] == "adam" else 1
-
-
-def _checkpoint_bytes(run: Run) -> int:
-    return run.parameters * ((HALF if run.config["lm"]["training"]["fp16"] else SINGLE) + SINGLE * _moments(run))
-
-
-def _training_kind(run: Run) -> str:
-    return "training_half_flops" if run.config["lm"]["training"]["fp16"] else "training_flops"
 
 
 def _model_memory(run: Run, length: int) -> int:

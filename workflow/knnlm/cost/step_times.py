@@ -1,4 +1,4 @@
-"""Where the time of a finished run went: what its steps have left of their times beside their logs (`knnlm.running.step.leave_times`).
+"""Where the time of a finished run went: every step leaves its times beside its log (`knnlm.running.step`), and these are read here.
 
 All times are seconds since 1970. A job that ran again, or was killed and then ran, has left the times of its last whole run.
 """
@@ -12,19 +12,16 @@ from pathlib import Path
 
 from knnlm.errors import KnnlmError
 
-OF_THEMSELVES = (
-    "plan",
-    "redraw",
-    "measure_performance",
-    "plot/performance",
-    "plot/scaling",
-)  # jobs of targets of their own, no part of a run
+# Jobs of targets of their own, no part of a run.
+OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "plot/scaling")
 
 
 @dataclass(frozen=True)
 class Times:
-    """One job: its name (its log's, such as `retrieve/att-l2-exact`), when the Snakemake that ran it started, when its own process did, when the step
-    began to compute (after its imports, which took so much CPU time) and when it ended; its CPU threads and peak memory.
+    """When a job did what. Its name is that of its log, such as `retrieve/att-l2-exact`.
+
+    `driver_started` is when the Snakemake that ran it started, `started` when its own process did. It `began` to compute after its imports, which took
+    `starting_cpu_seconds`.
     """
 
     job: str
@@ -53,19 +50,11 @@ def read_times(logs: str | Path) -> list[Times]:
     return found
 
 
-def whole_run_share(records: Iterable[Times]) -> float:
-    """Return the share, 0 to 1, of the run's wall time in which at least one step computed; NaN without records. What is left are start-ups,
-    imports and scheduling.
-    """
-    computed, wall = computed_and_wall_seconds(records)
-    return computed / wall if wall else float("nan")
-
-
 def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
-    """Return how long at least one step computed, and how long the run took, in seconds.
+    """Return how long at least one step computed, and how long the run took, in seconds; the rest are start-ups, imports and scheduling.
 
-    A run takes from the start of Snakemake to the end of its last step, added over all Snakemakes that took part, so that a night between two of
-    them does not count.
+    A run takes from the start of Snakemake to the end of its last step. Where several Snakemakes took part, their times are added, so that a night
+    between two of them does not count.
     """
     runs = by_driver(records)
     return sum(covered_seconds((job.began, job.ended) for job in jobs) for jobs in runs), sum(map(_span, runs))

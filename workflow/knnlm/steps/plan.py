@@ -1,36 +1,32 @@
 """Say what a run will cost, stage by stage, before anything heavy runs."""
 
 import csv
-from dataclasses import asdict
 from pathlib import Path
 
 from knnlm.cost.hours import measured_seconds, predicted_seconds, read_rates
-from knnlm.cost.plan import Stage, whole_plan
+from knnlm.cost.plan import whole_plan
 from knnlm.cost.sizes import Run, estimated_vocabulary, tokens_per_update
 from knnlm.cost.stages import times_saved_by_states
 from knnlm.cost.step_times import read_times
+from knnlm.cost.work import Work
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import atomic, read_manifest
 
 HEADINGS = ("stage", "rows", "disk (GB)", "memory (GB)", "TFLOP", "hours", "it took")
+COLUMNS = ("stage", "rows", "disk_bytes", "memory_bytes", "flops", "predicted_seconds", "measured_seconds")
 NO_RATES = "For hours, measure what this machine can do: snakemake performance --cores all, with the same --configfile."
 Seconds = dict[str, float]
 
 
-def formatted(stages: list[Stage], predicted: Seconds, measured: Seconds) -> str:
+def formatted(stages: dict[str, Work], predicted: Seconds, measured: Seconds) -> str:
     """Return the plan as an aligned table in gigabytes (10⁹ bytes), teraflop (10¹² operations) and hours; without rates or times of jobs no such column."""
     columns = HEADINGS[: 5 + bool(predicted)] + HEADINGS[6:] * bool(measured)
     cells = [columns]
-    for stage in stages:
-        numbers = [stage.disk_bytes / 1e9, stage.memory_bytes / 1e9, stage.flops / 1e12]
-        numbers += [seconds.get(stage.stage, 0) / 3600 for seconds in (predicted, measured) if seconds]
-        cells.append(
-            (
-                stage.stage,
-                "" if stage.rows is None else f"{stage.rows:,}",
-                *(f"{number:,.{3 if number < 10 else 1}f}" for number in numbers),
-            )
-        )
+    for stage, work in stages.items():
+        numbers = [work.disk_bytes / 1e9, work.memory_bytes / 1e9, work.flops / 1e12]
+        numbers += [seconds.get(stage, 0) / 3600 for seconds in (predicted, measured) if seconds]
+        rows = "" if work.rows is None else f"{work.rows:,}"
+        cells.append((stage, rows, *(f"{number:,.{3 if number < 10 else 1}f}" for number in numbers)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(
@@ -79,17 +75,11 @@ def main(
     print(f"Hours are those of a machine like the one on which {rates} was measured." if predicted else NO_RATES)
 
 
-def write_table(path: Path, stages: list[Stage], predicted: Seconds, measured: Seconds) -> None:
+def write_table(path: Path, stages: dict[str, Work], predicted: Seconds, measured: Seconds) -> None:
     """Write the plan as CSV; seconds that are not known are left empty."""
     with atomic(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(
-            file, [*asdict(stages[0]), "predicted_seconds", "measured_seconds"], lineterminator="\n"
-        )
-        writer.writeheader()
-        for stage in stages:
-            seconds = {
-                f"{kind}_seconds": f"{of[stage.stage]:.1f}"
-                for kind, of in (("predicted", predicted), ("measured", measured))
-                if stage.stage in of
-            }
-            writer.writerow(asdict(stage) | seconds)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for stage, work in stages.items():
+            seconds = (f"{of[stage]:.1f}" if stage in of else None for of in (predicted, measured))
+            writer.writerow([stage, work.rows, int(work.disk_bytes), int(work.memory_bytes), work.flops, *seconds])
