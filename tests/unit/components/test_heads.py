@@ -170,7 +170,7 @@ def test_rows_that_do_not_fit_the_types(row_types):
 
 
 class TestAllocation:
-    """Spec §5.3 on four types whose amounts are 1, 3, 9, 27, and one that never occurs."""
+    """The extra rows of four types whose amounts are 1, 3, 9, 27, and one that never occurs."""
 
     FREQUENCY = np.array([0, 1, 3, 9, 27])
 

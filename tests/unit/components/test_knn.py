@@ -28,7 +28,7 @@ def retrievals(draw):
 
 
 def formula(ids, similarities, values, gold, temperature):
-    """Spec §4.1, one query and one neighbour at a time, float64."""
+    """The formula of p_kNN, one query and one neighbour at a time, float64."""
     result = []
     for row_ids, row, token in zip(ids.tolist(), similarities.astype(np.float64), gold.tolist(), strict=True):
         scores = [score / temperature for number, score in zip(row_ids, row, strict=True) if number >= 0]

@@ -17,7 +17,7 @@ from scipy.optimize import linprog
 from knnlm.running.processes import die_with_parent
 
 UNARGMAXABLE, UNDECIDED, ARGMAXABLE = -1, 0, 1
-# Least (w_i − w_j)·h / ‖w_i − w_j‖ that counts as positive, in the whitened space; the solver is a hundred times as exact.
+# Least (w_i − w_j)·h / ‖w_i − w_j‖ that counts as positive in the whitened space; the solver is exact to 1e-9.
 MARGIN = 1e-7
 SOLVER = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
 COMPETITORS = 1024  # constraints of a first linear program, and the most that are added at once
@@ -87,7 +87,7 @@ def whitened(centred: np.ndarray) -> np.ndarray:
 def leads(
     rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compare one type with all others at each h: return the types, which of them surely lead, and the others' products.
+    """Compare one type with all others at each h: return the types, which surely lead, and the others' products.
 
     rows: float32 (all types, width); h: float32 (n, width); types: int64 (n,), None for the argmax at each h. A lead,
     bool (n,), is sure if it exceeds what rounding can do to two inner products of float32. The products are float32
@@ -102,13 +102,13 @@ def leads(
 
 
 def cleared_by_direction(rows: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-    """Return those of `types`, int64, that are the argmax at h = their own row; rows: float32 (all types, width), of zero mean."""
+    """Return those of `types`, int64, that lead at h = their own row; rows: float32 (all types, width), zero mean."""
     sure = [leads(rows, rows[some], some)[1] for some in types.split(AT_ONCE)]
     return types[torch.cat(sure)]
 
 
 def cleared_by_states(rows: torch.Tensor, states: np.ndarray) -> torch.Tensor:
-    """Return the types that are the argmax at one of the states, int64; rows: float32 (types, width), states: float (n, width)."""
+    """Return the types that lead at some state, int64; rows: float32 (types, width), states: float (n, width)."""
     found = [torch.zeros(0, dtype=torch.int64, device=rows.device)]
     for begin in range(0, len(states), AT_ONCE):
         h = torch.as_tensor(np.asarray(states[begin : begin + AT_ONCE], np.float32), device=rows.device)

@@ -1,6 +1,7 @@
-"""What a component is: a named column of log-probabilities of the gold token, and the list of those a config asks for.
+"""What a component is, and the list of the kNN components that a config asks for.
 
-Runs whenever the workflow is read, so it imports nothing heavy.
+A component is a named column of log-probabilities of the gold token. This module runs whenever the workflow is read, so
+it imports nothing heavy.
 """
 
 from dataclasses import dataclass, replace
@@ -17,10 +18,11 @@ GRID_STEP = 3  # the search for the best temperature begins with every third of 
 
 @dataclass(frozen=True)
 class Component:
-    """One component; the fields stand in the tables under the same names. `temperature` is None until it has been tuned on valid.
+    """One component; its fields stand in the tables under the same names.
 
-    `rows` counts the vectors that a query is compared with (the paper's N_ds). A component of a hypothesis carries its name, and where the
-    hypothesis has curves, the curve it belongs to (`series`) and its place on it (`x`).
+    `temperature` is None until it has been tuned on valid. `rows` counts the vectors that a query is compared with (the
+    paper's N_ds). A component of a hypothesis carries the hypothesis's name, and, where the hypothesis has curves, its
+    curve (`series`) and its place on it (`x`).
     """
 
     component: str
@@ -48,12 +50,15 @@ BASE = Component("base", "lm")
 
 
 def main_name(main: dict, variant: str = "exact-real") -> str:
-    """Return the name of the main result's tuned component over the whole store; the exact one is the reference of everything (§4.3)."""
+    """Return the name of the main result's tuned component over the whole store; the exact one is every reference."""
     return f"knn-{main['h']}-{main['metric']}-{variant}"
 
 
 def resolved_name(name: str, main: dict) -> str:
-    """Return a component's name with its braces filled: {main} and {approximate} the main component, {l2} and {ip} the exact one with this metric."""
+    """Return a component's name with its braces filled.
+
+    {main} and {approximate} are the main component, {l2} and {ip} the exact one with this metric.
+    """
     names = {"main": main_name(main), "approximate": main_name(main, "approximate-faiss")}
     names |= {metric: main_name(main | {"metric": metric}) for metric in ("l2", "ip")}
     for word, meant in names.items():
@@ -62,37 +67,32 @@ def resolved_name(name: str, main: dict) -> str:
 
 
 def searched_fractions(settings: dict, h: str, metric: str) -> list[float]:
-    """Return the fractions of the store that are searched: all for the main representation and metric, else the full store alone."""
+    """Return the fractions of the store that are searched: all for the main h and metric, else the full store alone."""
     is_main = settings["main"] == {"h": h, "metric": metric}
     return list(settings["fractions"]) if is_main else [1.0]
 
 
 def real_score_fractions(settings: dict, h: str, metric: str) -> list[float]:
-    """Return the fractions at which the neighbours FAISS found are scored again with their real keys: the smallest and the largest."""
+    """Return the fractions at which FAISS's neighbours also get real scores: the smallest and the largest."""
     fractions = searched_fractions(settings, h, metric)
     return sorted({fractions[0], fractions[-1]})
 
 
 def knn_components(settings: dict, h: str, metric: str, search: str) -> list[Component]:
-    """List the kNN components that one retrieval gives: each score, each fraction, temperature tuned; on the full store also untuned.
+    """List the kNN components of one retrieval: each score and fraction, tuned; on the full store also untuned.
 
     `settings` holds the config sections retrieval, main and fractions.
     """
-    found = []
+    found, k = [], settings["retrieval"]["k"]
     for variant in SEARCHES[search]:
         mask, score = VARIANTS[variant]
         rescored = mask == "faiss" and score == "real"
         for fraction in (real_score_fractions if rescored else searched_fractions)(settings, h, metric):
-            name = f"knn-{h}-{metric}-{variant}"
-            name = name if fraction == 1.0 else f"{name}-f{fraction:g}"
-            tuned = Component(name, "knn", h, metric, mask, score, fraction=fraction, k=settings["retrieval"]["k"])
+            name = main_name({"h": h, "metric": metric}, variant) + ("" if fraction == 1.0 else f"-f{fraction:g}")
+            tuned = Component(name, "knn", h, metric, mask, score, fraction=fraction, k=k)
             found.append(tuned)
             if fraction == 1.0:
-                found.append(
-                    replace(
-                        tuned, component=f"{name}-untuned", temperature=UNTUNED_TEMPERATURE, temperature_status="fixed"
-                    )
-                )
+                found.append(replace(tuned.tuned(UNTUNED_TEMPERATURE, "fixed"), component=f"{name}-untuned"))
     return found
 
 

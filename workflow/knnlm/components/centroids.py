@@ -1,7 +1,8 @@
-"""Clusters in place of the datastore: centroids, the words they stand for, and the distribution that they give a query (§5.7).
+"""Clusters in place of the datastore: centroids, the words they stand for, and the distribution they give a query.
 
-p(w|h) = Σ_c softmax(s(h, c)/τ)_c P(w|c), where s is −‖h−c‖² or h·c. As a kNN distribution is cut to k neighbours, so this one is cut to the
-centroids that are nearest to the query: then every temperature is arithmetic on what was kept (`knn_distribution.log_p_knn`).
+p(w|h) = Σ_c softmax(s(h, c)/τ)_c P(w|c), where s is −‖h−c‖² or h·c (docs/paper.md#clustering). As a kNN distribution is
+cut to k neighbours, so this one is cut to the centroids nearest to the query: every temperature is then arithmetic on
+what was kept (`knn.log_p_knn`).
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,10 @@ DENSE_AT_ONCE = 256  # queries whose P(gold|c) for all centroids is written out,
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centroids, float32 (C, width), and P(w|c), float32 (C, V), whose rows sum to 1; `unit` says that keys and queries are scaled to length 1."""
+    """Centroids, float32 (C, width), and P(w|c), float32 (C, V), whose rows sum to 1.
+
+    `unit` says that keys and queries are scaled to length 1.
+    """
 
     centroids: np.ndarray
     distribution: sparse.csr_array
@@ -37,19 +41,17 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
 def k_means(
     keys: np.ndarray, centroids: int, iterations: int, seed: int, spherical: bool, factory: str, nprobe: int
 ) -> tuple[np.ndarray, faiss.Index]:
-    """Cluster keys, float32 (n, width) with n >= centroids; return the centroids, float32 (centroids, width), and the index that holds them (§5.7).
+    """Cluster keys, float32 (n, width), n ≥ centroids; return float32 (centroids, width) and the index that holds them.
 
-    Plain: Lloyd's algorithm. Spherical: centroids of length 1, a key belongs to the one with the largest inner product. Rows are assigned by
-    an index of `factory`: exactly by `Flat`, approximately by such as `IVF128,Flat`, which visits `nprobe` of its lists. FAISS refills a
-    centroid that loses all of its rows with half of a large one's.
+    Plain: Lloyd's algorithm. Spherical: centroids have length 1, and a key belongs to the one with the largest inner
+    product. An index of `factory` assigns the rows: exactly if it is `Flat`, approximately if it is such as
+    `IVF128,Flat`, which visits `nprobe` of its lists. FAISS refills a centroid that loses all its rows with half of a
+    large one's.
     """
     width = keys.shape[1]
     clustering = faiss.Clustering(width, centroids)
     clustering.niter, clustering.seed, clustering.spherical = iterations, seed, spherical
-    clustering.min_points_per_centroid, clustering.max_points_per_centroid = (
-        1,
-        len(keys),
-    )  # every key that is given counts
+    clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(keys)  # every key counts
     index = faiss.index_factory(width, factory, METRICS["ip" if spherical else "l2"])
     if isinstance(index, faiss.IndexIVF):
         index.nprobe = nprobe
@@ -59,18 +61,23 @@ def k_means(
 
 
 def nearest_centroids(index: faiss.Index, keys: np.ndarray, unit: bool) -> np.ndarray:
-    """Return the centroid of every key, int64 (rows,). keys: float16 or float32 (rows, width), read by blocks; `unit` scales them first."""
+    """Return the centroid of every key, int64 (rows,); `unit` scales the keys to length 1 first.
+
+    keys: float16 or float32 (rows, width), read by blocks.
+    """
     found = np.empty(len(keys), dtype=np.int64)
     for begin in range(0, len(keys), ROWS_AT_ONCE):
         block = keys[begin : begin + ROWS_AT_ONCE]
-        found[begin : begin + len(block)] = index.search(unit_length(block) if unit else block.astype(np.float32), 1)[
-            1
-        ][:, 0]
+        _, nearest = index.search(unit_length(block) if unit else block.astype(np.float32), 1)  # (block, 1)
+        found[begin : begin + len(block)] = nearest[:, 0]
     return found
 
 
 def word_distribution(cells: np.ndarray, values: np.ndarray, centroids: int, types: int) -> sparse.csr_array:
-    """Return P(w|c) by counting, float32 (centroids, types): cells and values, int (rows,), are each row's centroid and word. Empty rows stay 0."""
+    """Return P(w|c) by counting, float32 (centroids, types); the row of a centroid without a key stays 0.
+
+    cells and values, int (rows,), are each row's centroid and word.
+    """
     counts = sparse.csr_array((np.ones(len(cells)), (cells, values)), shape=(centroids, types))
     counts.data /= np.repeat(counts.sum(axis=1), np.diff(counts.indptr))
     return counts.astype(np.float32)
@@ -83,14 +90,17 @@ def occupied(centroids: np.ndarray, distribution: sparse.csr_array, unit: bool =
 
 
 def one_word_each(centroids: np.ndarray, owners: np.ndarray, types: int) -> Clusters:
-    """Return clusters that each stand for one word, P(owner|c) = 1 (§5.8). owners: int (C,)."""
+    """Return clusters that each stand for one word, P(owner|c) = 1. owners: int (C,)."""
     return Clusters(centroids, word_distribution(np.arange(len(owners)), owners, len(owners), types))
 
 
 def nearest_to_queries(
     queries: np.ndarray, clusters: Clusters, metric: str, kept: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the similarities, float32 (n, m), and ids, int64 (n, m), of the m = min(kept, C) centroids most similar to each query (n, width)."""
+    """Return similarities, float32 (n, m), and ids, int64 (n, m), of the m = min(kept, C) centroids nearest to queries.
+
+    queries: float32 (n, width).
+    """
     kept = min(kept, len(clusters.centroids))
     similarities, ids = np.empty((len(queries), kept), dtype=np.float32), np.empty((len(queries), kept), dtype=np.int64)
     for begin in range(0, len(queries), QUERIES_AT_ONCE):
@@ -102,7 +112,10 @@ def nearest_to_queries(
 
 
 def gold_shares(distribution: sparse.csr_array, ids: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Return P(gold|c) of given centroids, float32 (n, m). distribution: (C, V); ids: int (n, m); gold: int (n,). Memory: one tile times C."""
+    """Return P(gold|c) of given centroids, float32 (n, m). distribution: (C, V); ids: int (n, m); gold: int (n,).
+
+    Memory: DENSE_AT_ONCE × C floats.
+    """
     of_words = sparse.csr_array(distribution.T)
     shares = np.empty(ids.shape, dtype=np.float32)
     for begin in range(0, len(ids), DENSE_AT_ONCE):
@@ -114,18 +127,18 @@ def gold_shares(distribution: sparse.csr_array, ids: np.ndarray, gold: np.ndarra
 def centroid_gradient(
     keys: torch.Tensor, centroids: torch.Tensor, log_shares: torch.Tensor, temperature: float, metric: str
 ) -> torch.Tensor:
-    """Return the gradient, float32 (C, width), of the mean of −log p(gold) over rows with regard to the centroids, P(w|c) held fixed (§5.7).
+    """Return the gradient of the rows' mean −log p(gold) by the centroids, float32 (C, width); P(w|c) is held fixed.
 
-    keys: (rows, width); log_shares: log P(gold|c), (rows, C), −inf where 0. With z = s/τ the gradient by z is softmax(z) − softmax(z + log P).
+    keys: float32 (rows, width); log_shares: log P(gold|c), float32 (rows, C), −inf where P is 0. With z = s/τ the
+    gradient by z is softmax(z) − softmax(z + log P).
     """
-    norms = centroids.square().sum(1)
-    logits = (
-        torch.addmm(norms, keys, centroids.T, beta=-1 / temperature, alpha=2 / temperature)
-        if metric == "l2"
-        else keys @ centroids.T / temperature
-    )
-    by_logits = torch.softmax(logits, 1).sub_(torch.softmax(logits.add_(log_shares), 1))
-    pulled = by_logits.T @ keys
+    if metric == "l2":  # 2 h·c − ‖c‖²: the query's own length cancels
+        norms = centroids.square().sum(1)
+        logits = torch.addmm(norms, keys, centroids.T, beta=-1 / temperature, alpha=2 / temperature)  # (rows, C)
+    else:
+        logits = keys @ centroids.T / temperature
+    by_logits = torch.softmax(logits, 1).sub_(torch.softmax(logits.add_(log_shares), 1))  # (rows, C)
+    pulled = by_logits.T @ keys  # (C, width)
     gradient = 2 * (pulled - by_logits.sum(0)[:, None] * centroids) if metric == "l2" else pulled
     return gradient / (temperature * len(keys))
 
@@ -149,9 +162,10 @@ def fine_tune(
     seed: int,
     device: str,
 ) -> Iterator[np.ndarray]:
-    """Train the centroids to minimise −log p(gold) at a fixed temperature; yield them, float32 (C, width), after every pass (§5.7).
+    """Train the centroids to minimise −log p(gold) at a fixed temperature; yield them, float32 (C, width), every pass.
 
-    keys: float32 (n, width); values: int (n,). Each batch compares its rows with all centroids. Memory: a few times batch × C floats.
+    keys: float32 (n, width); values: int (n,). Each batch compares its rows with all centroids. Memory: a few times
+    batch × C floats.
     """
     centroids = torch.from_numpy(clusters.centroids.copy()).to(device)
     optimiser = torch.optim.Adam([centroids], lr=training.learning_rate)
@@ -163,9 +177,8 @@ def fine_tune(
         for begin in range(0, len(order), training.batch):
             rows = order[begin : begin + training.batch]
             log_shares = _dense_log_shares(log_of_words, values[rows], device)
-            centroids.grad = centroid_gradient(
-                torch.from_numpy(keys[rows]).to(device), centroids, log_shares, temperature, metric
-            )
+            some = torch.from_numpy(keys[rows]).to(device)  # (batch, width)
+            centroids.grad = centroid_gradient(some, centroids, log_shares, temperature, metric)
             optimiser.step()
         yield centroids.cpu().numpy().copy()
 
@@ -174,8 +187,7 @@ def _dense_log_shares(log_of_words: sparse.csr_array, gold: np.ndarray, device: 
     """Write out log P(gold|c), float32 (rows, C), with −inf where P is 0."""
     some = log_of_words[gold]
     row = np.repeat(np.arange(len(gold)), np.diff(some.indptr))
+    places = (torch.from_numpy(part).to(device) for part in (row, some.indices.astype(np.int64)))
     dense = torch.full(some.shape, -torch.inf, device=device)
-    dense[torch.from_numpy(row).to(device), torch.from_numpy(some.indices.astype(np.int64)).to(device)] = (
-        torch.from_numpy(some.data).to(device)
-    )
+    dense[tuple(places)] = torch.from_numpy(some.data).to(device)
     return dense

@@ -21,27 +21,28 @@ def save_components(
     checkpoint: str,
     more_files: Iterable[str | Path] = (),
 ) -> None:
-    """Write components that belong together: a manifest of what each is, and beside it one float32 array (components, tokens) for each split.
+    """Write components that belong together: a manifest of what each is, and log p as one array for each split.
 
-    `checkpoint` is that of the base LM, `more_files` are those that the same step has written beside them.
+    The arrays are float32 (components, tokens), in nats, −inf for no mass. `checkpoint` is that of the base LM;
+    `more_files` are those that the same step has written beside them.
     """
-    files = []
+    files = {split: component_file(descriptions_file, split) for split in log_p}
     for split, columns in log_p.items():
-        files.append(component_file(descriptions_file, split))
-        save_array(files[-1], np.stack(columns).astype(np.float32))
-    described = [asdict(component) for component in components]
-    write_manifest(
-        descriptions_file, files=[*files, *more_files], kind="components", checkpoint=checkpoint, components=described
-    )
+        save_array(files[split], np.stack(columns).astype(np.float32))
+    facts = {"checkpoint": checkpoint, "components": [asdict(component) for component in components]}
+    write_manifest(descriptions_file, files=[*files.values(), *more_files], kind="components", **facts)
 
 
 def checkpoint_of(descriptions_file: str | Path) -> str:
-    """Return the checkpoint of the base LM that components belong to. Raises KnnlmError, naming the file, if it is missing or damaged."""
+    """Return the checkpoint of the base LM that components belong to.
+
+    Raises KnnlmError, naming the file, if it is missing or damaged.
+    """
     return read_manifest(descriptions_file, kind="components")["checkpoint"]
 
 
 def read_descriptions(descriptions_file: str | Path, checkpoint: str) -> list[Component]:
-    """Return the components of a file. Raises KnnlmError, naming the file, if it is missing, damaged or of another base LM."""
+    """Return the components of a file. Raises KnnlmError if it is missing, damaged or of another base LM."""
     facts = read_manifest(descriptions_file, kind="components", checkpoint=checkpoint)
     return [Component(**fields) for fields in facts["components"]]
 
@@ -61,23 +62,21 @@ def load_components(
 def find_component(
     description_files: list[str | Path], name: str, tokens: dict[str, int], checkpoint: str
 ) -> tuple[Component, dict[str, np.ndarray]]:
-    """Return the component of this name and its log-probabilities for each split of `tokens`, float32 (tokens,), looked for in several files.
+    """Look for the component of this name in several files; return it and its log p for each split, float32 (tokens,).
 
-    Raises KnnlmError as `load_components` does, and, naming the components there are, if it is in none of the files.
+    `tokens` has the number of tokens of each split. Raises KnnlmError as `load_components` does, and, naming the
+    components there are, if it is in none of the files.
     """
     known = []
     for path in description_files:
         names = [component.component for component in read_descriptions(path, checkpoint)]
         if name in names:
-            found = {
-                split: load_components(path, split, size, checkpoint)[names.index(name)]
-                for split, size in tokens.items()
-            }
+            place = names.index(name)
+            found = {split: load_components(path, split, size, checkpoint)[place] for split, size in tokens.items()}
             return next(iter(found.values()))[0], {split: np.array(log_p) for split, (_, log_p) in found.items()}
         known += names
-    raise KnnlmError(
-        f"component {name}: not among the stored ones ({', '.join(known)}); correct its name, or rerun the step that makes it."
-    )
+    remedy = "correct its name, or rerun the step that makes it"
+    raise KnnlmError(f"component {name}: not among the stored ones ({', '.join(known)}); {remedy}.")
 
 
 def component_file(descriptions_file: str | Path, split: str) -> Path:

@@ -1,6 +1,7 @@
-"""Training heads on stored states: batches read from the store as they lie there, Adam, and the pass that is best on valid (spec §5.1).
+"""Training heads on stored states: batches read from the store as they lie there, Adam, the pass that is best on valid.
 
-One recipe serves every head: the learning rate rises over the warm-up and falls to zero along a cosine; no dropout; the same batches for all.
+One recipe serves every head: the learning rate rises over the warm-up and falls to zero along a cosine; there is no
+dropout, and all heads see the same batches.
 """
 
 import math
@@ -20,7 +21,7 @@ ROWS_AT_ONCE = 16384  # of stored states on the device when they are evaluated
 
 @dataclass(frozen=True)
 class Rows:
-    """Stored states that need not be in memory: `states` float (n, width), `gold` int (n,); where needed `ffn` (n, width), `log_p_base` float32 (n,)."""
+    """Stored states that need not be in memory; shapes as in Batch."""
 
     states: np.ndarray
     gold: np.ndarray
@@ -29,11 +30,12 @@ class Rows:
 
     def batch(self, begin: int, end: int, device: str) -> Batch:
         """Return rows `begin` to `end` on the device, states in float32."""
-        parts = [
-            None if part is None else np.array(part[begin:end])
-            for part in (self.states, self.gold, self.ffn, self.log_p_base)
-        ]
-        states, gold, ffn, log_p_base = (None if part is None else torch.from_numpy(part).to(device) for part in parts)
+
+        def on_device(part: np.ndarray | None) -> torch.Tensor | None:
+            return None if part is None else torch.from_numpy(np.array(part[begin:end])).to(device)
+
+        ffn = on_device(self.ffn)
+        states, gold, log_p_base = on_device(self.states), on_device(self.gold), on_device(self.log_p_base)
         return Batch(states.float(), gold.long(), None if ffn is None else ffn.float(), log_p_base)
 
     def batches(self, device: str) -> Iterator[Batch]:
@@ -44,7 +46,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to: the pass that was kept (0 is before the first) and its mean losses in nats per token, `train_loss` NaN for pass 0."""
+    """The pass that a training has kept (0 is before the first) and its mean losses, in nats per token.
+
+    `train_loss` is NaN for pass 0.
+    """
 
     best_pass: int
     train_loss: float
@@ -59,15 +64,16 @@ class Trained:
 def store_rows(
     store: Datastore, h: str, rows: int | None, with_ffn: bool = False, log_p_base: list[np.ndarray] | None = None
 ) -> list[Rows]:
-    """Return the states and gold tokens of about `rows` rows of the store (None: all), memory-mapped: the same prefix, a uniform sample, of every chunk."""
+    """Return states `h` and gold tokens of about `rows` rows of the store (None: all) by chunk, memory-mapped.
+
+    They are the same prefix of every chunk, so a uniform sample. `log_p_base` goes with them, float32 (rows,) by chunk.
+    """
     fraction = min(1.0, (rows or store.rows) / store.rows)
     found = []
-    for number, chunk in enumerate(store.chunks):
+    for chunk, base in zip(store.chunks, log_p_base or [None] * len(store.chunks), strict=True):
         end = prefix_rows(fraction, chunk.rows)
         ffn = chunk.keys_of("ffn")[:end] if with_ffn else None
-        found.append(
-            Rows(chunk.keys_of(h)[:end], chunk.values_of_rows()[:end], ffn, log_p_base[number] if log_p_base else None)
-        )
+        found.append(Rows(chunk.keys_of(h)[:end], chunk.values_of_rows()[:end], ffn, base))
     return found
 
 
@@ -78,24 +84,24 @@ def log_p_of(head: Head, rows: Rows, device: str) -> np.ndarray:
 
 
 def store_log_p(store: Datastore, output_embedding: np.ndarray, rows: int | None, device: str) -> list[np.ndarray]:
-    """Return the base LM's log p of the gold for the rows of store_rows, a float32 array for each chunk, from `ffn` and W_sm (V, width): no LM runs."""
+    """Return the base LM's log p of the gold for the rows of store_rows, float32 (rows,) by chunk, in nats.
+
+    It is computed from `ffn` and the output embedding W_sm, float32 (V, width): no LM runs.
+    """
     types = len(output_embedding)
     base = OutputEmbedding(torch.from_numpy(output_embedding).to(device), even_rows(types, 1), types)
-    return [
-        log_p_of(base, part, device)
-        for part in progress(store_rows(store, "ffn", rows), "log p of the base LM on the store")
-    ]
+    parts = progress(store_rows(store, "ffn", rows), "log p of the base LM on the store")
+    return [log_p_of(base, part, device) for part in parts]
 
 
 def mean_loss(head: Head, rows: Rows, objective: Objective, device: str) -> float:
     """Return the objective's mean over the rows, nats per token."""
-    return sum(float(objective(head.log_p(batch), batch)[0].double().sum()) for batch in rows.batches(device)) / len(
-        rows.gold
-    )
+    losses = (objective(head.log_p(batch), batch)[0] for batch in rows.batches(device))
+    return sum(float(loss.double().sum()) for loss in losses) / len(rows.gold)
 
 
 def learning_rates(recipe: dict, updates: int) -> np.ndarray:
-    """Return the learning rate of every update, (updates,): a straight rise over the share `warmup` of them, then a cosine down to almost zero."""
+    """Return the learning rate of every update, (updates,): a straight rise over the share `warmup`, then a cosine."""
     warmup = max(1, round(recipe["warmup"] * updates))
     update = np.arange(updates)
     cosine = np.cos(np.pi * np.clip((update - warmup) / max(1, updates - warmup), 0, 1))
@@ -105,31 +111,29 @@ def learning_rates(recipe: dict, updates: int) -> np.ndarray:
 def train_head(
     head: Head, rows: list[Rows], valid: Rows, objective: Objective, recipe: dict, seed: int, device: str, label: str
 ) -> Trained:
-    """Train a head's parameters in place and leave it as it was after the pass with the lowest loss on valid, or before the first.
+    """Train a head's parameters in place; leave it as it was after the best pass on valid, or before the first.
 
-    `recipe` holds `passes`, `batch` (rows an update), `learning_rate`, `betas` and `warmup` (share of all updates). Batches are neighbouring rows of a
-    chunk, which stand there in random order; their order is drawn anew for every pass from `seed`. Memory: the parameters, five times, and one tile.
+    `recipe` holds `passes`, `batch` (rows an update), `learning_rate`, `betas` and `warmup` (share of all updates).
+    Batches are neighbouring rows of a chunk, which stand there in random order; `seed` draws the order of the batches
+    anew for every pass. Memory: the parameters, five times, and one tile.
     """
     blocks = [block for part in rows for block in _blocks(part, recipe["batch"])]
     rates = iter(learning_rates(recipe, recipe["passes"] * len(blocks)).tolist())
     optimiser = torch.optim.Adam(head.parameters, lr=recipe["learning_rate"], betas=tuple(recipe["betas"]), fused=True)
-    best, kept = (
-        Trained(0, math.nan, mean_loss(head, valid, objective, device)),
-        [parameter.clone() for parameter in head.parameters],
-    )
+    best = Trained(0, math.nan, mean_loss(head, valid, objective, device))
+    kept = [parameter.clone() for parameter in head.parameters]
     for number in progress(range(1, recipe["passes"] + 1), label):
         total = 0.0
         for place in np.random.default_rng([seed, number]).permutation(len(blocks)):
+            part, begin, end = blocks[place]
             with training_precision():
-                total += head.accumulate(_batch(blocks[place], device), objective)
+                total += head.accumulate(part.batch(begin, end, device), objective)
             optimiser.param_groups[0]["lr"] = next(rates)
             optimiser.step()
         valid_loss = mean_loss(head, valid, objective, device)
         if valid_loss < best.valid_loss:
-            best, kept = (
-                Trained(number, total / sum(len(part.gold) for part in rows), valid_loss),
-                [parameter.clone() for parameter in head.parameters],
-            )
+            best = Trained(number, total / sum(len(part.gold) for part in rows), valid_loss)
+            kept = [parameter.clone() for parameter in head.parameters]
     for parameter, value in zip(head.parameters, kept, strict=True):
         parameter.copy_(value)
         parameter.grad = None
@@ -138,7 +142,7 @@ def train_head(
 
 @contextmanager
 def training_precision() -> Iterator[None]:
-    """Let matrix products round their factors to bfloat16 where the processor multiplies those faster; sums and all else stay float32."""
+    """Let matrix products round their factors to bfloat16 where the processor is faster so; all else stays float32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -152,8 +156,3 @@ def _blocks(rows: Rows, batch: int) -> list[tuple[Rows, int, int]]:
     length = len(rows.gold)
     count = -(-length // batch)
     return [(rows, length * number // count, length * (number + 1) // count) for number in range(count)]
-
-
-def _batch(block: tuple[Rows, int, int], device: str) -> Batch:
-    rows, begin, end = block
-    return rows.batch(begin, end, device)

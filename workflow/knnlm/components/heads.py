@@ -1,7 +1,8 @@
-"""Output layers on stored states: many rows a word type, a mixture of softmaxes, and their gradients by hand (spec §5.1-5.6).
+"""Output layers on stored states: many rows a word type, a mixture of softmaxes, and their gradients by hand.
 
-The V-wide logits are made a tile of rows at a time in one buffer, turned into probabilities in place, and multiplied once more for the gradient. What
-differs from a plain softmax (several rows for the gold type, a weight for every row) touches only the gold's columns and the D-wide side.
+The V-wide logits are made a tile of rows at a time in one buffer, turned into probabilities in place, and multiplied
+once more for the gradient. Several rows for the gold type, or a weight for every row, touch only the gold's columns and
+the width-wide side.
 """
 
 from collections.abc import Callable
@@ -12,15 +13,16 @@ from typing import Protocol
 import numpy as np
 import torch
 
-TILE_BYTES = (
-    2**26
-)  # of logits: all rows of most batches at once, since larger matrix products are faster, with a bound on memory
+TILE_BYTES = 2**26  # of logits: bounds memory, and holds most batches whole, since larger matrix products are faster
 LEAST_TILE_ROWS = 256  # below, reading and writing the V-wide gradient takes longer than its product
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Stored states on the device: `states` (n, width); `gold` int64 (n,); where a head or an objective needs them, `ffn` (n, width), `log_p_base` (n,)."""
+    """Stored states on the device: `states` float (n, width), `gold` int64 (n,).
+
+    Some heads need `ffn` (n, width) too, and some objectives `log_p_base` (n,), in nats.
+    """
 
     states: torch.Tensor
     gold: torch.Tensor
@@ -31,13 +33,12 @@ class Batch:
         return len(self.gold)
 
     def __getitem__(self, rows: slice) -> "Batch":
-        return Batch(
-            *(None if part is None else part[rows] for part in (self.states, self.gold, self.ffn, self.log_p_base))
-        )
+        parts = self.states, self.gold, self.ffn, self.log_p_base
+        return Batch(*(None if part is None else part[rows] for part in parts))
 
 
+# Takes log p of the gold (n,) and the batch; returns each row's loss (n,) and its weight (n,) in ∇(−log p).
 Objective = Callable[[torch.Tensor, Batch], tuple[torch.Tensor, torch.Tensor]]
-"""Takes log p of the gold (n,) and the batch; returns each row's loss (n,) and the weight (n,) of its gradient of −log p."""
 
 
 class Head(Protocol):
@@ -59,7 +60,7 @@ def likelihood(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.T
 
 
 def weighted_likelihood(type_weights: torch.Tensor) -> Objective:
-    """Return the Objective −c(w) log p(w), with a weight for each word type, (V,) (§5.5)."""
+    """Return the Objective −c(w) log p(w), with a weight for each word type, (V,) (docs/paper.md#loss-weighting)."""
 
     def objective(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         weights = type_weights[batch.gold].to(log_p.dtype)
@@ -69,7 +70,10 @@ def weighted_likelihood(type_weights: torch.Tensor) -> Objective:
 
 
 def interpolated_likelihood(weight: float) -> Objective:
-    """Return the Objective −log[(1−λ) p_base + λ p], λ = `weight` in (0, 1) (§5.6): a row counts by what of its mixture is the head's."""
+    """Return the Objective −log[(1−λ) p_base + λ p], λ = `weight` in (0, 1): a row counts by the head's share of it.
+
+    (docs/paper.md#interpolated-loss)
+    """
 
     def objective(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         ours = log_p + float(np.log(weight))
@@ -80,10 +84,10 @@ def interpolated_likelihood(weight: float) -> Objective:
 
 
 def type_columns(row_types: np.ndarray, types: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the rows of each word type, int64 (V, most), and which of them are real, bool (V, most), or None where all are.
+    """Return the rows of each word type, int64 (V, most), and which are real, bool (V, most), None where all are.
 
-    `row_types`, int (R,), ascending, says which type each row of an output matrix belongs to. A type with fewer rows repeats its first one.
-    Raises ValueError if the types do not ascend or one has no row.
+    `row_types`, int (R,), ascending, says which type each row of an output matrix belongs to. A type with fewer rows
+    repeats its first one. Raises ValueError if the types do not ascend or one has no row.
     """
     counts = np.bincount(row_types, minlength=types)
     if (np.diff(row_types) < 0).any() or len(counts) != types or not counts.all():
@@ -95,10 +99,13 @@ def type_columns(row_types: np.ndarray, types: int) -> tuple[torch.Tensor, torch
 
 
 class OutputEmbedding:
-    """p(w|h) = Σ_{rows r of w} softmax(W h)_r (§5.1); with `fixed`, softmax(W h + W_fixed ffn), of which only W is trained (§5.2 a)."""
+    """p(w|h) = Σ_{rows r of w} softmax(W h)_r (docs/paper.md#softmax-capacity).
+
+    With `fixed` it is softmax(W h + W_fixed ffn), of which only W is trained (docs/paper.md#additional-linear).
+    """
 
     def __init__(self, weights: torch.Tensor, row_types: np.ndarray, types: int, fixed: torch.Tensor | None = None):
-        """Take W (R, width), which training changes in place, the type of each row, int (R,), ascending, and `fixed` (R, width)."""
+        """Take W (R, width), which training changes, each row's type, int (R,), ascending, and `fixed` (R, width)."""
         self.parameters, self.rows = [weights], len(weights)
         columns, present = type_columns(row_types, types)
         self.columns = columns.to(weights.device)
@@ -107,7 +114,10 @@ class OutputEmbedding:
         self.tile = Tile(weights)
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the logits of a tile (n, R), overwritten by the next, the gold's columns (n, most), and a copy of their logits, −inf where absent."""
+        """Return a tile's logits (n, R), the gold's columns (n, most), and a copy of their logits, −inf where absent.
+
+        The next tile overwrites the logits.
+        """
         logits = self.tile.product(batch.states, self.parameters[0])
         if self.fixed is not None:
             logits.addmm_(batch.ffn, self.fixed.T)
@@ -128,7 +138,8 @@ class OutputEmbedding:
     def accumulate(self, batch: Batch, objective: Objective) -> float:
         """Set W's `.grad` to that of the mean loss of the batch; return the sum of the losses.
 
-        The gradient of −log p by the logits is softmax(z)_r, less, for a row of the gold, its share of p: softmax over the gold's rows alone.
+        The gradient of −log p by the logits is softmax(z)_r, less its share of p for a row of the gold: the softmax
+        over the gold's rows alone.
         """
         weights, total = self.parameters[0], 0.0
         if weights.grad is None:
@@ -146,7 +157,10 @@ class OutputEmbedding:
 
 
 class MixtureOfSoftmaxes:
-    """p = Σ_k π_k(h) softmax(W_sm g_k(h)): π a softmax of a linear layer, g_k linear, both with bias, no tanh (§5.4). W_sm (V, width) stays as it is."""
+    """p = Σ_k π_k(h) softmax(W_sm g_k(h)), where W_sm (V, width) stays as it is (docs/paper.md#mixture-of-softmaxes).
+
+    π is a softmax of a linear layer, g_k is linear; both have a bias, and there is no tanh.
+    """
 
     def __init__(
         self,
@@ -156,7 +170,7 @@ class MixtureOfSoftmaxes:
         experts: torch.Tensor,
         biases: torch.Tensor,
     ):
-        """Take the layers of π, (K, width) and (K,), and of g, (K, width, width) and (K, width), which training changes in place."""
+        """Take π's layer, (K, width) and (K,), and g's, (K, width, width) and (K, width), which training changes."""
         self.output_embedding = output_embedding
         self.parameters, self.rows = [prior, prior_bias, experts, biases], len(prior) * len(output_embedding)
         self.tile = Tile(output_embedding)
@@ -178,7 +192,8 @@ class MixtureOfSoftmaxes:
     def accumulate(self, batch: Batch, objective: Objective) -> float:
         """Set the parameters' `.grad` to that of the mean loss of the batch; return the sum of the losses.
 
-        With ρ_k = π_k p_k(w) / p(w), the gradient of −log p is π − ρ by the logits of π, and ρ_k (W_smᵀ p_k − W_sm[w]) by g_k(h).
+        With ρ_k = π_k p_k(w) / p(w), the gradient of −log p is π − ρ by the logits of π, and by g_k(h) it is
+        ρ_k (W_smᵀ p_k − W_sm[w]).
         """
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -233,13 +248,13 @@ class Tile:
 
 
 def _log_total(logits: torch.Tensor) -> torch.Tensor:
-    """Return log Σ exp of each row, (n,), and overwrite the logits: softmax in place, because torch.logsumexp takes longer."""
+    """Return log Σ exp of each row, (n,), and overwrite the logits: faster in place than by torch.logsumexp."""
     best = logits.amax(1)
     return best - torch.softmax(logits, 1, out=logits).amax(1).log_()
 
 
 def _log_of_gold(probabilities: torch.Tensor, columns: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:
-    """Return log Σ p over the gold's columns whose logit is not −inf, (n,), no lower than the log of the smallest number."""
+    """Return log Σ p over the gold's columns whose logit is not −inf, (n,), at least the log of the smallest number."""
     found = probabilities.gather(1, columns).masked_fill_(gold.isneginf(), 0).sum(1)
     return found.clamp_(torch.finfo(found.dtype).tiny, 1).log_()
 
@@ -250,33 +265,30 @@ def even_rows(types: int, n: int) -> np.ndarray:
 
 
 def extra_rows(amounts: np.ndarray, base: float) -> np.ndarray:
-    """Return e_i = ⌊log_b(amount_i)⌋, int64 (V,), 0 for amounts below 1: the rows that a type gets besides its first (§5.3).
+    """Return e_i = ⌊log_b(amount_i)⌋, int64 (V,), 0 for amounts below 1: the rows a type gets besides its first.
 
-    `amounts`, (V,), are the frequencies, or 1 + the total loss of each type in training, in nats; `base` is above 1.
+    `amounts`, (V,), are the frequencies, or 1 + the total loss of each type in training, in nats; `base` is above 1
+    (docs/paper.md#adaptive-capacity).
     """
-    return np.floor(np.log(np.maximum(amounts, 1)) / np.log(base) * (1 + 1e-12)).astype(
-        np.int64
-    )  # a power of the base counts as whole
+    logs = np.log(np.maximum(amounts, 1)) / np.log(base)
+    return np.floor(logs * (1 + 1e-12)).astype(np.int64)  # a power of the base counts as whole
 
 
 def adaptive_rows(amounts: np.ndarray, rows: int) -> np.ndarray:
-    """Return the type of each row, ascending, int64 (about `rows`,): extra_rows at the base that brings all rows together nearest to `rows` (§5.3)."""
-    steep, flat = (
-        1e-6,
-        float(np.log(np.maximum(amounts, 1)).max()) + 1.0,
-    )  # log b: too many rows at one end, none extra at the other
+    """Return the type of each row, ascending, int64 (about `rows`,): extra_rows at the base nearest to that many."""
+    # log b: too many rows at the steep end, no extra row at the flat one
+    steep, flat = 1e-6, float(np.log(np.maximum(amounts, 1)).max()) + 1.0
     for _ in range(40):
         middle = (steep + flat) / 2
-        steep, flat = (
-            (middle, flat) if len(amounts) + extra_rows(amounts, np.exp(middle)).sum() > rows else (steep, middle)
-        )
+        too_many = len(amounts) + extra_rows(amounts, np.exp(middle)).sum() > rows
+        steep, flat = (middle, flat) if too_many else (steep, middle)
     choices = [extra_rows(amounts, np.exp(end)) for end in (flat, steep)]
     extras = min(choices, key=lambda extra: abs(len(amounts) + extra.sum() - rows))
     return np.repeat(np.arange(len(amounts)), 1 + extras)
 
 
 def random_weights(rows: int, width: int, generator: torch.Generator) -> torch.Tensor:
-    """Return a new output matrix, float32 (rows, width), from N(0, width^-0.5) as the paper's (§5.1)."""
+    """Return a new output matrix, float32 (rows, width), from N(0, width^-0.5), as in the paper's code."""
     return torch.randn(rows, width, generator=generator) * width**-0.5
 
 
@@ -289,9 +301,10 @@ def copied_weights(
 
 
 def helped_weights(gold: np.ndarray, helped: np.ndarray, types: int) -> np.ndarray:
-    """Return each type's weight in the loss, float32 (V,): 1 + the share of its tokens that the kNN helps; 1 for a type without a token (§5.5).
+    """Return each type's weight in the loss, float32 (V,): 1 + the share of its tokens that the kNN helps.
 
-    gold: int (n,), word types of some training tokens; helped: bool (n,), whether p_kNN > p_LM there.
+    gold: int (n,), word types of some training tokens; helped: bool (n,), whether p_kNN > p_LM there. A type without a
+    token has the weight 1.
     """
     tokens = np.bincount(gold, minlength=types)
     return (1 + np.bincount(gold, weights=helped, minlength=types) / np.maximum(tokens, 1)).astype(np.float32)

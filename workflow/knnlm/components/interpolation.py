@@ -62,7 +62,7 @@ def oracle(log_p_base: np.ndarray, log_p_component: np.ndarray) -> np.ndarray:
 
 
 def agreement(log_p_base: np.ndarray, log_p_one: np.ndarray, log_p_other: np.ndarray) -> float:
-    """Return the share of tokens at which both components beat the base LM or neither does. All are float (T,), nats."""
+    """Return the share of tokens at which both components beat the base LM or neither does. All: float (T,), nats."""
     return float(np.mean((log_p_one > log_p_base) == (log_p_other > log_p_base)))
 
 

@@ -1,7 +1,8 @@
-"""Centroids of single word types: means, random keys, two means, and as many as their variance asks for (§5.8, and §7.1 e done right).
+"""Centroids of single word types: means, random keys, two means, and as many as their variance asks for.
 
-All of a word's rows count in its centroids and in its within-cluster sum of squares. The paper's priority divided the objective of at most 256
-sampled rows by the count of all, so that frequent words looked compact.
+All of a word's rows count in its centroids and in its within-cluster sum of squares. The priority in the paper's code
+divided the objective of at most 256 sampled rows by the count of all, so that frequent words looked compact
+(docs/paper.md#clustering).
 """
 
 import heapq
@@ -20,7 +21,10 @@ Cluster = tuple[float, np.ndarray]  # the sum of squares around the mean, and th
 
 @dataclass(frozen=True)
 class WordRows:
-    """Keys sorted by word: float32 (rows, width); `words`, int64 (T,), are the types that occur, `starts`, int64 (T + 1,), where their rows begin."""
+    """Keys sorted by word, float32 (rows, width).
+
+    `words`, int64 (T,), are the types that occur, `starts`, int64 (T + 1,), where their rows begin and the last ends.
+    """
 
     keys: np.ndarray
     words: np.ndarray
@@ -39,9 +43,10 @@ def sorted_by_word(keys: np.ndarray, values: np.ndarray) -> WordRows:
 
 
 def word_means(blocks: Iterable[tuple[np.ndarray, np.ndarray]], types: int) -> Centroids:
-    """Return the mean key of every type that occurs (§5.7). blocks: keys, float (rows, width), and values, int (rows,), such as the store's chunks.
+    """Return the mean key of every type that occurs.
 
-    Sums in float64. Memory: types × width and one block of keys.
+    blocks: keys, float (rows, width), and values, int (rows,), such as the store's chunks. Sums in float64. Memory:
+    types × width and one block of keys.
     """
     sums, counts = 0, np.zeros(types, dtype=np.int64)
     for keys, values in blocks:
@@ -54,7 +59,10 @@ def word_means(blocks: Iterable[tuple[np.ndarray, np.ndarray]], types: int) -> C
 
 
 def random_rows(values: np.ndarray, per_word: int, seed: int) -> np.ndarray:
-    """Return the places of `per_word` random rows of every type, or all of them where it has fewer, int64, sorted (§5.8). values: int (rows,)."""
+    """Return the places of `per_word` random rows of every type, or all where it has fewer, int64, sorted.
+
+    values: int (rows,).
+    """
     shuffled = np.random.default_rng(seed).permutation(len(values))
     order = shuffled[np.argsort(values[shuffled], kind="stable")]
     _, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
@@ -63,7 +71,7 @@ def random_rows(values: np.ndarray, per_word: int, seed: int) -> np.ndarray:
 
 
 def two_means(rows: WordRows, iterations: int) -> Centroids:
-    """Return the two means of every type; one where its rows are all the same (§5.8)."""
+    """Return the two means of every type; one where its rows are all the same."""
     means, owners = [], []
     for number, word in enumerate(rows.words.tolist()):
         keys = rows.of(number)
@@ -75,14 +83,14 @@ def two_means(rows: WordRows, iterations: int) -> Centroids:
 
 
 def variance_per_row(clusters: list[Cluster]) -> float:
-    """Return a type's within-cluster variance, over all of its rows: what the paper's priority was meant to be (§5.8)."""
+    """Return a type's within-cluster variance over all of its rows: what the paper's priority was meant to be."""
     return sum(squares for squares, _ in clusters) / sum(len(keys) for _, keys in clusters)
 
 
 def widest_cluster(clusters: list[Cluster]) -> float:
-    """Return the sum of squares of a type's widest cluster, what one more centroid can take off the objective of k-means.
+    """Return the sum of squares of a type's widest cluster: what one more centroid can take off k-means' objective.
 
-    Not the type's whole sum: that falls so slowly with each centroid that the few most frequent types would take them all.
+    The type's whole sum falls so slowly with each centroid that the few most frequent types would take them all.
     """
     return max(squares for squares, _ in clusters)
 
@@ -94,10 +102,11 @@ def allotted(
     iterations: int,
     priority: Callable[[list[Cluster]], float],
 ) -> Centroids:
-    """Give every type one mean, then one more, again and again, to the type whose clusters have the highest `priority` (§5.8, §7.1 e).
+    """Give every type one mean, then one more, again and again, to the type whose clusters have the highest `priority`.
 
-    That type's widest cluster is cut in two by 2-means; at the end the clusters of each type go on together in Lloyd iterations over its rows.
-    Ends with `centroids` in all, or when every type has fewer than `points_per_centroid` rows for each centroid it would have, or no variance left.
+    2-means cut that type's widest cluster in two; at the end the clusters of each type go on together in Lloyd
+    iterations over its rows. It ends with `centroids` in all, or when every type has no variance left, or fewer than
+    `points_per_centroid` rows for each centroid that it would have.
     """
     clusters = [[(sum_of_squares(rows.of(number)), rows.of(number))] for number in range(len(rows.words))]
     waiting = [(-priority(parts), number) for number, parts in enumerate(clusters)]
@@ -126,7 +135,7 @@ def allotted(
 def halves(keys: np.ndarray, iterations: int) -> np.ndarray:
     """Divide keys, float32 (n, width), by 2-means; return bool (n,), all true where the keys are all the same.
 
-    Starts with the two sides of the mean in the direction of the key farthest from it, and ends early when nothing moves.
+    It starts with the two sides of the mean in the direction of the key farthest from it, and ends when nothing moves.
     """
     total = keys.sum(axis=0)
     apart = keys - total / len(keys)
@@ -154,7 +163,10 @@ def sum_of_squares(keys: np.ndarray) -> float:
 
 
 def lloyd(keys: np.ndarray, means: np.ndarray, iterations: int) -> np.ndarray:
-    """Return the means, float32 (C, width), after Lloyd iterations over all keys, float32 (n, width); one that loses all its keys stays put."""
+    """Return the means, float32 (C, width), after Lloyd iterations over all keys, float32 (n, width).
+
+    A mean that loses all its keys stays put.
+    """
     if len(means) == 1:
         return means
     for _ in range(iterations):
@@ -167,6 +179,5 @@ def lloyd(keys: np.ndarray, means: np.ndarray, iterations: int) -> np.ndarray:
 
 def _membership(groups: np.ndarray, count: int) -> sparse.csr_array:
     """Return the matrix (count, rows) that sums rows by their group."""
-    return sparse.csr_array(
-        (np.ones(len(groups), dtype=np.float32), (groups, np.arange(len(groups)))), shape=(count, len(groups))
-    )
+    ones = np.ones(len(groups), dtype=np.float32)
+    return sparse.csr_array((ones, (groups, np.arange(len(groups)))), shape=(count, len(groups)))

@@ -25,7 +25,7 @@ def padded_neighbours(
     """
     k = ids.shape[1]
     place = np.arange(k)
-    # of each query (n, 1): stored rows before the zero rows (all, where no zero row is met), and the last zero row's end
+    # (n, 1) each: where a query's zero rows begin (at k, where it meets none) and end
     before = np.count_nonzero(similarities >= to_zero[:, None], axis=1)[:, None]
     after = before + np.minimum(zero_rows, k - before)
     is_zero = (place >= before) & (place < after)  # (n, k)
