@@ -8,6 +8,7 @@ from configs import VOCABULARY, config_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from knnlm.corpus.binary import read_binary
 from knnlm.corpus.windows import fixed_windows
 from knnlm.cost.sizes import Run, estimated_vocabulary
 from knnlm.cost.stages import training as training_stage
@@ -21,7 +22,6 @@ from knnlm.performance.language_model import (
     product_flops,
     random_tokens,
 )
-from knnlm.steps.binarise import read_binary
 
 SHAPES = {"layers": 3, "width": 24, "feed_forward_width": 40, "heads": 2}
 

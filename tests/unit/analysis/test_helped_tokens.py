@@ -20,7 +20,6 @@ from knnlm.analysis.helped_tokens import (
     type_table,
 )
 from knnlm.corpus.bpe import SPECIAL
-from knnlm.errors import KnnlmError
 
 VOCABULARY = 30
 PIECES = [*SPECIAL, *(f"p{i}" + "@@" * (i % 3 == 0) for i in range(4, VOCABULARY))]
@@ -135,10 +134,3 @@ def test_types_are_ranked_by_their_summed_gain(data):
         here = places[PIECES.index(row["type"])]
         assert (row["tokens"], row["train_count"]) == (len(here), int((train == PIECES.index(row["type"])).sum()))
         assert [row["gain"], row["helped"]] == pytest.approx([gains[row["type"]], scored.helped[here].mean()])
-
-
-def test_pieces_are_read_in_the_order_of_their_ids(tmp_path):
-    (tmp_path / "dict.txt").write_text("the 12\na@@ 3\n\u2028 1\n", encoding="utf-8")
-    assert helped_tokens.read_pieces(tmp_path / "dict.txt") == [*SPECIAL, "the", "a@@", "\u2028"]
-    with pytest.raises(KnnlmError, match=r"none\.txt: not a readable dictionary"):
-        helped_tokens.read_pieces(tmp_path / "none.txt")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import knnlm
+from knnlm.corpus import binary
 from knnlm.errors import KnnlmError
-from knnlm.steps import binarise
 from knnlm.storage.files import save_array, write_manifest
 
 DICTIONARY = (
@@ -118,7 +118,7 @@ def test_why_fairseqs_tool_has_failed_is_told_and_its_traceback_kept_beside_the_
     for split, pieces in PIECES.items():
         (tmp_path / split).write_text(pieces)
     with pytest.raises(KnnlmError) as caught:
-        binarise.preprocess([str(tmp_path / split) for split in PIECES], str(dictionary), tmp_path / "binary", 1)
+        binary.preprocess([str(tmp_path / split) for split in PIECES], str(dictionary), tmp_path / "binary", 1)
     sentence = str(caught.value)
     assert sentence.startswith(
         f"{dictionary}: fairseq-preprocess ended with status 1: RuntimeError: Duplicate word found when loading Dictionary: 'the'"
@@ -186,6 +186,6 @@ def test_what_the_counted_tokens_are_too_few_for_is_refused(made, stage, fits, t
 def test_what_a_killed_attempt_has_left_is_removed(tmp_path):
     (tmp_path / ".unfinished.old").mkdir()
     (tmp_path / ".unfinished.old" / "train.bin").write_bytes(b"half")
-    with binarise.unfinished_folder(tmp_path) as folder:
+    with binary.unfinished_folder(tmp_path) as folder:
         assert {path.name for path in tmp_path.iterdir()} == {".lock", folder.name}
     assert {path.name for path in tmp_path.iterdir()} == {".lock"}

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from knnlm.corpus.binary import preprocess, read_binary
 from knnlm.errors import KnnlmError
 from knnlm.language_model.fairseq_runs import history, saved_updates
 from knnlm.language_model.soft_targets import SoftCrossEntropy, label_distribution, neighbour_weights, sample_positions
 from knnlm.language_model.training import Devices, fairseq_command
 from knnlm.language_model.transformer import PLUGIN, build_model, save_model
-from knnlm.steps.binarise import preprocess, read_binary
 from knnlm.storage.files import save_array, write_manifest
 from knnlm.storage.seals import verified
 

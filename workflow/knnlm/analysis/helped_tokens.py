@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from knnlm.corpus.bpe import SPECIAL
-from knnlm.errors import KnnlmError
+from knnlm.corpus.dictionary import END_OF_LINE
 
-END = SPECIAL.index("</s>")  # what stands before the first token of a split
+END = END_OF_LINE  # what stands before the first token of a split
 PROPERTIES = ("training frequency", "place in the word", "tokens into the document", "entropy of successors (nats)")
 COLUMNS = ["property", "bin", "low", "high", "tokens", "helped", "gain", "share_of_gain"]
 TYPE_COLUMNS = ["effect", "type", "tokens", "train_count", "helped", "gain"]
@@ -104,15 +103,6 @@ def type_table(scored: Scored, train: np.ndarray, pieces: Sequence[str]) -> pd.D
     helped, hurt = ordered[ordered["gain"] > 0].iloc[::-1], ordered[ordered["gain"] < 0]
     shown = [helped.head(TYPES_SHOWN).assign(effect="helped"), hurt.head(TYPES_SHOWN).assign(effect="hurt")]
     return pd.concat(shown, ignore_index=True)[TYPE_COLUMNS]
-
-
-def read_pieces(dictionary: str) -> list[str]:
-    """Return the texts of all token ids, special symbols first, from fairseq's dictionary. Raises KnnlmError."""
-    try:
-        with open(dictionary, encoding="utf-8", newline="\n") as lines:
-            return [*SPECIAL, *(line.rsplit(" ", 1)[0] for line in lines)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise KnnlmError(f"{dictionary}: not a readable dictionary ({error}); rerun the step that makes it.") from None
 
 
 def _counts(tokens: np.ndarray, vocabulary: int) -> np.ndarray:

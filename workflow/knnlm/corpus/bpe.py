@@ -105,6 +105,15 @@ class Encoder:
         return self.known[word]
 
 
+def count_words(path: Path) -> Counter[str]:
+    """Return how often each word occurs in a tokenised text."""
+    words: Counter[str] = Counter()
+    with open(path, encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            words.update(line.split())
+    return words
+
+
 def count_pieces(words: Counter[str], encoder: Encoder) -> Counter[str]:
     """Return how often each piece occurs in a text, given how often each of its words does."""
     counts: Counter[str] = Counter()

@@ -11,7 +11,7 @@ CONTINUATION = "@@"  # ends every piece but a word's last
 UNITS = ("<unk>", "@-@", "@,@", "@.@")  # words that are never split
 UNKNOWN = "<unk>"
 SPECIAL = ("<s>", "<pad>", "</s>", UNKNOWN)  # fairseq's own; they have ids 0..3 and no line in the file
-END_OF_LINE_ID, UNKNOWN_ID = SPECIAL.index("</s>"), SPECIAL.index(UNKNOWN)
+END_OF_LINE, UNKNOWN_ID = SPECIAL.index("</s>"), SPECIAL.index(UNKNOWN)
 MULTIPLE = 8  # of the vocabulary size, as fairseq-preprocess pads it
 
 

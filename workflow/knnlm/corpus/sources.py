@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.corpus import SPLITS, sotu
+from knnlm.corpus import EVALUATION_SPLITS, SPLITS, sotu
 from knnlm.corpus.download import wikitext103
 from knnlm.corpus.text import Document, EmptyTextError, Splits, divide, folder_files, read_lines
 from knnlm.errors import KnnlmError
@@ -72,6 +72,19 @@ def text_folder(text: dict, seed: int, normalisation: str = "none") -> Splits:
     return {split: [documents[number] for number in np.sort(parts[split])] for split in SPLITS}
 
 
+def warn(splits: Splits, corpus: dict) -> None:
+    """Warn of documents that stand in several splits, and of a split that has one: intervals resample documents."""
+    if shared := duplicates(splits):
+        harm = "numbers on valid and test will look better than they are"
+        said = f"documents that stand in more than one split: {shared}; {harm}; remove them from all splits but one."
+        print(f"Warning: {said}", file=sys.stderr)
+    for split in EVALUATION_SPLITS:
+        if len(splits[split]) == 1:
+            lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
+            said = f"documents in the {split} split: 1; its numbers will have {lost}; {remedy(corpus, split)}."
+            print(f"Warning: {said}", file=sys.stderr)
+
+
 def duplicates(splits: Splits) -> int:
     """Return how many distinct documents stand in more than one split."""
     splits_with = Counter(
@@ -80,6 +93,15 @@ def duplicates(splits: Splits) -> int:
         for digest in {hashlib.sha256("\n".join(document).encode()).digest() for document in splits[split]}
     )
     return sum(count > 1 for count in splits_with.values())
+
+
+def remedy(corpus: dict, split: str) -> str:
+    """Say which key of the config's `corpus` gives a split more documents."""
+    if corpus["source"] == "sotu":
+        return "lower corpus.sotu.period"
+    if corpus["source"] == "text" and corpus["text"]["folder"] is not None:
+        return f"raise corpus.text.{split}_fraction"
+    return "set corpus.text.document_separator to what divides the text into documents, or give a text of more"
 
 
 def document_offsets(documents: Iterable[Document]) -> np.ndarray:

@@ -7,10 +7,11 @@ import codecs
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from knnlm.errors import KnnlmError
+from knnlm.storage.atomic import atomic
 
 Document = list[str]  # lines without line ends; words are separated by single spaces
 Splits = dict[str, list[Document]]
@@ -133,3 +134,17 @@ def divide(lines: list[str], separator: str) -> list[Document]:
         if line or separator == "heading":
             documents[-1].append(line)
     return [document for document in documents if any(document)]
+
+
+def rewrite(source: Path, target: Path, change: Callable[[Iterable[str]], Iterable[str]], what: str) -> None:
+    """Write `change` of a file's lines, a line for a line, to another file, whole or not at all; `what` is its verb."""
+    from knnlm.running.progress import progress  # imports tqdm, which reading a config does not need
+
+    with open(source, "rb") as lines:
+        total = sum(1 for _ in lines)
+    with (
+        atomic(target) as unfinished,
+        open(source, encoding="utf-8", newline="\n") as lines,
+        open(unfinished, "w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(f"{line}\n" for line in progress(change(lines), f"{what} {source} (lines)", total))

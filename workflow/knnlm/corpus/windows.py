@@ -19,7 +19,7 @@ def fixed_windows(tokens: int, context: int, new: int) -> np.ndarray:
 
 
 def whole_line_windows(lines: np.ndarray, context: int, new: int) -> np.ndarray:
-    """Pack whole lines into blocks of at most `new` tokens, each behind `context` earlier ones or fewer; int64 (windows, 3).
+    """Pack whole lines into blocks of at most `new` tokens behind up to `context` earlier ones; int64 (windows, 3).
 
     The paper evaluates so (fairseq's break mode `complete`, `docs/paper.md#evaluation`). `lines` holds the token offset
     of every line and, last, the number of tokens. A line longer than `new` is cut into pieces of `new` tokens, because

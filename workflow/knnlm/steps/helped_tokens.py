@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.analysis.helped_tokens import Scored, helped_table, read_pieces, type_table
+from knnlm.analysis.helped_tokens import Scored, helped_table, type_table
 from knnlm.components.catalogue import BASE, main_name
 from knnlm.components.columns import checkpoint_of, find_component
 from knnlm.components.interpolation import interpolate, optimal_weight
+from knnlm.corpus.dictionary import read_pieces
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import load_array, read_manifest
 from knnlm.storage.tables import DIGITS, write_table

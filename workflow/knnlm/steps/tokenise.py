@@ -1,11 +1,11 @@
-"""Tokenise the three splits line by line, as WikiText is tokenised, or copy text that already is."""
+"""Tokenise the three splits line by line, or copy text that is tokenised already."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from knnlm.corpus.text import rewrite
 from knnlm.corpus.tokenise import tokenise_stream
-from knnlm.running.progress import progress
 from knnlm.storage.files import atomic, read_manifest, write_manifest
 
 
@@ -14,17 +14,11 @@ def main(
 ) -> None:
     """Write one tokenised line for each line of text."""
     read_manifest(of_texts, kind="text")
-    for text, output in zip(texts, tokenised, strict=True):
-        with atomic(output) as unfinished:
-            if (tokeniser := settings["corpus"]["tokeniser"]) == "none":
-                shutil.copyfile(text, unfinished)
-                continue
-            with open(text, "rb") as lines:
-                total = sum(1 for _ in lines)
-            with (
-                open(text, encoding="utf-8", newline="\n") as lines,
-                open(unfinished, "w", encoding="utf-8", newline="\n") as file,
-            ):
-                done = progress(tokenise_stream(lines, threads, tokeniser), f"tokenise {text} (lines)", total)
-                file.writelines(f"{line}\n" for line in done)
+    tokeniser = settings["corpus"]["tokeniser"]
+    for source, target in zip(texts, tokenised, strict=True):
+        if tokeniser == "none":
+            with atomic(target) as unfinished:
+                shutil.copyfile(source, unfinished)
+        else:
+            rewrite(source, target, lambda lines: tokenise_stream(lines, threads, tokeniser), "tokenise")
     write_manifest(manifest, tokenised, kind="tokenised text")
