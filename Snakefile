@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 from snakemake.utils import min_version, validate
 
 min_version("9.20")
@@ -10,13 +12,18 @@ CONFIG, HYPOTHESES_CONFIG = own_file("config/config.yaml"), own_file("config/hyp
 check_files(CONFIG, HYPOTHESES_CONFIG)
 
 
+GIVEN = deepcopy(config)
+
+
 configfile: CONFIG
 configfile: HYPOTHESES_CONFIG
 
 
 config = over_own_files(config)
 check(config)
+forget_sizes(config, GIVEN)
 validate(config, "workflow/schemas/config.schema.yaml")
+CHOSEN = complete(config)
 check_combinations(config)
 check_cache()
 

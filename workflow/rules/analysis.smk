@@ -212,7 +212,7 @@ rule redraw:
 rule plan:
     """Print rows, bytes, peak memory, FLOPs and, with measured rates, hours of every stage before anything heavy runs."""
     input:
-        manifest=known_tokens,
+        known_tokens,
         code=sources("plan"),
     log:
         "<logs>/plan.log",
@@ -222,8 +222,9 @@ rule plan:
     params:
         settings=plan_settings,
         table=placed(f"results/{config['name']}/tables/plan.csv"),
+        counted=TOKENS,
         rates=measured_rates,
         logs=placed(f"results/{config['name']}/logs"),
     shell:
-        "logged {log} python -m knnlm.steps plan --settings {params.settings:q} --table {params.table} --manifest {input.manifest}"
+        "logged {log} python -m knnlm.steps plan --settings {params.settings:q} --table {params.table} --manifest {params.counted}"
         " --rates {params.rates:q} --logs {params.logs:q}"

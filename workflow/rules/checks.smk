@@ -17,7 +17,7 @@ LIBRARY = Path(workflow.current_basedir).parent
 ROOT = LIBRARY.parent
 sys.path.insert(0, str(LIBRARY))
 
-from knnlm.config import checks, files, schema
+from knnlm.config import checks, files, schema, sizes
 from knnlm.errors import KnnlmError
 
 IN_MODULE = not workflow.modifier.is_main_snakefile()
@@ -87,6 +87,21 @@ def check_submission():
 def check(given):
     """Stop with one sentence if a key is unknown or of the wrong kind."""
     stop_at_mistake(checks.check, given, schema.read_schema())
+
+
+def forget_sizes(whole, given):
+    """Leave the sizes of config.yaml open if the config that a run is `given` names another source of text."""
+    own = load_configfile(CONFIG).get("corpus", {}).get("source")
+    sizes.forget(whole, given, own)
+
+
+def complete(given):
+    """Choose the sizes that a config leaves open, say what is left out or looks wrong, and return what was chosen, by key."""
+    chosen, lines = sizes.complete(given)
+    if workflow.is_main_process and not IN_MODULE:
+        for line in (*lines, *checks.warnings(given)):
+            logger.info(line)
+    return chosen
 
 
 def check_combinations(given):

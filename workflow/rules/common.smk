@@ -215,8 +215,8 @@ def table_settings(wildcards):
 
 
 def plan_settings(wildcards):
-    """Settings of the plan: everything but the name."""
-    return settings(*[key for key in config if key != "name"])
+    """Settings of the plan: everything but the name, and which sizes follow from the text."""
+    return settings(*[key for key in config if key != "name"], chosen=CHOSEN)
 
 
 def measured_rates(wildcards):

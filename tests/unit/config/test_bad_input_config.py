@@ -15,6 +15,7 @@ from snakemake.utils import update_config
 from knnlm.config.checks import check, check_combinations
 from knnlm.config.files import check_file, check_folder, check_submitted
 from knnlm.config.schema import flattened, read_schema
+from knnlm.config.sizes import complete
 from knnlm.errors import KnnlmError
 
 SCHEMA = read_schema()
@@ -293,6 +294,7 @@ def test_an_odd_value_under_any_key_passes_or_is_told(section):
             check(config, SCHEMA)
             whole = copy.deepcopy(filled)
             update_config(whole, config)
+            complete(whole)
             check_combinations(whole)
         except KnnlmError as error:
             told += 1
@@ -359,21 +361,24 @@ def test_a_bad_path_is_told(kind, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [
-        ("empty.txt", b"", "is empty"),
-        ("{x}.txt", b"x\n", "the character {"),
-        ("a\nb.txt", b"x\n", "a line end"),
-        ("caf\udce9.txt", b"x\n", "U+DCE9"),
-        ("sub.txt", None, "not a file"),
-    ],
+    [("{x}.txt", b"x\n", "the character {"), ("a\nb.txt", b"x\n", "a line end"), ("caf\udce9.txt", b"x\n", "U+DCE9")],
 )
 def test_a_bad_file_in_a_folder_is_told(name, content, said, tmp_path):
     config = changed(own_files(tmp_path), "corpus.text", TINY["corpus"]["text"] | {"folder": str(tmp_path)})
     check_combinations(config)
-    (tmp_path / name).mkdir() if content is None else (tmp_path / name).write_bytes(content)
+    (tmp_path / name).write_bytes(content)
     message = sentence(check_combinations, config)
     assert message.startswith("config key corpus.text.folder: ")
     assert said in message
+
+
+def test_an_empty_file_and_a_folder_in_a_folder_are_let_pass(tmp_path):
+    config = changed(own_files(tmp_path), "corpus.text", TINY["corpus"]["text"] | {"folder": str(tmp_path)})
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "sub.txt").mkdir()
+    check_combinations(config)
+    (tmp_path / "train.txt").write_bytes(b"")
+    assert "2 .txt" in sentence(check_combinations, config)
 
 
 def test_text_that_may_not_be_read_is_told(tmp_path):

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from configs import written
+from configs import whole, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snakemake.utils import validate
 
 from knnlm.config.checks import check, check_combinations
 from knnlm.config.corpus import most_training_tokens, text_files
@@ -25,13 +24,6 @@ SCHEMA = read_schema()
 OVERLAYS = [(), ("tiny",), ("sotu",), ("wikitext103",), ("sotu", "tiny")]
 
 
-def filled(config: dict) -> dict:
-    """Return the config with its defaults filled by Snakemake."""
-    config = copy.deepcopy(config)
-    validate(config, str(ROOT / "workflow/schemas/config.schema.yaml"))
-    return config
-
-
 def changed(config: dict, key: str, value: object) -> dict:
     """Return the config with one dotted key set."""
     config = copy.deepcopy(config)
@@ -43,7 +35,7 @@ def changed(config: dict, key: str, value: object) -> dict:
     return config
 
 
-DEFAULTS, TINY, PAPER = filled({"name": "defaults"}), filled(written("tiny")), filled(written("wikitext103"))
+DEFAULTS, TINY, PAPER = whole({"name": "defaults"}), whole(written("tiny")), whole(written("wikitext103"))
 
 
 def refusal(function, *arguments) -> str:
@@ -60,7 +52,7 @@ def refusal(function, *arguments) -> str:
 def test_files_of_the_folder_are_valid(overlays):
     config = written(*overlays)
     check(config, SCHEMA)
-    config = filled(config)
+    config = whole(config)
     check_combinations(config)
     assert config["name"] == (overlays[-1] if overlays else "demo")
     check(config, SCHEMA)  # what Snakemake fills in is valid as well
@@ -72,7 +64,7 @@ def test_an_overlay_for_every_file_of_the_folder_is_tested():
 
 
 def test_defaults_alone_are_a_valid_config():
-    config = filled({"name": "x"})
+    config = whole({"name": "x"})
     check_combinations(config)
     assert config["retrieval"] == {"k": 1024, "h": ["att", "ffn"], "metrics": ["l2", "ip"]}
     assert config["lm"]["training"]["cosine_period"] is None
@@ -158,7 +150,7 @@ SCHEMA_MISTAKES = [
 
 
 @pytest.mark.parametrize(("key", "value", "named", "said"), SCHEMA_MISTAKES)
-def test_mistakes_before_defaults_are_filled(key, value, named, said):
+def test_mistakes_before_defaults_are_whole(key, value, named, said):
     message = refusal(check, changed(written(), key, value), SCHEMA)
     assert message.startswith(f"config key {named}: ")
     assert said in message

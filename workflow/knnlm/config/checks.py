@@ -3,17 +3,20 @@
 Runs whenever the workflow is read, so it imports nothing heavy. `knnlm.config.readme` explains its keys.
 """
 
+from collections.abc import Iterator
 from itertools import chain
 
 from knnlm.config import corpus, hypotheses, text_limits
-from knnlm.config.corpus import most_training_tokens
+from knnlm.config.corpus import most_training_tokens, training_bytes
 from knnlm.config.schema import Problems, problems, suggestion
+from knnlm.config.sizes import text_of
 from knnlm.config.values import shown, unfit_values
 from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry
 
 LARGEST_SEED = 2**32 - 1  # of NumPy, which fairseq seeds
+DOUBTFUL = 4  # times as many tokens as the bytes of a text let expect, or as few
 GPU_LARGEST_K = 2048  # FAISS's limit for k and nprobe on a GPU
 
 
@@ -35,6 +38,18 @@ def check_combinations(config: dict) -> None:
     for check_of in CHECKS:
         for key, problem in check_of(config):
             _refuse(key, problem)
+
+
+def warnings(config: dict) -> Iterator[str]:
+    """Yield a line for what the size of the text makes doubtful, and counting its tokens may refuse; the config is complete."""
+    if training_bytes(config) is None:
+        return
+    tokens, counts = text_of(config).likely, config["corpus"]["token_counts"]
+    if counts and not tokens / DOUBTFUL < counts["train"] < tokens * DOUBTFUL:
+        yield f"corpus.token_counts.train: is {counts['train']}, but a text of this size has about {tokens} BPE tokens; correct it."
+    for stage in text_limits.CHECKS:
+        for key, problem in text_limits.problems(stage, config, tokens, "about"):
+            yield f"{key}: will probably be refused when the tokens are counted: {problem}"
 
 
 def _refuse(key: str, problem: str) -> None:
@@ -156,7 +171,7 @@ def _size_problems(config: dict) -> Problems:
     if (most := most_training_tokens(config)) is None:
         return
     for stage in text_limits.CHECKS:
-        yield from text_limits.problems(stage, config, most, counted=config["corpus"]["token_counts"] is not None)
+        yield from text_limits.problems(stage, config, most, "" if config["corpus"]["token_counts"] else "at most")
 
 
 def _untrainable_code(config: dict, codes: int) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from knnlm.config.values import shown, unfit_character
 from knnlm.corpus import SPLITS, sotu
 from knnlm.corpus.text import folder_files
+from knnlm.errors import KnnlmError
 
 LONGEST_PATH = 300  # characters that a sentence shows
 PLACEHOLDERS = "{}<>"  # Snakemake fills what stands between them, in a file's name too
@@ -33,6 +34,30 @@ def most_training_tokens(config: dict) -> int | None:
     else:
         return None
     return sum(Path(path).stat().st_size + 1 for path in files)
+
+
+def training_bytes(config: dict) -> tuple[int, int] | None:
+    """Return the bytes of the training text, as many as are likely and the fewest that are possible; None where it is not here.
+
+    The two differ where the documents of a folder are dealt to the splits at random: at worst, valid and test get the largest.
+    """
+    corpus = config["corpus"]
+    try:
+        if corpus["source"] == "sotu":
+            most = most_training_tokens(config | {"corpus": corpus | {"token_counts": None}})
+            return None if most is None else (most, most)
+        if corpus["source"] == "text":
+            sizes = sorted(
+                filter(None, (os.stat(path).st_size for path in text_files(corpus)))
+            )  # empty ones are left out
+            if (text := corpus["text"])["folder"] is None:
+                return (os.stat(text["train"]).st_size,) * 2
+            shares = text["valid_fraction"], text["test_fraction"]
+            evaluated = sum(max(1, round(share * len(sizes))) for share in shares)
+            return round((1 - sum(shares)) * sum(sizes)), sum(sizes[: max(len(sizes) - evaluated, 0)])
+    except (KnnlmError, OSError, TypeError, ValueError):  # the check of the paths says what is wrong with them
+        pass
+    return None
 
 
 def text_files(corpus: dict) -> list[str]:

@@ -65,32 +65,84 @@ def _unknown_setting(name: str, section: str, subschema: dict) -> str:
     return f"not a known setting; known here are {', '.join(subschema['properties']) or 'none'}."
 
 
+def leave_out_what_is_missing(config: dict) -> Iterator[str]:
+    """Disable hypotheses, in place, that only look at what another switch of the config has left out; yield a line for each.
+
+    These are components of a hypothesis that is disabled, and neighbours by a metric that is not in `retrieval.metrics`. Of several candidates
+    those that are there stay.
+    """
+    pending = list(registry.active(config))
+    while pending:
+        entry = config["hypotheses"][name := pending.pop(0)]
+        candidates = entry["candidates"] or []
+        without = {pattern: why for pattern in candidates if (why := _left_out(config, pattern))}
+        vital = [*filter(None, [entry["against"]]), *_members(entry)]
+        reasons = [*(_left_out(config, pattern) for pattern in vital)]
+        reasons += [f"{other} is disabled" for other in entry["after"] if _is_disabled(config, other)]
+        if why := next(filter(None, reasons), None) or (
+            len(without) == len(candidates) and next(iter(without.values()), None)
+        ):
+            entry["enabled"] = False
+            yield f"hypotheses.{name}: left out, as {why}"
+            pending = list(registry.active(config))
+        elif without:
+            entry["candidates"] = [pattern for pattern in candidates if pattern not in without]
+            yield f"hypotheses.{name}.candidates: {', '.join(without)} left out, as {next(iter(without.values()))}"
+
+
+def _members(entry: dict) -> list[str]:
+    """Return the components that the settings of an entry name, as far as its step can be read."""
+    try:
+        settings = registry.read_step(entry["family"])[1] if entry["family"] else {}
+    except (OSError, ValueError, SyntaxError):
+        return []
+    found = (name for _, name in values_of_kind("component", entry["settings"], settings))
+    return [name for name in found if isinstance(name, str)]
+
+
+def _left_out(config: dict, pattern: str) -> str | None:
+    """Say which switch of the config has left out the components of a pattern; None where it is none."""
+    for metric in ("l2", "ip"):
+        if f"{{{metric}}}" in pattern and metric not in config["retrieval"]["metrics"]:
+            return f"{metric} is not in retrieval.metrics"
+    makers = _makers(config, resolved_name(pattern, config["main"]))
+    disabled = [maker for maker in makers or [] if _is_disabled(config, maker)]
+    return f"{disabled[0]} is disabled" if disabled else None
+
+
+def _is_disabled(config: dict, name: str) -> bool:
+    return name in config["hypotheses"] and not config["hypotheses"][name]["enabled"]
+
+
 def _component_problems(config: dict, key: str, patterns: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield a problem for each name, or pattern, that no component of this run can have; what a hypothesis calls its own is known when it has run."""
-    known = [
-        BASE.component,
-        *(component.component for retrieval in retrievals(config) for component in knn_components(config, *retrieval)),
-    ]
     for pattern in patterns:
         name = resolved_name(pattern, config["main"])
-        makers = [maker for maker in config["hypotheses"] if _may_be_of(maker, name)]
-        if any(maker in registry.with_step(config) for maker in makers) or any(
-            fnmatchcase(component, name) for component in known
-        ):
-            continue
-        if makers:
-            yield (
-                key,
-                f"{shown(name)} is a component of {makers[0]}, which makes none in this run; enable {makers[0]}, or name another.",
+        if makers := _makers(config, name):
+            problem = (
+                f"is a component of {makers[0]}, which makes none in this run; enable {makers[0]}, or name another."
             )
-        else:
+            yield key, f"{shown(name)} {problem}"
+        elif makers is not None:
+            known = _known(config)
             close = get_close_matches(name, [*known, *(f"{maker}-..." for maker in registry.with_step(config))], n=1)
-            hint = (
-                f"did you mean {close[0]}"
-                if close
-                else f"there are {', '.join(known[:2])} ..., and those of hypotheses, <hypothesis>-..."
-            )
-            yield key, f"{shown(name)} is no component of this run; {hint}."
+            there = f"there are {', '.join(known[:2])} ..., and those of hypotheses, <hypothesis>-..."
+            yield key, f"{shown(name)} is no component of this run; {f'did you mean {close[0]}' if close else there}."
+
+
+def _known(config: dict) -> list[str]:
+    """Return the names of the base LM and of the main result's components."""
+    kept = {key: config[key] for key in ("retrieval", "main", "fractions")}
+    knn = (component for retrieval in retrievals(kept) for component in knn_components(kept, *retrieval))
+    return [BASE.component, *(component.component for component in knn)]
+
+
+def _makers(config: dict, name: str) -> list[str] | None:
+    """Return the hypotheses that a pattern may be of where none of them makes a component in this run; None where the run has what it names."""
+    makers = [maker for maker in config["hypotheses"] if _may_be_of(maker, name)]
+    if any(maker in registry.with_step(config) for maker in makers):
+        return None
+    return None if any(fnmatchcase(component, name) for component in _known(config)) else makers
 
 
 def _may_be_of(maker: str, pattern: str) -> bool:

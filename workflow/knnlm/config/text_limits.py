@@ -49,13 +49,23 @@ CHECKS: dict[str, Callable[[dict, int, str], Problems]] = {
     "datastore": _chunks,
 }
 KEYS = {
-    "training": ("lm.training.tokens_per_sample",),
+    "training": ("lm.training.tokens_per_sample", "corpus.token_counts"),
     "retrieval": ("retrieval.k", "fractions"),
     "index": ("index.factory", "lm.architecture.width"),
     "datastore": ("datastore.chunks", "windows.train.new"),
 }
 
 
-def problems(stage: str, config: dict, tokens: int, *, counted: bool) -> Problems:
-    """Yield what a stage needs more training tokens for than there are; where they are not `counted`, than there can be at most."""
-    return CHECKS[stage](config, tokens, f"the training text has {'' if counted else 'at most '}{tokens} BPE tokens")
+def problems(stage: str, config: dict, tokens: int, known: str = "") -> Problems:
+    """Yield what a stage needs more training tokens for than there are.
+
+    `known` says how well their number is known: it is counted, or `at most` or `about` this.
+    """
+    return CHECKS[stage](config, tokens, f"the training text has {f'{known} ' if known else ''}{tokens} BPE tokens")
+
+
+def difference(given: dict[str, int] | None, counted: dict[str, int]) -> str | None:
+    """Say which token counts `given` in the config are off by more than a tenth; the `counted` ones are used all the same."""
+    off = [split for split in given or {} if not 0.9 < given[split] / counted[split] < 1.1]
+    numbers = ", ".join(f"{split} {given[split]:,} given, {counted[split]:,} counted" for split in off)
+    return f"config key corpus.token_counts: {numbers}; what is counted is used. Correct the key." if off else None

@@ -9,7 +9,10 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
-SETTINGS = {"nprobe": "counts", "codes": {"type": "array", "items": {"$ref": "#/$defs/pq_bytes"}}}
+SETTINGS = {
+    "nprobe": {"type": "array", "items": {"$ref": "#/$defs/lists"}},
+    "codes": {"type": "array", "items": {"$ref": "#/$defs/pq_bytes"}},
+}
 WORK = {
     "components": ("nprobe", "codes"),
     "temperatures": ("nprobe", "codes"),

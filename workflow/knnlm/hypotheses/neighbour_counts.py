@@ -8,7 +8,7 @@ from knnlm.components.knn import gold_matches, log_p_knn
 from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("neighbours", "datastore", "temperature")
-SETTINGS = {"counts": "counts_or_null"}
+SETTINGS = {"counts": {"type": "array", "items": {"$ref": "#/$defs/neighbours_or_null"}}}
 WORK = {"components": ("counts",), "temperatures": ("counts",)}
 SEARCHES = {"exact": ("real", "real"), "approximate": ("faiss", "faiss")}
 

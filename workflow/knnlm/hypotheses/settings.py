@@ -57,7 +57,7 @@ def _kinds() -> dict:
 
 def values_of_kind(kind: str, value: object, schema: dict, key: str = "") -> Iterator[tuple[str, object]]:
     """Yield (dotted key, value) of every value but null that is of a kind, among settings that fit their schema."""
-    if schema.get("kind") == kind and value is not None:
+    if schema.get("kind", "").removesuffix("_or_null") == kind and value is not None:
         yield key, value
     elif isinstance(value, list):
         for part in value:

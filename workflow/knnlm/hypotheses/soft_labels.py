@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it is fairseq that runs this; the workflow reads here that 
 
 LIBRARY = PLUGIN.parent / "knnlm"
 NEEDS = ("training", "model", "datastore", "training_neighbours", "components")
-SETTINGS = {"k": "count", "nprobe": "count"}
+SETTINGS = {"k": "neighbours", "nprobe": "lists"}
 WORK = {"neighbours": ("k",), "lists": ("nprobe",)}
 
 

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from knnlm.config import text_limits
 from knnlm.cost.hours import measured_seconds, predicted_seconds, read_rates
 from knnlm.cost.plan import whole_plan
 from knnlm.cost.sizes import Run, estimated_vocabulary, tokens_per_update
@@ -39,20 +40,20 @@ def formatted(stages: dict[str, Work], predicted: Seconds, measured: Seconds) ->
 
 def sizes(corpus: dict, manifest: Path | None) -> tuple[dict[str, int], int]:
     """Return tokens of each split and types of the vocabulary: counted where the corpus is there, else as the config knows them."""
-    if corpus["token_counts"] is not None:
-        return corpus["token_counts"], estimated_vocabulary(corpus["bpe_merges"])
-    if manifest is None:
+    if manifest and manifest.exists():
+        facts = read_manifest(manifest)
+        return facts["tokens"], facts["vocabulary_size"]
+    if corpus["token_counts"] is None:
         raise KnnlmError(
             "config key corpus.token_counts: not given, and there is no corpus to count; give it or make the corpus first."
         )
-    facts = read_manifest(manifest)
-    return facts["tokens"], facts["vocabulary_size"]
+    return corpus["token_counts"], estimated_vocabulary(corpus["bpe_merges"])
 
 
 def main(
     settings: dict, table: Path, manifest: Path | None = None, rates: Path | None = None, logs: Path | None = None
 ) -> None:
-    """Print the plan and write it as CSV, in bytes, operations and seconds."""
+    """Print the plan and write it as CSV, in bytes, operations and seconds; end with what the run will refuse."""
     tokens, vocabulary = sizes(settings["corpus"], manifest)
     planned = Run(settings, tokens, vocabulary)
     stages = whole_plan(planned)
@@ -63,6 +64,10 @@ def main(
     epochs = settings["lm"]["training"]["updates"] * update / tokens["train"]
     print(f"{planned.parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
     print(f"BPE tokens: {', '.join(f'{split} {tokens[split]:,}' for split in ('train', 'valid', 'test'))}\n")
+    if chosen := settings.get("chosen"):
+        print(f"Follow from the size of the text: {', '.join(f'{key} {value}' for key, value in chosen.items())}\n")
+    if differs := text_limits.difference(settings["corpus"]["token_counts"], tokens):
+        print(f"{differs}\n")
     print(formatted(stages, predicted, measured))
     if settings["seeds"]:
         print(f"\nThe table is that of one of {len(settings['seeds'])} seeds.")
@@ -73,6 +78,9 @@ def main(
         "Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/stages.py` has the formulas."
     )
     print(f"Hours are those of a machine like the one on which {rates} was measured." if predicted else NO_RATES)
+    for stage in text_limits.CHECKS:
+        for key, problem in text_limits.problems(stage, settings, tokens["train"]):
+            raise KnnlmError(f"config key {key}: {problem}")
 
 
 def write_table(path: Path, stages: dict[str, Work], predicted: Seconds, measured: Seconds) -> None:

@@ -1,0 +1,199 @@
+"""Sizes that the config leaves open, null in the schema, follow from the size of the training text, which is not read for it.
+
+Whatever is given by hand stays, and what is left open goes along with it. All sizes fit the fewest tokens that the text may have, so that counting
+them refuses none. Runs whenever the workflow is read, so it imports nothing heavy.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from knnlm.config.corpus import training_bytes
+from knnlm.config.hypotheses import leave_out_what_is_missing
+from knnlm.datastore.factory import FACTORY, PQ_CENTROIDS
+from knnlm.hypotheses import registry
+from knnlm.hypotheses.settings import values_of_kind
+
+LIKELY_BYTES, MOST_BYTES = (
+    5,
+    16,
+)  # of UTF-8 for each BPE token: English has 4.7, long words in other scripts have up to 12
+UNKNOWN_BYTES = {"wikitext103": 540_000_000}  # of a training text that is not here
+SMALL_BYTES = 400_000  # the same for any other source
+FRACTIONS = [0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
+LEAST_K, MOST_K, TOKENS_PER_NEIGHBOUR = 64, 1024, 400
+ROWS_PER_LIST, LEAST_ROWS_PER_LIST = 256, 39  # on which an inverted index is trained: FAISS's own most and least
+
+
+@dataclass(frozen=True)
+class Text:
+    """The BPE tokens of a training text as far as its bytes tell: as many as are likely, and the fewest that are possible."""
+
+    likely: int
+    fewest: int
+
+
+def text_of(config: dict) -> Text:
+    """Return how long the training text is: by its files, else by `corpus.token_counts`, else by what its source usually has."""
+    corpus = config["corpus"]
+    if (found := training_bytes(config)) is None:
+        if corpus["token_counts"]:
+            return Text(*[corpus["token_counts"]["train"]] * 2)
+        found = [UNKNOWN_BYTES.get(corpus["source"], SMALL_BYTES)] * 2
+    return Text(max(found[0] // LIKELY_BYTES, 1), max(found[1] // MOST_BYTES, 1))
+
+
+def complete(config: dict) -> tuple[dict[str, object], list[str]]:
+    """Make a config whole, in place: its open sizes chosen, and of the hypotheses left out or lowered what the run does not have.
+
+    Returns the chosen sizes by key, and a line for all that was left out or lowered. Defaults are filled.
+    """
+    chosen = fill(config)
+    return chosen, [*leave_out_what_is_missing(config), *fit_hypotheses(config)]
+
+
+def fill(config: dict) -> dict[str, object]:
+    """Give every size that is null a value, in place, and return what was chosen, by key; defaults are filled."""
+    text, chosen = text_of(config), {}
+    for key, choose in CHOICES.items():
+        *path, last = key.split(".")
+        section = config
+        for part in path:
+            section = section[part]
+        if section[last] is None:
+            chosen[key] = section[last] = choose(config, text)
+    return chosen
+
+
+def forget(config: dict, given: dict, source: str) -> None:
+    """Leave the sizes of config.yaml open, in place, where the config `given` names another `corpus.source` than its `source`.
+
+    They are those of its own text. What is `given` stays.
+    """
+    if config.get("corpus", {}).get("source", source) == source:
+        return
+    for key in CHOICES:
+        *path, last = key.split(".")
+        section, own = config, given
+        for part in path:
+            section, own = section.setdefault(part, {}), own.get(part, {})
+        if last not in own:
+            section[last] = None
+
+
+def fit_hypotheses(config: dict) -> Iterator[str]:
+    """Lower settings of hypotheses that are more than the run has, in place, and yield a line for each.
+
+    Of a list, the step itself leaves out what does not fit (`Inputs.usable`); its line is yielded here as well.
+    """
+    if not (factory := FACTORY.fullmatch(config["index"]["factory"])):
+        return
+    lists, k = int(factory[1]), config["retrieval"]["k"]
+    limits = {"lists": (lists, f"the index has {lists} lists"), "neighbours": (k, f"retrieval.k is {k}")}
+    for name in registry.with_step(config):
+        for kind, (limit, why) in limits.items():
+            yield from _fitted(config["hypotheses"][name], f"hypotheses.{name}.settings", kind, limit, why)
+
+
+def _fitted(entry: dict, place: str, kind: str, limit: int, why: str) -> Iterator[str]:
+    try:
+        schema = registry.read_step(entry["family"])[1]
+    except (OSError, ValueError, SyntaxError):  # the check of the hypotheses tells it
+        return
+    too_many: dict[str, list[int]] = {}
+    for key, value in values_of_kind(kind, entry["settings"], schema):
+        if isinstance(value, int) and value > limit:
+            too_many.setdefault(key, []).append(value)
+    for key, values in too_many.items():
+        *path, last = key.split(".")
+        section = entry["settings"]
+        for part in path:
+            section = section[part]
+        if isinstance(section[last], list):
+            yield f"{place}.{key}: {', '.join(map(str, values))} left out, as {why}"
+        else:
+            section[last] = limit
+            yield f"{place}.{key}: {values[0]} lowered to {limit}, as {why}"
+
+
+def _power_of_two(most: float) -> int:
+    return 1 << max(int(most).bit_length() - 1, 0)
+
+
+def _two_digits(number: float) -> int:
+    return int(float(f"{number:.1e}"))
+
+
+def _merges(config: dict, text: Text) -> int:
+    return min(max(_two_digits(12 * math.sqrt(text.likely)), 100), 32_000)
+
+
+def _tokens_per_sample(config: dict, text: Text) -> int:
+    """Take up to 256 tokens and at least what the windows need that are given."""
+    needed = max((window["context"] or 0) + (window["new"] or 0) for window in config["windows"].values())
+    return max(_power_of_two(min(256, text.fewest / 8)), needed, 8)
+
+
+def _updates(config: dict, text: Text) -> int:
+    """Train longer on longer texts, but fewer epochs: three or four on half a million tokens, half of one on a hundred million."""
+    return max(200, _two_digits(2.27 * math.sqrt(text.likely)))
+
+
+def _window(name: str, part: str, share: float) -> Callable[[dict, Text], int]:
+    """Return the choice of a window's `context` or `new`: a share of a sample, and no more than the other part leaves."""
+
+    def choose(config: dict, text: Text) -> int:
+        longest, window = config["lm"]["training"]["tokens_per_sample"], config["windows"][name]
+        left = longest - (window["context" if part == "new" else "new"] or 0)
+        return max(min(int(share * longest), left), 1 if part == "new" else 0)
+
+    return choose
+
+
+def _chunks(config: dict, text: Text) -> int:
+    return math.ceil(math.sqrt(text.likely / 200_000))
+
+
+def _fractions(config: dict, text: Text) -> list[float]:
+    """Begin with the smallest store that has enough neighbours."""
+    needed = config["retrieval"]["k"] or LEAST_K
+    return [fraction for fraction in FRACTIONS[:-1] if fraction * text.fewest >= needed] + FRACTIONS[-1:]
+
+
+def _k(config: dict, text: Text) -> int:
+    wanted = min(max(text.likely / TOKENS_PER_NEIGHBOUR, LEAST_K), MOST_K)
+    return _power_of_two(min(wanted, min(config["fractions"]) * text.fewest + 1e-9))
+
+
+def _factory(config: dict, text: Text) -> str:
+    """Choose about √N lists, as many as can be trained, and a byte of PQ code for four dimensions, 64 at most."""
+    width, rows = config["lm"]["architecture"]["width"], config["index"]["training_rows"] or text.fewest
+    lists = _power_of_two(min(math.sqrt(text.likely), min(rows, text.fewest) / LEAST_ROWS_PER_LIST))
+    if min(rows, text.fewest) < PQ_CENTROIDS + config["datastore"]["chunks"]:
+        return f"IVF{lists},Flat"
+    return f"IVF{lists},PQ{max(code for code in range(1, 65) if width % code == 0 and code <= max(width // 4, 1))}"
+
+
+def _lists(config: dict) -> int:
+    factory = FACTORY.fullmatch(config["index"]["factory"])
+    return int(factory[1]) if factory else 1
+
+
+CHOICES: dict[str, Callable[[dict, Text], object]] = {  # in an order in which each may look at those before it
+    "corpus.bpe_merges": _merges,
+    "lm.training.tokens_per_sample": _tokens_per_sample,
+    "lm.training.updates": _updates,
+    "lm.training.warmup_updates": lambda config, text: config["lm"]["training"]["updates"] // 8,
+    "lm.training.validate_every": lambda config, text: max(config["lm"]["training"]["updates"] // 6, 1),
+    "lm.training.save_every": lambda config, text: max(config["lm"]["training"]["updates"] // 6, 1),
+    "windows.train.new": _window("train", "new", 1 / 2),
+    "windows.train.context": _window("train", "context", 1 / 2),
+    "windows.evaluation.new": _window("evaluation", "new", 1 / 4),
+    "windows.evaluation.context": _window("evaluation", "context", 3 / 4),
+    "datastore.chunks": _chunks,
+    "fractions": _fractions,
+    "retrieval.k": _k,
+    "index.factory": _factory,
+    "index.training_rows": lambda config, text: ROWS_PER_LIST * _lists(config) + config["datastore"]["chunks"],
+    "index.nprobe": lambda config, text: max(min(32, _lists(config) // 4), 1),
+}
