@@ -16,7 +16,6 @@ KNOWN_TO_ALL = ["errors", "storage", "running"]
 STAGES = ["corpus", "language_model", "datastore", "retrieval", "components", "hypotheses", "analysis", "figures"]
 # What a config may say and what a job takes is told from these modules of the stages alone, which import nothing heavy.
 LIGHT = {
-    "corpus.SPLITS",
     "corpus.sotu",
     "corpus.text",
     "datastore.factory",
