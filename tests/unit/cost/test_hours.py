@@ -177,8 +177,9 @@ def test_a_table_of_other_things_is_refused_by_name(rates, wrong, tmp_path):
 def test_the_prediction_for_the_demo_is_within_a_half_of_what_it_took():
     """As recorded on two quiet cores, whatever this machine does meanwhile.
 
-    Who changes the demo or the estimates by much, records again: `make demo`, `snakemake performance`, `snakemake plan`, then to `tests/unit/cost/demo/`
-    tables/rates.csv, tables/plan.csv and corpus/tokens/manifest.json of results/demo.
+    If you change the demo or the estimates by much, record again: run `make demo`, `snakemake performance` and
+    `snakemake plan`, and copy tables/rates.csv, tables/plan.csv and corpus/tokens/manifest.json of results/demo to
+    tests/unit/cost/demo/.
     """
     facts = json.loads((RECORD / "manifest.json").read_text())
     run = Run(config_of(), facts["tokens"], facts["vocabulary_size"])

@@ -38,7 +38,7 @@ def own(monkeypatch, tmp_path):
 
 
 def test_heads_by_hand():
-    """Of att and ffn one head of one and one of two embeddings a type, each from random weights on all rows and as copies on 100,000."""
+    """For att and ffn a head of one and one of two embeddings a type, from random weights and from copies."""
     likely = work_of(DEMO, "softmax-capacity").likely
     matrix = 128 * 8160
     trained, evaluated = 6 * matrix * (404231 + 100000), 2 * matrix * EVALUATED
@@ -88,18 +88,18 @@ def test_a_step_that_says_nothing_is_estimated_by_what_it_reads(own):
     assert silent.likely == {"seconds": SECONDS}
     assert silent.spare["disk_bytes"] == 2 * 404231 * 128
     assert silent.spare["neighbour_terms"] > 0
-    telling = work_of(own(reads + 'WORK = {"heads": ("n",), "rows": ("rows",)}\n', n=[1, 2, 3], rows=1000), "own")
+    telling = work_of(own(reads + 'WORK = {"heads": "n", "rows": "rows"}\n', n=[1, 2, 3], rows=1000), "own")
     assert telling.likely["head_flops"] == 6 * 128 * 8160 * 1000 * 6
 
 
 def test_a_setting_that_is_not_there_is_named(own):
-    run = own('NEEDS = ("states",)\nSETTINGS = {"n": "count"}\nWORK = {"heads": ("recipe.n",)}\n', n=1)
+    run = own('NEEDS = ("states",)\nSETTINGS = {"n": "count"}\nWORK = {"heads": "recipe.n"}\n', n=1)
     with pytest.raises(KnnlmError, match=r"own\.py: WORK names recipe\.n, which is no setting of own"):
         work_of(run, "own")
 
 
-@pytest.mark.parametrize("work", ['{"head": ("n",)}', '{"heads": "n"}', '["n"]'])
+@pytest.mark.parametrize("work", ['{"head": "n"}', '{"heads": ["n"]}', '["n"]'])
 def test_a_word_that_is_not_known_is_refused(own, work):
     run = own(f'NEEDS = ("states",)\nSETTINGS = {{"n": "count"}}\nWORK = {work}\n', n=1)
-    with pytest.raises(ValueError, match=r"WORK must have a tuple of settings for some of hidden_states"):
+    with pytest.raises(ValueError, match=r"WORK must name settings, as text with commas, for some of hidden_states"):
         registry.work(run.config, "own")

@@ -67,7 +67,8 @@ def test_vocabulary_estimate_is_near_the_paper():
 def test_training_is_286_000_updates_of_73_728_tokens():
     assert tokens_per_update(PAPER) == 73_728
     assert STAGES["training"].rows == 286_000 * 73_728
-    # 6 operations a token for each parameter that is multiplied (the input embedding is looked up), and attention over 1,536 tokens on average
+    # 6 operations a token for each parameter that is multiplied (the input embedding is looked up), and attention
+    # over 1,536 tokens on average
     by_parameters = 6 * (201_539_584 + 34_144_256)
     attention = 3 * 16 * 4 * 1024 * 1536
     assert STAGES["training"].flops == pytest.approx(286_000 * 73_728 * (by_parameters + attention), rel=1e-12)
@@ -108,7 +109,7 @@ def test_neighbours_of_the_paper_by_hand():
 
 
 def test_an_epoch_on_stored_states_by_hand():
-    """The paper's layers have 201,539,584 parameters; attention over 3,072 positions; half of them are context, so every row costs two positions."""
+    """201,539,584 parameters of layers, attention over 3,072 positions, half of them context: two positions a row."""
     forward = 2 * (2 * 201_539_584 + 2 * 16 * 1024 * 3072)
     saved = times_saved_by_states(Run(PAPER, {"train": 1536 * 1000, "valid": VALID, "test": TEST}, 33_344))
     assert saved == pytest.approx(1 + forward / (6 * 1024 * 33_344))

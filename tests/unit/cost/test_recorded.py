@@ -1,7 +1,7 @@
-"""What jobs ask for, the plan and the hours, as recorded before one description of a rule's work took the place of three.
+"""What jobs ask for, the plan and the hours, as recorded when three descriptions of a rule's work became one.
 
-Whoever changes an estimate or a shipped config on purpose records again, and looks at what has changed: `python tests/unit/cost/test_recorded.py`, with
-`workflow` and `tests/unit` in PYTHONPATH.
+If you change an estimate or a shipped config on purpose, record again and look at what has changed:
+`PYTHONPATH=workflow:tests/unit python tests/unit/cost/test_recorded.py`.
 """
 
 import copy
@@ -45,7 +45,7 @@ CASES = [
 
 
 def numbers(case: str) -> Iterator[list[str]]:
-    """Yield what is recorded of a case: the line and seconds of each stage, request and seconds of each job; of a rule's jobs that are alike the first."""
+    """Yield the line and seconds of each stage, request and seconds of each job; of a rule's jobs alike the first."""
     name, _, change = case.partition(", ")
     config = copy.deepcopy(config_of(*[name] * (name != "demo")))
     for section, values in CHANGES.get(change, {}).items():

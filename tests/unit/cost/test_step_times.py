@@ -1,4 +1,4 @@
-"""Times of steps: what a step leaves, and where the time of a run went, by hand and against counting moment by moment."""
+"""Times of steps: what a step leaves, and where a run's time went, by hand and counted moment by moment."""
 
 import json
 import time
@@ -25,7 +25,8 @@ def job(name: str, started: float, began: float, ended: float, driver: float = 0
     return Times(name, driver, started, began, (began - started) / 2, ended, threads, 0)
 
 
-# Snakemake starts at 0; `a` starts at 2 and computes 3..5, `b` computes 4..7, nothing runs 7..8, `c` starts at 8 and computes 9..10.
+# Snakemake starts at 0; `a` starts at 2 and computes 3..5, `b` computes 4..7, nothing runs 7..8, `c` starts at 8 and
+# computes 9..10.
 RUN = [job("a", 2, 3, 5), job("b", 3, 4, 7, threads=3), job("c", 8, 9, 10)]
 
 

@@ -1,7 +1,8 @@
 """How long a run will take on a machine whose rates `snakemake performance` has measured, and how long it took.
 
-A job takes what it needs to start, and its amounts over their rates, which grow with its threads. A rule takes as long as its longest job, and no less
-than its jobs take on a machine all of whose cores are busy; a stage takes the sum over its rules, and the run the sum over its stages.
+A job takes what it needs to start, and its amounts over their rates, which grow with its threads. A rule takes as long
+as its longest job, and no less than its jobs take on a machine all of whose cores are busy; a stage takes the sum over
+its rules, and the run the sum over its stages.
 """
 
 import csv
@@ -16,10 +17,11 @@ from knnlm.cost.step_times import Times, idle_seconds, wall_seconds
 from knnlm.errors import KnnlmError
 
 OPERATIONS = (
-    "training_flops", "states_flops", "exact_flops", "choosing_flops", "lookups", "real_score_bytes", "neighbour_terms", "head_flops", "disk_bytes", "threads",
+    "training_flops", "states_flops", "exact_flops", "choosing_flops", "lookups", "real_score_bytes",
+    "neighbour_terms", "head_flops", "disk_bytes", "threads",
 )  # fmt: skip
-# Rates that nobody measures, a second of one core. They and the starts below are to be set by the times that the demo's jobs have left
-# (`knnlm.cost.step_times`): `snakemake plan` shows them beside the predicted.
+# Rates that nobody measures, a second of one core. Set them, and the starts below, by the times that the demo's jobs
+# have left: `snakemake plan` shows these beside the predicted ones.
 CONSTANT = {
     "corpus_text_bytes": 2e6,
     "bpe_bytes": 5e5,
@@ -48,7 +50,10 @@ SNAKEMAKE_START, SNAKEMAKE_JOB = 3.0, 0.1  # seconds in which no job runs: at it
 
 
 def read_rates(path: str | Path) -> dict[str, float]:
-    """Return the rates by operation, each a second, and `threads`, the cores that they were measured on. Raises KnnlmError, naming the file."""
+    """Return the rates by operation, each a second, and `threads`, the cores that they were measured on.
+
+    Raises KnnlmError, naming the file, if it is not a table of all OPERATIONS.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rates = {row["operation"]: float(row["rate"]) for row in csv.DictReader(file)}
@@ -63,7 +68,10 @@ def read_rates(path: str | Path) -> dict[str, float]:
 
 
 def predicted_seconds(run: Run, rates: dict[str, float]) -> dict[str, float]:
-    """Return the wall time of each stage and of Snakemake beside its jobs, in seconds; `total` is without the hypotheses that train another LM."""
+    """Return the wall time of each stage and of Snakemake itself, in seconds.
+
+    `total` leaves out the hypotheses that train another LM, as a plain `snakemake` does.
+    """
     longest, busy, untrained = defaultdict(float), defaultdict(float), 0
     for job in jobs(run):
         seconds, part = job_seconds(run, job, rates)
@@ -78,7 +86,7 @@ def predicted_seconds(run: Run, rates: dict[str, float]) -> dict[str, float]:
 
 
 def job_seconds(run: Run, job: Job, rates: dict[str, float]) -> tuple[float, float]:
-    """Return how long a job takes, and which part of the machine it keeps busy: that of its threads, or all where it has GPUs.
+    """Return the seconds that a job takes, and the share of the machine that it keeps busy: all, if it has GPUs.
 
     A rate that was measured on one GPU is multiplied by the job's GPUs.
     """
@@ -94,7 +102,7 @@ def job_seconds(run: Run, job: Job, rates: dict[str, float]) -> tuple[float, flo
 
 
 def measured_seconds(run: Run, times: list[Times]) -> dict[str, float]:
-    """Return the wall time that each stage took, in seconds, of the stages all of whose jobs have left their times; `total` where all have."""
+    """Return the seconds that each stage took, if all its jobs have left their times; `total` if all have."""
     parts, found, names = wall_seconds(times), {}, defaultdict(list)
     for job in jobs(run):
         names[job.stage].append(job.name)

@@ -1,7 +1,7 @@
 """What a hypothesis takes: by the stored things that its step loads, and by what it says itself of its work.
 
-A step says it in a literal `WORK` beside its `NEEDS`: which of its settings count what (`knnlm.hypotheses.registry.COUNTED` lists the words). One that
-says nothing is estimated by its needs alone. All is rounded up.
+A step says which of its settings count what in a literal `WORK` beside its `NEEDS`; `knnlm.hypotheses.registry.COUNTED`
+lists the words. A step without `WORK` is estimated by its needs alone. All estimates are rounded up.
 """
 
 import math
@@ -44,10 +44,17 @@ class Said:
 
     def __getitem__(self, word: str) -> list:
         """Return the values, empty where the step does not say the word."""
-        return [value for path in self.words.get(word, ()) for value in self._values(path)]
+        return (
+            [value for path in self.words[word].split(", ") for value in self._values(path)]
+            if word in self.words
+            else []
+        )
 
     def _values(self, path: str) -> list:
-        """Return the values of a setting: entries of a list, or one. `a.*.b` is of every section in `a`, `a for each b` as often as `b` has entries."""
+        """Return the values of a setting, one for each entry of a list.
+
+        `a.*.b` means `b` of every section in `a`; `a for each b` repeats `a` as often as `b` has entries.
+        """
         path, _, each = path.partition(" for each ")
         found = [self.settings]
         for key in path.split("."):
@@ -55,7 +62,7 @@ class Said:
                 found = [value for section in found for value in (section.values() if key == "*" else [section[key]])]
             except (KeyError, TypeError, AttributeError):
                 raise KnnlmError(
-                    f"{self.step}: WORK names {path}, which is no setting of {self.hypothesis}; correct the one or the other."
+                    f"{self.step}: WORK names {path}, which is no setting of {self.hypothesis}; correct WORK."
                 ) from None
         found = [entry for value in found for entry in (value if isinstance(value, list) else [value])]
         return found * len(self._values(each)) if each else found
@@ -94,9 +101,10 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
 
 
 def _heads(run: Run, said: Said) -> Work:
-    """Train output embeddings: for each row and pass 6 · d · R operations, R rows of the matrix, for every head and hidden state.
+    """Train output embeddings, 6 · d · R operations for each row and pass, R rows of the matrix, head and hidden state.
 
-    Steps that read states and the base LM evaluate logits of valid and test, 2 · d · V for each token and head, or else for the base LM alone.
+    Steps that read states and the base LM evaluate logits of valid and test: 2 · d · V for each token and head, or for
+    the base LM alone if they train no head.
     """
     matrix, rows = run.width * run.vocabulary, sum(count or run.train for count in said["rows"])
     flops = 6.0 * matrix * rows * said.passes
@@ -107,7 +115,10 @@ def _heads(run: Run, said: Said) -> Work:
 
 
 def _temperatures(run: Run, said: Said) -> Work:
-    """Tune temperatures of kNN distributions on valid; time is asked for as if every component's were, over valid and test."""
+    """Tune temperatures of kNN distributions on valid.
+
+    A job asks time to tune one for every component, over valid and test.
+    """
     tried = stages.temperatures_tried(run) * run.tokens["valid"] + run.evaluated
     likely = len(said["temperatures"]) * tried * run.k if "temperature" in said.needs else 0
     components = len(said["components"]) + MORE_COMPONENTS
@@ -117,7 +128,10 @@ def _temperatures(run: Run, said: Said) -> Work:
 
 
 def _trainings(run: Run, said: Said) -> Work:
-    """Train one LM like the base LM, as many updates as said; or on labels with neighbours and without, each with a teacher that reads along."""
+    """Train one LM like the base LM, for as many updates as said.
+
+    With training neighbours train two, on labels with them and without; a teacher reads along with each.
+    """
     base, of_base = stages.training_job(run), run.config["lm"]["training"]["updates"]
     with_neighbours = "training_neighbours" in said.needs
     trained, neighbours = (2 * TEACHER, 2 * SINGLE * sum(said["neighbours"])) if with_neighbours else (1, 0)
@@ -129,9 +143,10 @@ def _trainings(run: Run, said: Said) -> Work:
 
 
 def _searches(run: Run, said: Said) -> Work:
-    """Search the main index with training rows or with the evaluation's queries, with the most lists that are asked for; fill others with other codes.
+    """Search the main index with the most lists that are asked for; fill and search indexes with other codes.
 
-    The main index's lists are joined on disk, those of the others are in memory, and so is the sample that they are trained on.
+    The main index's lists are joined on disk, those of the others are in memory, and so is the sample that they are
+    trained on.
     """
     nprobe, factory = run.config["index"]["nprobe"], run.factory
     codes = [code for code in said["codes"] if run.width % code == 0 and code != factory.code_bytes]
@@ -146,9 +161,10 @@ def _searches(run: Run, said: Said) -> Work:
 
 
 def _clusters(run: Run, said: Said) -> Work:
-    """Cluster a sample of the store and assign all of its rows, three times for each hidden state; hold rows of the words, and a copy.
+    """Cluster a sample of the store and assign all of its rows, three times for each hidden state.
 
-    The sample is in memory in float32. A row is compared with the lists of the quantiser's index and the centroids in those that it visits.
+    Rows of the words, and a copy of them, are held in memory. The sample is in memory in float32. A row is compared
+    with the lists of the quantiser's index and the centroids in those that it visits.
     """
     (k_means,), centroids = said["k_means"], sum(said["centroids_a_word"]) * run.vocabulary
     sample = min(k_means["rows_per_centroid"] * centroids, run.train)

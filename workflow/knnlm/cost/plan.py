@@ -1,4 +1,4 @@
-"""What a run will cost, before it runs: rows, bytes on disk, peak memory and floating-point operations of each stage (`knnlm.cost.stages`)."""
+"""What a run will cost, before it runs: rows, bytes on disk, peak memory and operations of each stage."""
 
 from knnlm.cost import stages
 from knnlm.cost.rules import RULES, TRAINED, jobs, text_bytes

@@ -1,6 +1,6 @@
-"""What a job asks the scheduler for: memory, time, disk, threads and GPUs, doubled with each further attempt where too little would kill it.
+"""What a job asks the scheduler for: memory and time, twice as much with each further attempt, disk, threads and GPUs.
 
-Rates are on the slow side of what is usual: a job that asks for too much time starts later, one that asks for too little is killed.
+Rates are on the slow side: a job that asks for too much time starts later, one that asks for too little is killed.
 """
 
 import math
@@ -13,12 +13,13 @@ from knnlm.cost.sizes import Run, run_of, tokens_of
 from knnlm.cost.work import OPERATIONS, PRODUCTS, TRAINING, Work
 from knnlm.hypotheses import registry
 
-CORE_FLOPS = 1e10  # matrix products on one CPU core; the demo's training and exact search, 4 minutes each on two cores, do four times as many
+CORE_FLOPS = 1e10  # matrix products on one CPU core: a quarter of what the demo's training and exact search do
 GPU_FLOPS = 5e12  # float32 on one GPU: a third of the peak of NVIDIA's V100 by its data sheet, 15.7e12
 GPU_HALF_FLOPS = 15e12  # float16 in training: an eighth of the peak of the same GPU's tensor cores, 125e12
 CORE_OPERATIONS = 5e8  # all else, such as look-ups of codes and terms of a softmax, on one core
 
-# Amounts a second by kind, those that are no kind here taking no time: of one GPU, of one core of several, of one core alone, of a shared file system.
+# Amounts a second by kind: of one GPU, of each core that a job has, of one core alone, of a shared file system. Kinds
+# that are in none of these tables take no time.
 ON_GPU = dict.fromkeys((*TRAINING, *PRODUCTS), GPU_FLOPS) | {
     "training_half_flops": GPU_HALF_FLOPS,
     "real_score_bytes": GPU_FLOPS / OPERATIONS["real_score_bytes"],
@@ -44,10 +45,11 @@ GPU_RULES = ("evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve
 
 @dataclass(frozen=True)
 class Request:
-    """What a job asks for: GPUs; megabytes (10⁶ bytes) of memory and disk; minutes; CPU threads; memory and threads of each of its nodes.
+    """What a job asks for: GPUs, megabytes (10⁶ bytes), minutes and CPU threads; memory and threads are of each node.
 
-    A job on one node counts its GPUs in `gpu`; one on several names those of each node in `gres`, since a number alone could be spread unevenly. There
-    the step itself starts a process on each node (`mpi`), one task for each (`tasks`) and none for each GPU, which the executor would make of `tasks`.
+    A job on one node counts its GPUs in `gpu`. One on several nodes names those of each node in `gres`, since a number
+    alone could be spread unevenly; its step starts a process on each node (`mpi`): one task for each (`tasks`), none
+    for each GPU, which the executor would make of `tasks`.
     """
 
     gpu: int
@@ -94,7 +96,10 @@ def threads_for(work: Work, gpus: int, most: int) -> int:
 
 
 def threads_of(run: Run, rule: str, wildcards: dict) -> int:
-    """Return the CPU threads that a job asks for: those of an undivided search, as with another number of them a matrix product may round otherwise."""
+    """Return the CPU threads that a job asks for.
+
+    Each block of a search gets the threads of an undivided search: with others a matrix product may round otherwise.
+    """
     gpus, nodes = devices_of(run.config, rule, wildcards)
     undivided = RULES[rule](run.with_config("resources", query_blocks=1), wildcards)
     return threads_for(undivided, gpus // nodes, run.config["resources"]["threads"])

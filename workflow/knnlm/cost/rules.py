@@ -49,7 +49,7 @@ def join_neighbours(run: Run, wildcards: dict) -> Work:
 
 
 def knn_components(run: Run, wildcards: dict) -> Work:
-    """Make the components of one retrieval; two of the three variants of a pair have an approximate search's neighbours."""
+    """Make the components of one retrieval; approximate search has two of the three variants of a pair."""
     return stages.components(run.of_pair(wildcards)).share(2 / 3 if wildcards["search"] == "approximate" else 1 / 3, 1)
 
 
@@ -66,7 +66,7 @@ def helped_tokens(run: Run, wildcards: dict) -> Work:
 
 
 def measure_performance(run: Run, wildcards: dict) -> Work:
-    """Measure every stage: a training of few updates, and searches of synthetic stores whose largest has eight times the rows of the smallest."""
+    """Measure every stage: a short training, and searches of synthetic stores, the largest of eight times the rows."""
     wanted, keys = run.config["performance"], run.config["performance"]["rows"] * run.width
     memory = max(stages.training(run).memory_bytes, 4 * SINGLE * keys)
     seconds = 900 + 200 * wanted["pairs"] * wanted["seconds"]
@@ -96,7 +96,7 @@ RULES: dict[str, Callable[[Run, dict], Work]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """A job: the stage it is part of, its rule, the wildcards by which its work differs, and its name, that of its log."""
+    """A job: its stage, its rule, the wildcards by which its work differs, and its name, which is that of its log."""
 
     stage: str
     rule: str
@@ -137,7 +137,7 @@ def jobs(run: Run) -> Iterator[Job]:
 
 
 def _each(stage: str, rule: str, name: str, /, **values: Iterable[object]) -> Iterator[Job]:
-    """Yield the jobs of a rule, one for all combinations of the values of its wildcards, by which its name is filled."""
+    """Yield a job of a rule for every combination of the values of its wildcards, which fill its name."""
     for combination in product(*values.values()):
         wildcards = dict(zip(values, map(str, combination), strict=True))
         yield Job(stage, rule, wildcards, name.format(**wildcards))

@@ -64,7 +64,7 @@ class Run:
 
     @property
     def parameters(self) -> int:
-        """Parameters of the LM (P): its layers and two embeddings of V·d (untied, no bias; sinusoidal positions have none)."""
+        """Parameters of the LM (P): layers and two embeddings of V·d (untied, no bias; positions have none)."""
         return layer_parameters(self.config["lm"]["architecture"]) + 2 * self.vocabulary * self.width
 
     @property
@@ -97,7 +97,7 @@ class Run:
         return self.with_config("retrieval", h=[wildcards["h"]], metrics=[wildcards["metric"]])
 
     def of_block(self, wildcards: dict) -> "Run":
-        """Return the run of one hidden state and metric as if there were no more queries than in the largest block of them."""
+        """Return the run of one hidden state and metric as if its largest block of queries were all."""
         edges = block_edges(self.evaluated, self.config["resources"]["query_blocks"])
         largest = max(end - begin for begin, end in pairwise(edges))
         return replace(self.of_pair(wildcards), tokens=self.tokens | {"valid": largest, "test": 0})
@@ -109,9 +109,9 @@ def run_of(config: dict, tokens: dict[str, int], vocabulary: int | None) -> Run:
 
 
 def tokens_of(config: dict, manifest: str | Path) -> tuple[dict[str, int], int | None]:
-    """Return tokens of each split and types: those of the corpus if its manifest is there, else the config's, else no fewer than there can be.
+    """Return tokens of each split, and types or None if nobody has counted them.
 
-    The types are None where nobody has counted them.
+    They are the corpus's if its manifest is there, else the config's, else no fewer than there can be.
     """
     try:
         facts = json.loads(Path(manifest).read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ def estimated_vocabulary(bpe_merges: int) -> int:
 
 
 def layer_parameters(architecture: dict) -> int:
-    """Return the parameters of all layers: L · (4d² + 4d [attention] + 2df + f + d [feed-forward] + 4d [two LayerNorms])."""
+    """Return the parameters of all layers: L · (4d² + 4d [attention] + 2df + f + d [feed-forward] + 4d [norms])."""
     d, f = architecture["width"], architecture["feed_forward_width"]
     return architecture["layers"] * (4 * d * d + 4 * d + 2 * d * f + f + d + 4 * d)
 
@@ -141,9 +141,10 @@ def tokens_per_update(config: dict) -> int:
 
 
 def forward_flops(architecture: dict, length: int, vocabulary: int = 0) -> float:
-    """Return operations of the forward pass for one token in an input of `length`: 2·(layer parameters) + 2·L·d·length + 2·d·V.
+    """Return operations of the forward pass for one token in an input of `length`.
 
-    The second term is attention, 4·L·d for each of length/2 positions on average; the third is left out where no logits are made.
+    2·(layer parameters) + 2·L·d·length + 2·d·V. The second term is attention, 4·L·d for each of length/2 positions on
+    average; without `vocabulary` no logits are made and the third is left out.
     """
     layers, d = architecture["layers"], architecture["width"]
     return 2 * layer_parameters(architecture) + 2 * layers * d * length + 2 * d * vocabulary

@@ -1,8 +1,8 @@
 """What each stage of a run takes, over all its jobs: the formulas behind the plan, the jobs' requests and the hours.
 
-Symbols in the docstrings: T tokens of train, E of valid and test together; L layers, d width, f inner width, V types, P parameters; k neighbours;
-c bytes a row has in the index; n rows of the largest chunk. Bytes on disk and rows are exact for the files they count; memory and operations
-are estimates, meant to be right within a factor of two.
+Symbols in the docstrings: T tokens of train, E of valid and test together; L layers, d width, f inner width, V types, P
+parameters; k neighbours; c bytes a row has in the index; n rows of the largest chunk. Bytes on disk and rows are exact
+for the files they count; memory and operations are estimates, meant to be right within a factor of two.
 """
 
 import math
@@ -30,9 +30,10 @@ BYTES_PER_TABLE_ROW = 250
 def training(run: Run) -> Work:
     """Train the base LM.
 
-    Operations: 3 · forward · tokens seen. Disk: the model, 4P, and three checkpoints of weights and s moments (2 for adam, 1 for nag). Memory
-    (of one device): 4P · (2 + s), in float16 4P more, and the activations of one forward pass: for each token and layer 10d + 2f values and 3
-    attention weights for each head and position, and V logits with their float32 softmax and gradient.
+    Operations: 3 · forward · tokens seen. Disk: the model, 4P, and three checkpoints of weights and s moments (2 for
+    adam, 1 for nag). Memory (of one device): 4P · (2 + s), in float16 4P more, and the activations of one forward pass:
+    for each token and layer 10d + 2f values and 3 attention weights for each head and position, and V logits with their
+    float32 softmax and gradient.
     """
     settings, architecture = run.config["lm"]["training"], run.config["lm"]["architecture"]
     moments, size = 2 if settings["optimiser"] == "adam" else 1, HALF if settings["fp16"] else SINGLE
@@ -46,7 +47,10 @@ def training(run: Run) -> Work:
 
 
 def training_job(run: Run) -> Work:
-    """Train the base LM and validate it; on GPUs each process holds a checkpoint and the weights on the host when it begins and when it saves."""
+    """Train the base LM and validate it.
+
+    Memory on GPUs is the host's: each process holds a checkpoint and the weights when it begins and when it saves.
+    """
     settings, resources, work = run.config["lm"]["training"], run.config["resources"], training(run)
     processes, weights = resources["training_gpus"] // resources["training_nodes"], SINGLE * run.parameters
     memory = processes * ((work.disk_bytes - weights) / 3 + weights) if processes else work.memory_bytes
@@ -58,8 +62,8 @@ def training_job(run: Run) -> Work:
 def states(run: Run) -> Work:
     """Run the LM over valid and test.
 
-    Disk: E rows of two float16 vectors, 2 · 2d. Operations: forward over context and new tokens, with logits for the new ones only. Memory: the
-    model, the states of the larger split, and one batch.
+    Disk: E rows of two float16 vectors, 2 · 2d. Operations: forward over context and new tokens, with logits for the
+    new ones only. Memory: the model, the states of the larger split, and one batch.
     """
     architecture, window = run.config["lm"]["architecture"], run.config["windows"]["evaluation"]
     length, row = window["context"] + window["new"], KEY_TYPES * HALF * run.width
@@ -72,8 +76,9 @@ def states(run: Run) -> Work:
 def datastore(run: Run) -> Work:
     """Run the LM over train and store keys and values.
 
-    Disk: T rows of two float16 keys (2 · 2d), an int32 value and an int64 position. Operations: forward without logits. Memory: the model, one
-    batch, and one chunk with a shuffled copy of one key type, n · (3 · 2d + 12). A job asks time to write and to shuffle.
+    Disk: T rows of two float16 keys (2 · 2d), an int32 value and an int64 position. Operations: forward without logits.
+    Memory: the model, one batch, and one chunk with a shuffled copy of one key type, n · (3 · 2d + 12). A job asks time
+    to write and to shuffle.
     """
     window = run.config["windows"]["train"]
     length = window["context"] + window["new"]
@@ -85,9 +90,9 @@ def datastore(run: Run) -> Work:
 
 
 def times_saved_by_states(run: Run) -> float:
-    """Return how many times as many operations an epoch of a V×D output embedding would take if the LM ran over the text again before it.
+    """Return how many times the operations of an epoch of a V×D output embedding it takes if the LM runs before it.
 
-    (6dV + forward of a stored row) / 6dV: logits and both gradients against what making the datastore takes for each row.
+    (6dV + forward of a row) / 6dV: logits and both gradients, against what making the datastore takes for each row.
     """
     return 1 + datastore(run).flops / run.train / (6.0 * run.width * run.vocabulary)
 
@@ -100,8 +105,8 @@ def index(run: Run) -> Work:
 def index_training(run: Run) -> Work:
     """Train one index.
 
-    Disk: the centroids, lists · 4d, with PQ also 256 · 4d. Operations: k-means, 2 · 10 · rows · lists · d on at most 256 rows a list, and
-    2 · 25 · 65,536 · 256 · d for PQ. Memory: the sample in float32 and a copy.
+    Disk: the centroids, lists · 4d, with PQ also 256 · 4d. Operations: k-means, 2 · 10 · rows · lists · d on at most
+    256 rows a list, and 2 · 25 · 65,536 · 256 · d for PQ. Memory: the sample in float32 and a copy.
     """
     sampled, lists = min(run.config["index"]["training_rows"], run.train), run.factory.lists
     coarse = 2 * COARSE_ITERATIONS * min(sampled, 256 * lists) * lists * run.width
@@ -114,7 +119,8 @@ def index_training(run: Run) -> Work:
 def index_filling(run: Run) -> Work:
     """Fill one trained index, chunk by chunk.
 
-    Disk: T · (c + 8), and in each chunk's file the centroids. Operations: 2 · T · (lists + 256) · d. Memory: a filled chunk and one block of keys.
+    Disk: T · (c + 8), and in each chunk's file the centroids. Operations: 2 · T · (lists + 256) · d. Memory: a filled
+    chunk and one block of keys.
     """
     row, lists = run.factory.code_bytes + ID_BYTES, run.factory.lists
     memory = _centroid_bytes(run) + run.chunk_rows * row + ROWS_AT_ONCE * run.width * (SINGLE + HALF)
@@ -126,9 +132,10 @@ def index_filling(run: Run) -> Work:
 def exact_retrieval(run: Run) -> Work:
     """Search all keys for each hidden state and metric, all fractions in one pass.
 
-    Disk: an int32 id and a float32 similarity for each of E · k neighbours at each fraction. Operations: 2 · E · T · d for each. Memory: queries
-    (float32, and float16 while they are read), the running neighbours, one block of keys (as stored, in float32 and as factors, which may be
-    float32) and one of results. A job asks time to read the keys and to merge what each block of them has.
+    Disk: an int32 id and a float32 similarity for each of E · k neighbours at each fraction. Operations: 2 · E · T · d
+    for each. Memory: queries (float32, and float16 while they are read), the running neighbours, one block of keys (as
+    stored, in float32 and as factors, which may be float32) and one of results. A job asks time to read the keys and to
+    merge what each block of them has.
     """
     keys = min(BLOCK_KEYS, run.train) * (run.width * (SINGLE + HALF) + (run.width + WIDER) * SINGLE)
     found = _searched(run) * run.evaluated * run.k * 2 * SINGLE
@@ -144,10 +151,10 @@ def exact_retrieval(run: Run) -> Work:
 def approximate_retrieval(run: Run) -> Work:
     """Search the indexes, from one fraction to the next.
 
-    Disk: as exact retrieval. Operations, for each hidden state and metric: at each fraction 2 · E · lists · d to choose lists and with PQ
-    2 · E · nprobe · 256 · d for look-up tables; and once for all fractions E · T · nprobe / lists rows, one look-up for each PQ code, else 2d.
-    Memory: queries and neighbours, and centroids; the lists, and those of a band between two fractions that are joined, stay on disk. A job asks
-    time to read the lists.
+    Disk: as exact retrieval. Operations, for each hidden state and metric: at each fraction 2 · E · lists · d to choose
+    lists and with PQ 2 · E · nprobe · 256 · d for look-up tables; and once for all fractions E · T · nprobe / lists
+    rows, one look-up for each PQ code, else 2d. Memory: queries and neighbours, and centroids; the lists, and those of
+    a band between two fractions that are joined, stay on disk. A job asks time to read the lists.
     """
     nprobe, found = run.config["index"]["nprobe"], _searched(run) * run.evaluated * run.k * 2 * SINGLE
     choosing = 2 * run.evaluated * run.width * (run.factory.lists + nprobe * run.codewords)
@@ -160,8 +167,8 @@ def approximate_retrieval(run: Run) -> Work:
 def real_scores(run: Run) -> Work:
     """Score the neighbours that FAISS found with their stored keys, at the smallest and the largest fraction.
 
-    Disk: a float32 for each of E · k neighbours. Operations: 2 · E · k · d. Memory: as approximate retrieval, and the scores and one block of keys.
-    A job asks time to read all keys twice.
+    Disk: a float32 for each of E · k neighbours. Operations: 2 · E · k · d. Memory: as approximate retrieval, and the
+    scores and one block of keys. A job asks time to read all keys twice.
     """
     scored = sum(len(real_score_fractions(run.config, *pair)) for pair in run.pairs) * run.evaluated * run.k
     keys = min(KEYS_AT_ONCE, run.train) * run.width * (SINGLE + HALF)
@@ -173,9 +180,9 @@ def real_scores(run: Run) -> Work:
 def components(run: Run) -> Work:
     """Tune temperatures on valid and write log p of every component, the base LM's included.
 
-    Disk: a float32 for each component and token. Operations: 10 · k for each token and temperature, over valid for the search and what it begins
-    with, over valid and test for curves of the whole grid at the smallest and the full store. Memory: all values, 4T, matches of both splits, and three
-    float32 arrays of the larger split's neighbours.
+    Disk: a float32 for each component and token. Operations: 10 · k for each token and temperature, over valid for the
+    search and what it begins with, over valid and test for curves of the whole grid at the smallest and the full store.
+    Memory: all values, 4T, matches of both splits, and three float32 arrays of the larger split's neighbours.
     """
     found, grid, ends = run.knn_components, len(run.config["temperature"]["grid"]), {run.config["fractions"][0], 1.0}
     tuned = [component for component in found if component.temperature is None]
@@ -190,9 +197,10 @@ def components(run: Run) -> Work:
 def tables(run: Run) -> Work:
     """Interpolate each component with the base LM and resample.
 
-    Rows: of `components.csv`, one a component and split. Disk: those, as many again for datastore size, λ and temperature curves, 250 bytes each.
-    Operations: 10 for each component, token of valid and λ tried; the bootstrap works on sums of documents and is left out. Memory: log p of two
-    components in float64 and the bootstrap's perplexities.
+    Rows: of `components.csv`, one a component and split. Disk: those, as many again for datastore size, λ and
+    temperature curves, 250 bytes each. Operations: 10 for each component, token of valid and λ tried; the bootstrap
+    works on sums of documents and is left out. Memory: log p of two components in float64 and the bootstrap's
+    perplexities.
     """
     rows = 2 * (len(run.knn_components) + 1)
     temperatures = 2 * len(run.pairs) * 3 * len(run.config["temperature"]["grid"])
@@ -212,9 +220,9 @@ def looked_up_in_lists(run: Run, queries: int, nprobe: int) -> float:
 
 
 def index_memory(run: Run, metric: str) -> int:
-    """Return bytes of an index to be searched: the centroids of every chunk's, the trained and the joined one, and look-up tables; lists are on disk.
+    """Return bytes of an index to be searched: centroids of every chunk's, the trained and the joined one, and tables.
 
-    FAISS makes such tables for `l2` with PQ, for the trained index and again for the one that is searched.
+    FAISS makes look-up tables for `l2` with PQ, for the trained index and for the searched one. Lists are on disk.
     """
     tables = run.factory.lists * run.factory.sub_quantisers * PQ_CENTROIDS * SINGLE if metric == "l2" else 0
     return (run.chunks + 2) * _centroid_bytes(run) + 2 * tables
@@ -226,7 +234,7 @@ def list_bytes(run: Run, code_bytes: int) -> int:
 
 
 def joined_bytes(run: Run) -> int:
-    """Return bytes of the lists of the widest band of fractions, which approximate search joins on disk while it takes."""
+    """Return bytes of the lists of the widest band of fractions, which approximate search joins on disk for a while."""
     bands = [band for pair in run.pairs for band in pairwise([0.0, *searched_fractions(run.config, *pair)])]
     return math.ceil(max(high - low for low, high in bands) * list_bytes(run, run.factory.code_bytes))
 
@@ -249,7 +257,7 @@ def _searched(run: Run) -> int:
 
 
 def _queries_and_neighbours(run: Run) -> int:
-    """Return bytes of all queries and their running neighbours, and of one block of results being merged (three of id and similarity)."""
+    """Return bytes of all queries, their running neighbours, and a block of results being merged (three times)."""
     queries = run.evaluated * (run.width * (SINGLE + HALF) + run.k * 2 * SINGLE)
     return queries + min(QUERIES_AT_ONCE, run.evaluated) * run.k * 3 * 12
 

@@ -1,6 +1,7 @@
-"""Where the time of a finished run went: every step leaves its times beside its log (`knnlm.running.step`), and these are read here.
+"""Where the time of a finished run went: every step leaves its times beside its log (`knnlm.running.step`).
 
-All times are seconds since 1970. A job that ran again, or was killed and then ran, has left the times of its last whole run.
+All times are seconds since 1970. A job that ran again, or was killed and then ran, has left the times of its last whole
+run.
 """
 
 import json
@@ -20,8 +21,8 @@ OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "p
 class Times:
     """When a job did what. Its name is that of its log, such as `retrieve/att-l2-exact`.
 
-    `driver_started` is when the Snakemake that ran it started, `started` when its own process did. It `began` to compute after its imports, which took
-    `starting_cpu_seconds`.
+    `driver_started` is when the Snakemake that ran it started, `started` when its own process did. It `began` to
+    compute after its imports, which took `starting_cpu_seconds`.
     """
 
     job: str
@@ -51,10 +52,10 @@ def read_times(logs: str | Path) -> list[Times]:
 
 
 def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
-    """Return how long at least one step computed, and how long the run took, in seconds; the rest are start-ups, imports and scheduling.
+    """Return the seconds in which at least one step computed, and the run's; start-ups and scheduling are the rest.
 
-    A run takes from the start of Snakemake to the end of its last step. Where several Snakemakes took part, their times are added, so that a night
-    between two of them does not count.
+    A run takes from the start of Snakemake to the end of its last step. Where several Snakemakes took part, their times
+    are added, so that a night between two of them does not count.
     """
     runs = by_driver(records)
     return sum(covered_seconds((job.began, job.ended) for job in jobs) for jobs in runs), sum(map(_span, runs))
@@ -63,7 +64,8 @@ def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
 def wall_seconds(records: Iterable[Times]) -> dict[str, float]:
     """Return each job's part of the run's wall time, in seconds, by name, start-up included.
 
-    Where several jobs ran, the time is divided among them by their threads: the parts add up to the time in which any job ran.
+    Where several jobs ran, the time is divided among them by their threads: the parts add up to the time in which any
+    job ran.
     """
     parts: dict[str, float] = defaultdict(float)
     for jobs in by_driver(records):
@@ -75,12 +77,12 @@ def wall_seconds(records: Iterable[Times]) -> dict[str, float]:
 
 
 def idle_seconds(records: Iterable[Times]) -> float:
-    """Return the part of the run's wall time in which no job ran: Snakemake started, chose jobs, or looked at their files."""
+    """Return the seconds in which no job ran: Snakemake started, chose jobs, or looked at their files."""
     return sum(_span(jobs) - covered_seconds((job.started, job.ended) for job in jobs) for jobs in by_driver(records))
 
 
 def slowdown(records: list[Times]) -> float:
-    """Return how many times as long as their CPU time the start-ups of jobs took: about 1 on a machine of one's own, more where others compute too."""
+    """Return how many times their CPU time the start-ups of jobs took: about 1 on a quiet machine."""
     return sum(job.began - job.started for job in records) / sum(job.starting_cpu_seconds for job in records)
 
 

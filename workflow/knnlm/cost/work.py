@@ -1,7 +1,7 @@
 """What a piece of work takes: bytes in memory and on disk, and how much it does of each kind of operation.
 
-From this the plan, a job's request to the scheduler and the hours are read. The kinds are those whose rates `snakemake performance` measures, and some
-whose rates are constants (`knnlm.cost.hours.CONSTANT`, `knnlm.cost.requests`).
+The plan, the requests to the scheduler and the hours are read from it. `snakemake performance` measures the rates of
+most kinds; `knnlm.cost.hours` and `knnlm.cost.requests` have constants for the others.
 """
 
 from collections import Counter
@@ -21,9 +21,9 @@ OPERATIONS = {
 class Work:
     """What a job, or a stage of the plan, takes.
 
-    `memory_bytes` of its largest process; `disk_bytes` that stay and `passing_bytes` of files that are gone when it ends; `rows` is what a stage counts by.
-    `likely` counts operations by kind. `spare` counts those that the rates of performance leave out, or that only the largest job does: a job asks
-    time for both.
+    `memory_bytes` are of its largest process, `disk_bytes` of files that stay, `passing_bytes` of files that are gone
+    when it ends. `likely` counts operations by kind. `spare` counts those that measured rates leave out or that only
+    the largest job does; a job asks time for both. `rows` is what a stage counts by: tokens, keys, queries, table rows.
     """
 
     memory_bytes: float = 0
@@ -34,7 +34,7 @@ class Work:
     rows: int | None = None
 
     def __add__(self, other: "Work") -> "Work":
-        """Return both, one after the other: the larger memory, the sum of all that stays or is done, and the rows of this one."""
+        """Return both, one after the other: the larger memory, the rows of this one, all else added."""
         return Work(
             max(self.memory_bytes, other.memory_bytes),
             self.disk_bytes + other.disk_bytes,
@@ -45,7 +45,7 @@ class Work:
         )
 
     def share(self, likely: float, most: float) -> "Work":
-        """Return a part of this work, or a multiple of it, in the same memory; `most` is what the largest part may come to."""
+        """Return a part or a multiple of this work, in the same memory; a job asks time and disk for `most` of it."""
         done = Counter({kind: likely * amount for kind, amount in self.likely.items()})
         more = Counter({kind: most * amount for kind, amount in self.asked_for.items()}) - done
         return Work(self.memory_bytes, most * self.disk_bytes, done, more, self.passing_bytes, self.rows)

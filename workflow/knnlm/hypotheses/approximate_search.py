@@ -13,12 +13,7 @@ SETTINGS = {
     "nprobe": {"type": "array", "items": {"$ref": "#/$defs/lists"}},
     "codes": {"type": "array", "items": {"$ref": "#/$defs/pq_bytes"}},
 }
-WORK = {
-    "components": ("nprobe", "codes"),
-    "temperatures": ("nprobe", "codes"),
-    "lists": ("nprobe",),
-    "codes": ("codes",),
-}
+WORK = {"components": "nprobe, codes", "temperatures": "nprobe, codes", "lists": "nprobe", "codes": "codes"}
 
 
 class Sweeps:

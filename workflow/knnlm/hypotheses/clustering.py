@@ -65,14 +65,14 @@ SETTINGS = {
     "fine_tuning": {"properties": {"passes": "count", "rows": "count", "batch": "count", "learning_rate": "positive"}},
 }
 WORK = {
-    "hidden_states": ("h",),
-    "rows": ("words.rows", "fine_tuning.rows"),
-    "passes": ("fine_tuning.passes",),
-    "components": ("h",),
-    "temperatures": ("h", "kinds.*"),
-    "k_means": ("k_means",),
-    "centroids_a_word": ("ratio",),
-    "held_rows": ("words.rows",),
+    "hidden_states": "h",
+    "rows": "words.rows, fine_tuning.rows",
+    "passes": "fine_tuning.passes",
+    "components": "h",
+    "temperatures": "h, kinds.*",
+    "k_means": "k_means",
+    "centroids_a_word": "ratio",
+    "held_rows": "words.rows",
 }
 
 FINE_TUNED = "fine-tuned"

@@ -12,13 +12,7 @@ from knnlm.hypotheses.trained_heads import random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {"h": "states", "n": "counts", "lambda": "share", "recipe": "recipe"}
-WORK = {
-    "hidden_states": ("h",),
-    "heads": ("n",),
-    "rows": ("recipe.rows",),
-    "passes": ("recipe.passes",),
-    "components": ("h", "n"),
-}
+WORK = {"hidden_states": "h", "heads": "n", "rows": "recipe.rows", "passes": "recipe.passes", "components": "h, n"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

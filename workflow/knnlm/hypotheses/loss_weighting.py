@@ -19,11 +19,11 @@ from knnlm.retrieval.leave_one_out import training_neighbours
 NEEDS = ("states", "datastore", "model", "components", "index")
 SETTINGS = {"h": "states", "sample_rows": "count", "recipe": "recipe"}
 WORK = {
-    "hidden_states": ("h",),
-    "rows": ("recipe.rows",),
-    "passes": ("recipe.passes",),
-    "components": ("h",),
-    "queries": ("sample_rows",),
+    "hidden_states": "h",
+    "rows": "recipe.rows",
+    "passes": "recipe.passes",
+    "components": "h",
+    "queries": "sample_rows",
 }
 ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 

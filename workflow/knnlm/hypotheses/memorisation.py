@@ -19,7 +19,7 @@ SETTINGS = {
     "clip_norm": "amount",
     "train_tokens": "count",
 }
-WORK = {"updates": ("updates",), "updates_a_model": ("every",)}
+WORK = {"updates": "updates", "updates_a_model": "every"}
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 CONSTANT = 10**9  # updates of a cosine's period that is flat for as long as anyone trains

@@ -11,13 +11,7 @@ from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {"h": "states", "K": "counts", "noise": "amount", "recipe": "recipe"}
-WORK = {
-    "hidden_states": ("h",),
-    "heads": ("K",),
-    "rows": ("recipe.rows",),
-    "passes": ("recipe.passes",),
-    "components": ("h", "K"),
-}
+WORK = {"hidden_states": "h", "heads": "K", "rows": "recipe.rows", "passes": "recipe.passes", "components": "h, K"}
 
 
 def initial_head(inputs: Inputs, h: str, K: int) -> MixtureOfSoftmaxes:

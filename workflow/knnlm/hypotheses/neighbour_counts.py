@@ -9,7 +9,7 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("neighbours", "datastore", "temperature")
 SETTINGS = {"counts": {"type": "array", "items": {"$ref": "#/$defs/neighbours_or_null"}}}
-WORK = {"components": ("counts",), "temperatures": ("counts",)}
+WORK = {"components": "counts", "temperatures": "counts"}
 SEARCHES = {"exact": ("real", "real"), "approximate": ("faiss", "faiss")}
 
 

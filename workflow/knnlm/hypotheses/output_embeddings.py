@@ -29,11 +29,11 @@ SETTINGS = {
     "recipe": {"properties": {"passes": "count", "batch": "count", "betas": "betas", "warmup": "share"}},
 }
 WORK = {
-    "hidden_states": ("h",),
-    "heads": ("n", "total_ratio for each extra"),
-    "rows": ("initial.*.rows",),
-    "passes": ("recipe.passes",),
-    "components": ("h", "n", "extra"),
+    "hidden_states": "h",
+    "heads": "n, total_ratio for each extra",
+    "rows": "initial.*.rows",
+    "passes": "recipe.passes",
+    "components": "h, n, extra",
 }
 
 

@@ -19,7 +19,7 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
 SETTINGS = {"shares": "shares"}
-WORK = {"components": ("shares",), "temperatures": ("shares",)}
+WORK = {"components": "shares", "temperatures": "shares"}
 SERIES = {"exact": "real mask, real score", "approximate": "FAISS mask, FAISS score"}
 Found = dict[str, tuple[np.ndarray, np.ndarray]]
 

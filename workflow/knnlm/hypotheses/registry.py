@@ -42,7 +42,7 @@ COUNTED = {  # the words of WORK, and what the settings count that a step lists 
 
 
 @cache
-def read_step(family: str) -> tuple[tuple[str, ...], dict, dict[str, tuple[str, ...]]]:
+def read_step(family: str) -> tuple[tuple[str, ...], dict, dict[str, str]]:
     """Return what the step of a family reads, its NEEDS; the schema of its settings, made from its SETTINGS; and its WORK, which may be left out.
 
     They stand as literals in the step. Raises OSError if there is no such step, and ValueError if one of them is wrong.
@@ -57,9 +57,9 @@ def read_step(family: str) -> tuple[tuple[str, ...], dict, dict[str, tuple[str, 
     if (
         not isinstance(work, dict)
         or set(work) - set(COUNTED)
-        or not all(isinstance(paths, tuple) for paths in work.values())
+        or not all(isinstance(text, str) for text in work.values())
     ):
-        raise ValueError(f"WORK must have a tuple of settings for some of {', '.join(COUNTED)}")
+        raise ValueError(f"WORK must name settings, as text with commas, for some of {', '.join(COUNTED)}")
     return needs, settings_schema(settings), work
 
 
@@ -91,8 +91,8 @@ def needs(config: dict, name: str) -> tuple[str, ...]:
     return read_step(config["hypotheses"][name]["family"])[0]
 
 
-def work(config: dict, name: str) -> dict[str, tuple[str, ...]]:
-    """Return which settings of a hypothesis count what of its work: paths by the words of COUNTED."""
+def work(config: dict, name: str) -> dict[str, str]:
+    """Return the settings of a hypothesis that count something of its work, by the words of COUNTED."""
     return read_step(config["hypotheses"][name]["family"])[2]
 
 

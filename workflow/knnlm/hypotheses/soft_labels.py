@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # it is fairseq that runs this; the workflow reads here that 
 LIBRARY = PLUGIN.parent / "knnlm"
 NEEDS = ("training", "model", "datastore", "training_neighbours", "components")
 SETTINGS = {"k": "neighbours", "nprobe": "lists"}
-WORK = {"neighbours": ("k",), "lists": ("nprobe",)}
+WORK = {"neighbours": "k", "lists": "nprobe"}
 
 
 def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path]) -> None:

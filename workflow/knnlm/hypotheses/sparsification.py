@@ -9,7 +9,7 @@ from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
 
 NEEDS = ("states", "model")
 SETTINGS = {"k": "counts_or_null"}
-WORK = {"components": ("k",)}
+WORK = {"components": "k"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:

@@ -16,7 +16,7 @@ SETTINGS = {
     "perceptron_steps": "natural",
     "most_linear_programs": "natural_or_null",
 }
-WORK = {"components": ("means",)}
+WORK = {"components": "means"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
