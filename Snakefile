@@ -65,6 +65,10 @@ onstart:
     lock_runs()
 
 
+onerror:
+    repeat_mistakes(log)
+
+
 rule all:
     """Tables and figures of the main result, and of every hypothesis that needs no other training of the LM; with `seeds`, once for each."""
     default_target: IS_DEFAULT

@@ -1,43 +1,41 @@
 """The workflow in a folder of its own, as a user has it after cloning."""
 
-import copy
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 
 
-class Project:
-    """A copy of the workflow in `folder`; calling it runs Snakemake there."""
+def cloned(folder: Path) -> "Project":
+    """Copy the workflow into a folder, as a clone has it."""
+    for name in ("workflow", "config", "envs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    return Project(folder)
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        for name in ("workflow", "config", "envs"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "Snakefile", folder)
+
+@dataclass
+class Project:
+    """A workflow in a folder of its own; calling it runs Snakemake there."""
+
+    folder: Path
 
     def call(self, words: tuple[str, ...], config: str) -> dict:
         """Return the arguments with which `subprocess` runs Snakemake, output and errors together."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            *words,
-            "--workflow-profile",
-            "workflow/profiles/local",
-            "--configfile",
-            config,
-        ]
+        files = ["--workflow-profile", "workflow/profiles/local", "--configfile", config]
+        command = [sys.executable, "-m", "snakemake", *words, *files]
         return {
             "args": command,
             "cwd": self.folder,
@@ -75,10 +73,8 @@ class Project:
 
     def copied(self, folder: Path, *without: str) -> "Project":
         """Return a copy of the project in another folder, times of files and all, but for names that are left out."""
-        project = copy.copy(self)
-        project.folder = folder
         shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*without))
-        return project
+        return Project(folder)
 
     def tables(self) -> dict[str, bytes]:
         """Return the tables that a run has made, by name."""
@@ -88,14 +84,27 @@ class Project:
 @pytest.fixture(scope="session")
 def new_project(tmp_path_factory):
     """Return a function that makes a fresh project."""
-    return lambda name: Project(tmp_path_factory.mktemp(name))
+    return lambda name: cloned(tmp_path_factory.mktemp(name))
 
 
 @pytest.fixture(scope="session")
-def finished(new_project):
-    """Return a project in which `tiny` has run from raw text to the verdict of every hypothesis."""
-    project = new_project("finished")
-    before = os.umask(0)  # as a shell that protects nothing; test_safety.py looks at what was written
+def finished(new_project, tmp_path_factory):
+    """Return a project in which `tiny` has run from raw text to the verdict of every hypothesis.
+
+    It is made once. Where pytest has several workers, each has a copy of its own, into which its tests may write.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run_whole(new_project("finished"))
+    made = tmp_path_factory.getbasetemp().parent / "finished"  # the folder above is that of all workers
+    with FileLock(made.with_suffix(".lock")):
+        if not made.exists():
+            run_whole(new_project("finished")).folder.rename(made)
+    return Project(made).copied(tmp_path_factory.mktemp("copy") / "project")
+
+
+def run_whole(project: Project) -> Project:
+    """Run all of `tiny`, as in a shell that protects nothing; test_safety.py looks at what was written."""
+    before = os.umask(0)
     try:
         project("hypotheses")
     finally:

@@ -84,10 +84,22 @@ def test_a_bad_command_line(project, words, said):
 def test_what_snakemake_refuses_before_it_reads_the_workflow_ends_in_a_traceback(project, words, said):
     """No workflow can prevent that; the last line tells. Should a later Snakemake say it in one sentence, these cases move up."""
     (project.folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    assert traceback_of(project, *words)[-1].startswith(said)
+
+
+def test_a_home_folder_that_cannot_be_made_ends_in_a_traceback_and_another_cache_helps(project, monkeypatch):
+    """Snakemake keeps the files of workflows in the user's cache, and makes that before it reads the workflow."""
+    monkeypatch.setenv("HOME", "/proc/none")
+    assert traceback_of(project)[-1] == "FileNotFoundError: [Errno 2] No such file or directory: '/proc/none'"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.folder / "cache"))
+    assert refusal(project, "-n", "--config", "retrival=1")[-1].startswith("Error: config key retrival")
+
+
+def traceback_of(project, *words: str) -> list[str]:
+    """Try a start that Snakemake itself refuses, and return the lines of what it says."""
     command = [sys.executable, "-m", "snakemake", "-n", *words]
-    done = subprocess.run(
-        command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=project.folder, check=False, **streams)
     assert done.returncode == 1
-    assert done.stdout.rstrip().splitlines()[-1].startswith(said)
     assert not (project.folder / "results").exists()
+    return done.stdout.rstrip().splitlines()

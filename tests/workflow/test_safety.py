@@ -1,9 +1,7 @@
 """Names that would be commands: a run in a folder, on text, and with a config that would run them if any of them reached a shell as code."""
 
-import copy
 import json
 import os
-import shutil
 import stat
 
 import numpy as np
@@ -35,9 +33,7 @@ NAMES = [
 @pytest.fixture(scope="module")
 def odd(finished, tmp_path_factory):
     """The finished project in a folder with an odd name, beside a folder of text with odd names."""
-    project = copy.copy(finished)
-    project.folder = tmp_path_factory.mktemp("safety") / ODD
-    shutil.copytree(finished.folder, project.folder, symlinks=True)
+    project = finished.copied(tmp_path_factory.mktemp("safety") / ODD)
     texts = project.folder / f"texts {ODD.replace('<run>', '')}"
     texts.mkdir()
     generator = np.random.default_rng(0)

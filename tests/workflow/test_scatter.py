@@ -1,8 +1,6 @@
 """A search that is divided into blocks of queries, through the rules: the same files as one job wrote, and no trace of the blocks."""
 
-import copy
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +9,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_two_jobs_find_the_neighbours_that_one_found(finished, tmp_path):
-    project = copy.copy(finished)
-    project.folder = tmp_path / "project"
-    shutil.copytree(finished.folder, project.folder, symlinks=True)
+    project = finished.copied(tmp_path / "project")
     overlay = (project.folder / "config/tiny.yaml").read_text()
     (project.folder / "config/blocks.yaml").write_text(f"{overlay}\nresources: {{query_blocks: 2}}\n")
     folders = [project.folder / f"results/tiny/neighbours/att-l2-{search}" for search in ("approximate", "exact")]

@@ -1,6 +1,7 @@
 """The checks of config and command line, where the library is, and who may write what a run writes."""
 
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -131,3 +132,15 @@ def check_cache_folder(folder):
         raise KnnlmError(
             f"SNAKEMAKE_OUTPUT_CACHE: {folder} is open to every user of this machine, who could change what is in it; chmod o-rwx it."
         )
+
+
+def repeat_mistakes(logs):
+    """Say at the end why steps have failed: the sentence of each, from the logs that Snakemake's own `logs` name for errors."""
+    said = "".join(Path(log).read_text(encoding="utf-8", errors="replace") for log in logs)
+    sentences = {}
+    for names in re.findall(r"^ *log: (.+) \(check log file", said, flags=re.MULTILINE):
+        for log in filter(os.path.isfile, names.split(", ")):
+            lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
+            sentences |= dict.fromkeys(line for line in lines if line.startswith("Error: "))
+    if sentences:
+        logger.error("\n".join(["", *sentences, ""]))
