@@ -5,16 +5,16 @@ from fairseq.models import register_model_architecture
 from fairseq.models.transformer_lm import base_lm_architecture
 
 if not torch.cuda.is_available():
-    # bfloat16 inside float32 products where the processor has it; training only, states are extracted in full float32.
+    # bfloat16 inside float32 products where the processor has it; in training only: states are in full float32.
     torch.set_float32_matmul_precision("medium")
 
 
 @register_model_architecture("transformer_lm", "transformer_lm_wikibpe")
 def transformer_lm_wikibpe(model) -> None:
-    """Fill what the command line leaves open with the paper's base LM.
+    """Fill what the command line leaves open with the paper's base LM (`docs/paper.md#base-lm`).
 
-    Pre-norm, ReLU, sinusoidal positions, no LayerNorm after the last layer, and an output embedding of its own without a bias:
-    16 layers, width 1024, 269,828,096 parameters with the paper's 33,344 types.
+    Pre-norm, ReLU, sinusoidal positions, no LayerNorm after the last layer, and an output embedding of its own without
+    a bias: 16 layers, width 1024, 269,828,096 parameters with the paper's 33,344 types.
     """
     paper = {
         "decoder_layers": 16,

@@ -1,4 +1,4 @@
-"""`fairseq-train` with one more criterion, `soft_labels`: run as a module, so that the base LM's training knows nothing of it."""
+"""`fairseq-train` with one more criterion, `soft_labels`: a program of its own, which the base LM does not use."""
 
 import logging
 from dataclasses import dataclass, field
@@ -34,7 +34,8 @@ class SoftLabelsConfig(CrossEntropyCriterionConfig):
 class SoftLabels(CrossEntropyCriterion):
     """Cross-entropy with the labels (1−λ) p_teacher + λ p_kNN in training, and with the text itself in validation.
 
-    The frozen teacher reads what the student reads. Per token the loss is −Σ_w label(w) log p_student(w), summed over the batch.
+    The frozen teacher reads what the student reads. Per token the loss is −Σ_w label(w) log p_student(w); it is summed
+    over the batch (docs/paper.md#soft-labels).
     """
 
     def __init__(self, task, cfg):
@@ -56,9 +57,7 @@ class SoftLabels(CrossEntropyCriterion):
             return super().forward(model, sample, reduce)
         real = sample["target"].ne(self.padding_idx).view(-1)
         chosen = slice(None) if bool(real.all()) else real
-        features = model(**sample["net_input"], features_only=True)[
-            0
-        ]  # what the output embedding multiplies; no dropout stands between
+        features = model(**sample["net_input"], features_only=True)[0]  # W_sm multiplies them without more dropout
         with torch.no_grad():
             teacher = self.teacher[0] = self.teacher[0].to(features.device, features.dtype)
             found = teacher(sample["net_input"]["src_tokens"], features_only=True)[0]
@@ -73,16 +72,14 @@ class SoftLabels(CrossEntropyCriterion):
         return loss, sample["ntokens"], {"loss": loss.data, **counts}
 
     def neighbours(self, sample: dict, real: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values, int64 (n, k), and weights, float16 (n, k), of a batch's tokens; refuses a batch that is not what stands at its positions."""
+        """Return values, int64 (n, k), and weights, float16 (n, k), of a batch; KnnlmError for other tokens."""
         target, real = sample["target"].cpu().view(-1), real.cpu()
-        positions = (
-            sample_positions(sample["id"].cpu(), self.tokens_per_sample, sample["target"].shape[1])
-            .view(-1)[real]
-            .numpy()
-        )
+        positions = sample_positions(sample["id"].cpu(), self.tokens_per_sample, sample["target"].shape[1])
+        positions = positions.view(-1)[real].numpy()  # (n,)
         if positions.max() >= len(self.tokens) or not np.array_equal(self.tokens[positions], target[real].numpy()):
             raise KnnlmError(
-                "the batches of fairseq are not in the order of the training tokens; this version of fairseq cuts the text differently."
+                "the batches of fairseq are not in the order of the training tokens; this version of fairseq cuts the "
+                "text differently."
             )
         values, weights = self.values[positions].astype(np.int64), self.weights[positions]
         return torch.from_numpy(values).to(device), torch.from_numpy(weights).to(device)

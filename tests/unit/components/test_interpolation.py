@@ -3,8 +3,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import pearsonr
 
-from knnlm.components.interpolation import count_words, interpolate, optimal_weight, oracle, perplexity
+from knnlm.components.interpolation import (
+    agreement,
+    correlation,
+    count_words,
+    interpolate,
+    optimal_weight,
+    oracle,
+    perplexity,
+)
 
 LOG_P = st.floats(-30, 0, width=32)
 PAIRS = st.integers(1, 40).flatmap(
@@ -126,3 +135,33 @@ def test_perplexity_is_infinite_where_a_token_has_no_mass():
 def test_perplexity_sums_float32_in_float64():
     log_p = np.full(3_000_000, -0.1, dtype=np.float32)
     assert perplexity(log_p, log_p.size) == pytest.approx(np.exp(np.float64(np.float32(0.1))), rel=1e-12)
+
+
+THREE = arrays(
+    np.float32, st.tuples(st.just(3), st.integers(3, 30)), elements=st.floats(-20, 0, width=32) | st.just(-np.inf)
+)
+
+
+def test_agreement_by_hand():
+    base = np.log([0.5, 0.5, 0.5, 0.5])
+    assert (
+        agreement(base, np.log([0.6, 0.4, 0.6, 0.5]), np.log([0.9, 0.1, 0.2, 0.6])) == 0.5
+    )  # both better, both worse; not, not: equal is not better
+
+
+@given(THREE)
+def test_agreement_with_itself_is_whole(columns):
+    assert agreement(columns[0], columns[1], columns[1]) == 1
+
+
+@given(THREE)
+def test_correlation_is_pearsons(columns):
+    base, one, other = np.exp(columns.astype(np.float64))
+    found = correlation(*columns)
+    if min(np.ptp(one - base), np.ptp(other - base)) < 1e-9:
+        return
+    assert found == pytest.approx(pearsonr(one - base, other - base).statistic, abs=1e-6)
+
+
+def test_correlation_with_what_never_changes():
+    assert np.isnan(correlation(np.zeros(4), np.zeros(4), np.log([0.1, 0.2, 0.3, 0.4])))

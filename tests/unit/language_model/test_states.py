@@ -3,11 +3,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from knnlm.components.interpolation import perplexity
+from knnlm.corpus.dictionary import END_OF_LINE
 from knnlm.corpus.windows import fixed_windows, whole_line_windows
 from knnlm.errors import KnnlmError
-from knnlm.language_model.states import extract_states, padded_source, window_batches
-from knnlm.language_model.transformer import END_OF_LINE, LanguageModel, build_model, save_model
+from knnlm.language_model.states import extract_states, log_p_in_windows, padded_source, sample_windows, window_batches
+from knnlm.language_model.transformer import LanguageModel, build_model, save_model
 
 TYPES, LONGEST, LENGTH = 60, 48, 40
 ARCHITECTURE = {"layers": 2, "width": 16, "feed_forward_width": 24, "heads": 2}
@@ -123,3 +127,42 @@ def test_unequal_windows_give_no_warning(model, tokens):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         extract_states(model, tokens, fixed_windows(LENGTH, 8, 7), with_log_p=True)
+
+
+@given(st.integers(1, 200), st.integers(1, 300), st.integers(0, 9))
+def test_a_sample_of_windows(tokens, wanted, seed):
+    windows = fixed_windows(tokens, 3, 7)
+    found = sample_windows(windows, wanted, seed)
+    scored = int((found[:, 2] - found[:, 1]).sum())
+    assert min(wanted, tokens) <= scored <= max(wanted + 7, 1)
+    assert np.array_equal(found, windows[np.isin(windows[:, 1], found[:, 1])])
+    assert np.array_equal(found, sample_windows(windows, wanted, seed))
+
+
+def test_the_same_log_p_as_window_after_window(tmp_path):
+    architecture = {
+        "layers": 1,
+        "width": 8,
+        "feed_forward_width": 12,
+        "heads": 2,
+        "dropout": 0.3,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+    }
+    (tmp_path / "dictionary.txt").write_text("".join(f"p{number} 1\n" for number in range(20)))
+    torch.manual_seed(0)
+    network = build_model(architecture, 16, str(tmp_path / "dictionary.txt"))
+    save_model(tmp_path / "model.pt", architecture, 16, network.state_dict(), tmp_path / "dictionary.txt")
+    model = LanguageModel(tmp_path / "model.pt", tmp_path / "dictionary.txt", "cpu")
+    tokens = np.random.default_rng(1).integers(2, 24, 100).astype(np.int32)
+    windows = fixed_windows(100, 9, 7)
+    gold, log_p = log_p_in_windows(model, tokens, windows, tokens_at_once=40)
+    assert sorted(gold.tolist()) == sorted(tokens.tolist())
+    assert perplexity(log_p, 100) == pytest.approx(
+        perplexity(extract_states(model, tokens, windows, with_log_p=True)[2], 100), rel=1e-5
+    )
+    part = windows[[2, 5]]
+    gold, log_p = log_p_in_windows(model, tokens, part)
+    whole = extract_states(model, tokens, windows, with_log_p=True)[2]
+    assert np.array_equal(gold, np.concatenate([tokens[14:21], tokens[35:42]]))
+    assert np.allclose(log_p, np.concatenate([whole[14:21], whole[35:42]]), atol=1e-5)

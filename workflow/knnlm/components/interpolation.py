@@ -66,6 +66,16 @@ def agreement(log_p_base: np.ndarray, log_p_one: np.ndarray, log_p_other: np.nda
     return float(np.mean((log_p_one > log_p_base) == (log_p_other > log_p_base)))
 
 
+def correlation(log_p_base: np.ndarray, log_p_one: np.ndarray, log_p_other: np.ndarray) -> float:
+    """Return Pearson's correlation of p_one − p_base and p_other − p_base over the tokens; nan where one is constant.
+
+    All are float (T,) in nats (docs/paper.md#memorisation).
+    """
+    base, one, other = (np.exp(np.asarray(log_p, np.float64)) for log_p in (log_p_base, log_p_one, log_p_other))
+    gains = np.stack([one - base, other - base])
+    return float(np.corrcoef(gains)[0, 1]) if np.ptp(gains, axis=1).all() else float("nan")
+
+
 def perplexity(log_p: np.ndarray, words: int) -> float:
     """Return the word perplexity exp(−Σ log p / words) of one split, inf where a token has no mass.
 

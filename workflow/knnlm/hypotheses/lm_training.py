@@ -8,8 +8,7 @@ from knnlm.components.interpolation import count_words, perplexity
 from knnlm.corpus.windows import fixed_windows, whole_line_windows
 from knnlm.hypotheses.inputs import SPLITS, Inputs
 from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_updates, train_until
-from knnlm.language_model.sampled_windows import log_p_in_windows, sample_windows
-from knnlm.language_model.states import extract_states
+from knnlm.language_model.states import extract_states, log_p_in_windows, sample_windows
 from knnlm.language_model.training import fairseq_command, loss_table, training_devices
 from knnlm.language_model.transformer import PLUGIN, LanguageModel, export_model, read_model
 from knnlm.storage.files import load_array, read_manifest, sha256

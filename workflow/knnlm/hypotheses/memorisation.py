@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from knnlm.components.catalogue import main_name
-from knnlm.components.interpolation import agreement
+from knnlm.components.interpolation import agreement, correlation
 from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.hypotheses.lm_training import Training, file_identity, log_p_of, parameters, train_perplexity
-from knnlm.language_model.sampled_windows import correlation
 from knnlm.language_model.transformer import write_first_checkpoint
 
 NEEDS = ("training", "model", "components")

@@ -1,4 +1,4 @@
-"""Running fairseq: which folder a training's checkpoints belong to, going on where an earlier attempt was killed, and stopping with it."""
+"""Running fairseq: a folder of checkpoints for each training, which goes on where an earlier attempt was killed."""
 
 import errno
 import json
@@ -23,17 +23,18 @@ LAST_LINES = 200  # of fairseq's output, kept in case it fails: several tracebac
 def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Path]) -> Path:
     """Return a folder named by everything that shapes the training, so that only the same training is ever resumed.
 
-    `settings` is everything that could be set otherwise, `binary` the folder of fairseq's corpus, `code` the files that fairseq loads of ours.
+    `settings` is everything that could be set otherwise, `binary` the folder of fairseq's corpus, `code` our files that
+    fairseq loads.
     """
     corpus = [sha256(binary / name) for name in ("train.bin", "valid.bin", "dict.txt")]
     return parent / identity_name([settings, corpus, [path.read_text(encoding="utf-8") for path in code]])
 
 
 def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
-    """Train to this number of updates, from where the checkpoints in the folder end; do nothing where they are there already.
+    """Train to this number of updates, from where the checkpoints in the folder end; do nothing if they are there.
 
-    Where another job is at it, as on a cluster one whose Snakemake has died may be, it is waited for. Raises KnnlmError where fairseq fails, and
-    where the records of what the checkpoints have behind them are missing or damaged.
+    Wait for another job that writes them: on a cluster, one may outlive its Snakemake. Raises KnnlmError where fairseq
+    fails, and where the records of the updates behind the checkpoints are missing or damaged.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     with locked(
@@ -50,7 +51,7 @@ def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
 
 
 def history(checkpoints: Path) -> list[dict]:
-    """Return the records of a training (`knnlm.language_model.training.COLUMNS`) in the order in which they came.
+    """Return the records of a training (`knnlm.language_model.training.COLUMNS`), the earliest first.
 
     Raises KnnlmError, naming the folder, where they are missing or damaged: fairseq's checkpoints do not hold them.
     """
@@ -67,10 +68,11 @@ def history(checkpoints: Path) -> list[dict]:
 
 
 def saved_updates(checkpoints: Path) -> int:
-    """Return the number of updates that a resumed training starts from, and see that it can: fairseq does not write every checkpoint atomically.
+    """Return the number of updates that a resumed training starts from, and see that it can.
 
-    It writes the first of checkpoint_{epoch}_{updates}.pt, checkpoint_best.pt and checkpoint_last.pt atomically and then copies it to the others, the
-    last at the end. Where a crash cut that copy short, the newest of the others is what it was made from.
+    fairseq writes the first of checkpoint_{epoch}_{updates}.pt, checkpoint_best.pt and checkpoint_last.pt atomically,
+    but then copies it to the others, checkpoint_last.pt at the end. Where a crash has cut this copy short, it is made
+    again from the newest of the others.
     """
     from knnlm.language_model.transformer import trained_updates
 
@@ -90,7 +92,7 @@ def saved_updates(checkpoints: Path) -> int:
 
 
 def drop_unfinished_checkpoints(checkpoints: Path) -> None:
-    """Give back the room of what fairseq has not written whole; an empty checkpoint_last.pt stays, for `saved_updates` to look at the others."""
+    """Delete what fairseq has not written whole; an empty checkpoint_last.pt stays, for `saved_updates` to mend."""
     from knnlm.language_model.transformer import trained_updates
 
     for path in [*checkpoints.glob("checkpoint*.pt"), *checkpoints.glob("*.tmp")]:
@@ -118,10 +120,8 @@ def train(command: list[str], history: Path) -> None:
                 records.write(json.dumps(row) + "\n")
                 records.flush()
                 rate = f", {row['tokens_per_second']:.0f} tokens/s" if row["split"] == "train" else ""
-                print(
-                    f"training: update {row['update']}, {row['split']} loss {row['loss']:.3f} nats per BPE token{rate}",
-                    flush=True,
-                )
+                loss = f"{row['split']} loss {row['loss']:.3f} nats per BPE token{rate}"
+                print(f"training: update {row['update']}, {loss}", flush=True)
         except BaseException:
             process.kill()
             raise
@@ -130,7 +130,7 @@ def train(command: list[str], history: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return fairseq's environment: it finds our modules, and PyTorch reads its checkpoints without unpickling code, whatever ours says of that."""
+    """Return fairseq's environment: it finds our modules, and PyTorch reads checkpoints without unpickling code."""
     inherited = {name: value for name, value in os.environ.items() if name != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
     path = os.pathsep.join(filter(None, [str(LIBRARY), inherited.get("PYTHONPATH")]))
     return inherited | {"PYTHONPATH": path, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
@@ -144,19 +144,22 @@ def drop_unfinished_line(path: Path) -> None:
 
 
 def failure(status: int, text: str, checkpoints: Path) -> Exception:
-    """Return the error that tells why fairseq ended with this exit status and these last words."""
+    """Return the error that says why fairseq ended with this exit status and these last words."""
     if "FloatingPointError" in text:
         return KnnlmError(
-            "the gradients are not finite; lower lm.training.learning_rate or set a lower lm.training.clip_norm (0 clips nothing)."
+            "the gradients are not finite; lower lm.training.learning_rate or set a lower lm.training.clip_norm "
+            "(0 clips nothing)."
         )
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in text:
             return OSError(number, os.strerror(number), str(checkpoints))
-    again = "run the same command again with more memory, and the training goes on from its last checkpoint, or lower lm.training.batch_samples."
+    again = (
+        "run the same command again with more memory, and the training goes on from its last checkpoint, "
+        "or lower lm.training.batch_samples."
+    )
     if status < 0:
-        return KnnlmError(
-            f"fairseq-train was killed by {signal.Signals(-status).name}, perhaps for want of memory; {again}"
-        )
+        name = signal.Signals(-status).name
+        return KnnlmError(f"fairseq-train was killed by {name}, perhaps for want of memory; {again}")
     if OUT_OF_MEMORY.search(text):
         return KnnlmError(f"fairseq-train ran out of memory; {again}")
     return KnnlmError(f"fairseq-train ended with status {status}: {reason_in(text)}")

@@ -1,13 +1,13 @@
-"""Soft labels: a teacher's distribution, mixed with that of stored neighbours, as what a student learns (the paper's soft-label hypothesis)."""
+"""Soft labels: a student learns a teacher's distribution mixed with the neighbours' (docs/paper.md#soft-labels)."""
 
 import numpy as np
 import torch
 
-TILE_ROWS = 512  # few enough for their logits to stay in the cache, many enough for adding to the (V, width) gradient to cost little
+TILE_ROWS = 512  # their logits stay in the cache, and adding to the (V, width) gradient costs little
 
 
 class SoftCrossEntropy(torch.autograd.Function):
-    """Cross-entropy with the labels of `label_distribution`, and its gradient by hand, a tile of rows at a time: nothing of size (n, V) is kept."""
+    """Cross-entropy with the labels of `label_distribution`, with a gradient by hand: no array of (n, V) is kept."""
 
     @staticmethod
     def forward(
@@ -21,9 +21,10 @@ class SoftCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         """Return −Σ_w label(w) log p(w) in nats, summed over the rows; float32, or float64 for float64 features.
 
-        features (n, width) and output_embedding (V, width) are the student's; the gradient is by these two. teacher: the same of the teacher, which
-        may have another width. neighbours: values and weights as in `label_distribution`. The logits are products in the features' dtype, all else is
-        in that of the loss: in float16, what a loss scale will multiply would underflow before.
+        features (n, width) and output_embedding (V, width) are the student's, and the gradient is by these two.
+        teacher: the same of the teacher, which may have another width. neighbours: values and weights as in
+        `label_distribution`. The logits are products in the features' dtype; all else has the loss's dtype, because
+        float16 would underflow before a loss scale multiplies it.
         """
         exact = torch.promote_types(features.dtype, torch.float32)
         ctx.dtype, shape = features.dtype, (tile_rows, len(output_embedding))
@@ -34,17 +35,16 @@ class SoftCrossEntropy(torch.autograd.Function):
         for begin in range(0, len(features), tile_rows):
             rows = slice(begin, min(begin + tile_rows, len(features)))
             size = rows.stop - begin
-            labels = torch.mm(teacher[0][rows], teacher[1].T, out=teacher_buffer[:size]).to(exact)
+            labels = torch.mm(teacher[0][rows], teacher[1].T, out=teacher_buffer[:size]).to(exact)  # (rows, V)
             label_distribution(labels, *(part[rows] for part in neighbours or ()), knn_weight=knn_weight, out=labels)
-            logits = torch.mm(features[rows], output_embedding.T, out=buffer[:size]).to(exact)
-            best, expected = logits.amax(1), torch.linalg.vecdot(labels, logits)
+            logits = torch.mm(features[rows], output_embedding.T, out=buffer[:size]).to(exact)  # (rows, V)
+            best, expected = logits.amax(1), torch.linalg.vecdot(labels, logits)  # (rows,)
             p = torch.softmax(logits, 1, out=logits)
-            loss += (
-                best - p.amax(1).log_() - expected
-            ).sum()  # log Σ exp of a row is its best logit less log of the best p
-            p -= labels
-            torch.mm(p, embedding_exact, out=slopes[0][rows])
-            slopes[1].addmm_(p.T, rows_exact[rows])
+            # log Σ exp of a row is its best logit less the log of the best p.
+            loss += (best - p.amax(1).log_() - expected).sum()
+            p -= labels  # the slope by the logits, (rows, V)
+            torch.mm(p, embedding_exact, out=slopes[0][rows])  # (rows, width)
+            slopes[1].addmm_(p.T, rows_exact[rows])  # (V, width)
         ctx.save_for_backward(*slopes)
         return loss
 
@@ -62,10 +62,11 @@ def label_distribution(
     knn_weight: float = 0.0,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the labels (1−λ) p_teacher + λ p_kNN, (n, V) of the teacher's dtype, for λ = `knn_weight`; in `out`, which may be `teacher`, if given.
+    """Return the labels (1−λ) p_teacher + λ p_kNN, (n, V) of the teacher's dtype, for λ = `knn_weight`.
 
-    teacher: logits, float32 or float64 (n, V). values: int64 (n, k), the tokens of the neighbours; weights: float (n, k), p_kNN of each up to a factor.
-    Where all weights are 0 there are no neighbours, and p_teacher is all there is; so it is everywhere if `values` is None.
+    teacher: logits, float32 or float64 (n, V). values: int64 (n, k), the tokens of the neighbours; weights: float
+    (n, k), p_kNN of each up to a factor. A row without neighbours has weights of 0, and p_teacher as its label; so has
+    every row if `values` is None. The labels are written to `out` if it is given, which may be `teacher`.
     """
     labels = torch.softmax(teacher, 1, out=out)
     if values is None or weights is None:
@@ -77,15 +78,18 @@ def label_distribution(
 
 
 def sample_positions(samples: torch.Tensor, tokens_per_sample: int, longest: int) -> torch.Tensor:
-    """Return the corpus position of every target of a batch, int64 (n, longest), as fairseq cuts a text in break mode `none`.
+    """Return the corpus position of every target of a batch, int64 (n, longest), in fairseq's break mode `none`.
 
-    samples: int64 (n,), fairseq's ids; sample i begins at i·tokens_per_sample. Behind the last token of the text the positions go on.
+    samples: int64 (n,), fairseq's ids; sample i begins at i·tokens_per_sample. Positions go on behind the text's end.
     """
     return samples[:, None] * tokens_per_sample + torch.arange(longest)
 
 
 def neighbour_weights(similarities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return p_kNN of each neighbour, softmax(s/τ), float16 (n, k) (§4.1); 0 where there is none. similarities: float32 (n, k), −inf for none."""
+    """Return p_kNN of each neighbour, softmax(s/τ) (docs/paper.md#knn-lm): float16 (n, k), 0 where there is none.
+
+    similarities: float32 (n, k), −inf for none.
+    """
     best = np.maximum(similarities.max(axis=1, keepdims=True), np.finfo(np.float32).min)
     weights = np.exp((similarities - best) / np.float32(temperature))
     return (weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)).astype(np.float16)

@@ -1,12 +1,13 @@
-"""Hidden states of a text, window by window: the one place where the language model runs over a corpus."""
+"""Hidden states and log-probabilities of a text, window by window: only here the language model runs on one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
+from knnlm.corpus.dictionary import END_OF_LINE
 from knnlm.errors import KnnlmError
-from knnlm.language_model.transformer import END_OF_LINE, LanguageModel
+from knnlm.language_model.transformer import LanguageModel
 from knnlm.running.progress import progress
 
 
@@ -22,9 +23,10 @@ def window_batches(windows: np.ndarray, tokens_at_once: int) -> Iterator[np.ndar
 
 
 def padded_source(tokens: np.ndarray, windows: np.ndarray) -> torch.Tensor:
-    """Return the model's input for windows (n, 3): int64 (n, longest), the token before each position; before the first stands `</s>`.
+    """Return the model's input for windows (n, 3): int64 (n, longest), the token before each position.
 
-    Rows are filled up with `</s>` too: attention is causal, so what follows a window does not matter, and no mask is needed.
+    `</s>` stands before the first token, and fills up the rows: attention is causal, so what follows a window does not
+    matter, and no mask is needed.
     """
     longest = int((windows[:, 2] - windows[:, 0]).max())
     source = np.full((len(windows), longest), END_OF_LINE, dtype=np.int64)
@@ -36,42 +38,73 @@ def padded_source(tokens: np.ndarray, windows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(source)
 
 
+def scored_states(
+    model: LanguageModel, tokens: np.ndarray, batches: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Run the LM on batches of windows (m, 3); yield the positions that each batch scores, and `att` and `ffn` there.
+
+    positions: int64 (rows,); att and ffn: float32 (rows, width), on the model's device.
+    """
+    for batch in batches:
+        states = model.states(padded_source(tokens, batch))  # att and ffn, (m, longest, width) each
+        scored = [slice(begin - context, end - context) for context, begin, end in batch.tolist()]
+        att, ffn = (torch.cat([row[inside] for row, inside in zip(of, scored, strict=True)]) for of in states)
+        yield np.concatenate([np.arange(begin, end) for _, begin, end in batch.tolist()]), att, ffn
+
+
 def extract_states(
     model: LanguageModel, tokens: np.ndarray, windows: np.ndarray, tokens_at_once: int = 4096, with_log_p: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Run the LM over consecutive `windows` of `tokens` and return the states of every scored position, in the order of the text.
+    """Run the LM over consecutive `windows` of `tokens`; return the states of every scored position, in text order.
 
-    Returns `att` and `ffn`, float16 (rows, width), and log p_LM of each token, float32 (rows,) in nats, or None without `with_log_p`. Row 0
-    belongs to the first window's `begin`. Memory: the states of these windows and one batch. Raises KnnlmError if a window is longer than
-    the model reads or a state does not fit float16.
+    Returns `att` and `ffn`, float16 (rows, width), and log p_LM of each token, float32 (rows,) in nats, or None without
+    `with_log_p`. Row 0 belongs to the first window's `begin`. Memory: the states of these windows and one batch. Raises
+    KnnlmError if a window is longer than the model reads or a state does not fit float16.
     """
     if int((windows[:, 2] - windows[:, 0]).max()) > model.longest_input:
         raise KnnlmError(
-            f"config key windows: context + new is more than the {model.longest_input} tokens that the model was trained on."
+            f"config key windows: context + new is more than the {model.longest_input} tokens that the model was "
+            "trained on."
         )
     offset, rows = int(windows[0, 1]), int(windows[-1, 2] - windows[0, 1])
     att, ffn = (np.empty((rows, model.width), dtype=np.float16) for _ in range(2))
     log_p = np.empty(rows, dtype=np.float32) if with_log_p else None
     batches = list(window_batches(windows, tokens_at_once))
-    for batch in progress(batches, "states"):
-        batch_att, batch_ffn = model.states(padded_source(tokens, batch))
-        places = [
-            (row, slice(b - c, e - c), slice(b - offset, e - offset)) for row, (c, b, e) in enumerate(batch.tolist())
-        ]
-        for row, inside, outside in places:
-            att[outside] = batch_att[row, inside].to(torch.float16).cpu().numpy()
-            ffn[outside] = batch_ffn[row, inside].to(torch.float16).cpu().numpy()
+    for positions, of_att, of_ffn in scored_states(model, tokens, progress(batches, "states")):
+        att[positions - offset] = of_att.to(torch.float16).cpu().numpy()
+        ffn[positions - offset] = of_ffn.to(torch.float16).cpu().numpy()
         if log_p is not None:
-            features = torch.cat([batch_ffn[row, inside] for row, inside, _ in places])
-            targets = np.concatenate(
-                [tokens[outside.start + offset : outside.stop + offset] for _, _, outside in places]
-            ).astype(np.int64)
-            scores = model.log_probabilities(features, torch.from_numpy(targets)).cpu().numpy()
-            sizes = [outside.stop - outside.start for _, _, outside in places]
-            for (_, _, outside), part in zip(places, np.split(scores, np.cumsum(sizes)[:-1]), strict=True):
-                log_p[outside] = part
+            log_p[positions - offset] = log_p_of(model, of_ffn, tokens[positions])
     if not (np.isfinite(att).all() and np.isfinite(ffn).all()):
         raise KnnlmError(
             "the LM's hidden states do not fit float16 (not finite); train it with a smaller lm.training.learning_rate."
         )
     return att, ffn, log_p
+
+
+def log_p_of(model: LanguageModel, ffn: torch.Tensor, gold: np.ndarray) -> np.ndarray:
+    """Return the LM's log p of the tokens `gold`, int (rows,), at `ffn` (rows, width): float32 (rows,) in nats."""
+    return model.log_probabilities(ffn, torch.from_numpy(gold.astype(np.int64))).cpu().numpy()
+
+
+def log_p_in_windows(
+    model: LanguageModel, tokens: np.ndarray, windows: np.ndarray, tokens_at_once: int = 4096
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens that any windows (m, 3) score, int32 (n,), and the LM's log p of each, float32 (n,) in nats.
+
+    They stand in no special order.
+    """
+    found = [
+        (tokens[positions], log_p_of(model, ffn, tokens[positions]))
+        for positions, _, ffn in scored_states(model, tokens, window_batches(windows, tokens_at_once))
+    ]
+    gold, log_p = map(np.concatenate, zip(*found, strict=True))
+    return gold, log_p
+
+
+def sample_windows(windows: np.ndarray, tokens: int, seed: int) -> np.ndarray:
+    """Return a random choice of the windows (m, 3), in their order, with about this many scored tokens, or all."""
+    sizes = windows[:, 2] - windows[:, 1]
+    order = np.random.default_rng(seed).permutation(len(windows))
+    count = int(np.searchsorted(np.cumsum(sizes[order]), tokens)) + 1
+    return windows[np.sort(order[:count])]

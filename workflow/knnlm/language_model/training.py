@@ -20,9 +20,9 @@ NEVER = 10**9  # epochs: validation and checkpoints are counted in updates
 
 @dataclass(frozen=True)
 class Devices:
-    """What an LM is trained on: GPUs (0: the CPU), the nodes that they are spread over evenly, and each node's CPU threads.
+    """What an LM is trained on: GPUs (0: the CPU), the nodes that share them evenly, and each node's CPU threads.
 
-    `port` is where the nodes meet, on the first of them; one node needs none.
+    The nodes meet at `port` of the first of them; one node needs none.
     """
 
     gpus: int = 0
@@ -32,27 +32,21 @@ class Devices:
 
     @property
     def launcher(self) -> list[str]:
-        """What stands before the call: on several nodes Slurm starts it once on each, and fairseq learns from Slurm's variables which node it is on."""
+        """The beginning of the call: Slurm starts it on each of several nodes, and fairseq finds out on which it is."""
         if self.nodes == 1:
             return []
-        return [
-            "srun",
-            f"--nodes={self.nodes}",
-            f"--ntasks={self.nodes}",
-            "--ntasks-per-node=1",
-            f"--cpus-per-task={self.threads}",
-            "--kill-on-bad-exit=1",
-        ]
+        each = f"--ntasks-per-node=1 --cpus-per-task={self.threads} --kill-on-bad-exit=1"
+        return f"srun --nodes={self.nodes} --ntasks={self.nodes} {each}".split()
 
     def passes(self, accumulate: int) -> int:
-        """Return how many of an update's forward passes are those of one device: the update is the same on any number of GPUs.
+        """Return how many of an update's forward passes one device makes; the update is the same on any number of GPUs.
 
         Raises KnnlmError if the devices cannot share them evenly.
         """
         if accumulate % max(self.gpus, 1):
             raise KnnlmError(
-                f"config key lm.training.accumulate: the {accumulate} passes of an update cannot be shared evenly by {self.gpus} GPUs; "
-                "make it a multiple of them or give other GPUs."
+                f"config key lm.training.accumulate: the {accumulate} passes of an update cannot be shared evenly by "
+                f"{self.gpus} GPUs; make it a multiple of them or give other GPUs."
             )
         return accumulate // max(self.gpus, 1)
 
@@ -66,7 +60,8 @@ def training_devices(job: Job) -> Devices:
         return Devices(of_node, threads=job.threads)
     if (number := os.environ.get("SLURM_JOB_ID")) is None:
         raise KnnlmError(
-            f"config key resources.training_nodes: {nodes} nodes need Slurm, and this is no Slurm job; set it to 1 or use workflow/profiles/slurm."
+            f"config key resources.training_nodes: {nodes} nodes need Slurm, and this is no Slurm job; set it to 1 or "
+            "use workflow/profiles/slurm."
         )
     return Devices(of_node * nodes, nodes, job.threads, port=10000 + int(number) % 50000)
 
@@ -82,14 +77,16 @@ def fairseq_command(
     program: str = "fairseq_cli.train",
     more_options: dict[str, object] | None = None,
 ) -> list[str]:
-    """Return the `fairseq-train` call for these settings (paper: spec §1.1 and §1.2); raises KnnlmError where the devices cannot do them.
+    """Return the `fairseq-train` call for these settings; the paper's are in `docs/paper.md#base-lm`.
 
-    Started again after a crash, the same call goes on from `checkpoint_last.pt` in `checkpoints`. `program` is a module that does what
-    `fairseq_cli.train` does; `more_options` are those of fairseq that the base LM's training leaves out.
+    Started again after a crash, the same call goes on from `checkpoint_last.pt` in `checkpoints`. `program` is a module
+    that does what `fairseq_cli.train` does; `more_options` are those of fairseq that the base LM's training leaves out.
+    Raises KnnlmError where the devices cannot do what is set.
     """
     if training["fp16"] and not devices.gpus:
         raise KnnlmError(
-            "config key lm.training.fp16: float16 training needs a GPU, but this job has none; set it to false or give GPUs."
+            "config key lm.training.fp16: float16 training needs a GPU, but this job has none; set it to false or "
+            "give GPUs."
         )
     period = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
     options = {
@@ -137,8 +134,7 @@ def fairseq_command(
         options["momentum"] = training["momentum"]
     if devices.nodes > 1:
         options["distributed-port"] = devices.port
-    flags = ["--no-epoch-checkpoints", "--fp16"] if training["fp16"] else ["--no-epoch-checkpoints"]
-    flags += [] if devices.gpus else ["--cpu"]
+    flags = ["--no-epoch-checkpoints", *["--fp16"] * training["fp16"], *["--cpu"] * (not devices.gpus)]
     pairs = [str(part) for name, value in {**options, **(more_options or {})}.items() for part in (f"--{name}", value)]
     return [*devices.launcher, sys.executable, "-m", program, str(binary), *pairs, *flags]
 
@@ -161,18 +157,15 @@ def parse_log(lines: Iterable[str]) -> Iterator[dict]:
         update = int(record[f"{prefix}num_updates"])
         if not math.isfinite(loss):
             raise KnnlmError(
-                f"the {split} loss is {loss} at update {update}; lower lm.training.learning_rate, set a lower lm.training.clip_norm "
-                "(0 clips nothing) or raise lm.training.warmup_updates."
+                f"the {split} loss is {loss} at update {update}; lower lm.training.learning_rate, set a lower "
+                "lm.training.clip_norm (0 clips nothing) or raise lm.training.warmup_updates."
             )
         rates = [float(record["lr"]), float(record["wps"])] if split == "train" else [math.nan, math.nan]
-        yield dict(
-            zip(COLUMNS, [update, int(record["epoch"]), split, loss, math.exp(min(loss, 700)), *rates], strict=True)
-        )
+        row = [update, int(record["epoch"]), split, loss, math.exp(min(loss, 700)), *rates]
+        yield dict(zip(COLUMNS, row, strict=True))
 
 
 def loss_table(rows: Iterable[dict]) -> pd.DataFrame:
     """Return the loss curve sorted by update; where a resumed run repeats updates, the later record counts."""
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    return (
-        table.drop_duplicates(["split", "update"], keep="last").sort_values(["split", "update"]).reset_index(drop=True)
-    )
+    table = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["split", "update"], keep="last")
+    return table.sort_values(["split", "update"]).reset_index(drop=True)

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from knnlm.components.head_training import training_precision
+from knnlm.corpus.dictionary import END_OF_LINE
 from knnlm.cost.sizes import Run, forward_flops, tokens_per_update
 from knnlm.cost.stages import training
 from knnlm.language_model.fairseq_runs import history, train_until
 from knnlm.language_model.training import Devices, fairseq_command
-from knnlm.language_model.transformer import END_OF_LINE, PLUGIN
+from knnlm.language_model.transformer import PLUGIN
 from knnlm.performance.bench import Bench, Measured, row, seconds_of
 from knnlm.performance.language_model import forward_products, multiplying, random_tokens
 from knnlm.performance.machine import memory_of
