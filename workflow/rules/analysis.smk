@@ -226,5 +226,5 @@ rule plan:
         rates=measured_rates,
         logs=placed(f"results/{config['name']}/logs"),
     shell:
-        "logged {log} python -m knnlm.steps plan --settings {params.settings:q} --table {params.table} --manifest {params.counted}"
+        "logged {log} python -m knnlm.steps plan --settings {params.settings:q} --table {params.table} --manifest {params.counted:q}"
         " --rates {params.rates:q} --logs {params.logs:q}"

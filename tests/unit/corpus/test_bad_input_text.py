@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.corpus import SPLITS
 from knnlm.corpus.dictionary import CONTINUATION
 from knnlm.corpus.download import wikitext103
-from knnlm.corpus.text import read_lines
+from knnlm.corpus.text import SPLITS, read_lines
 from knnlm.corpus.tokenise import tokenise as tokenise_line
 from knnlm.errors import KnnlmError
 from knnlm.steps import bpe, corpus_text, tokenise

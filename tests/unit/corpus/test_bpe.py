@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from knnlm.corpus import SPLITS, bpe, dictionary, sotu
+from knnlm.corpus import bpe, dictionary, sotu
+from knnlm.corpus.text import SPLITS
 from knnlm.corpus.tokenise import tokenise
 from knnlm.errors import KnnlmError
 from knnlm.steps import bpe as step

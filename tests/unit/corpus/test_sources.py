@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.corpus import SPLITS, download, sotu, sources, text
+from knnlm.corpus import download, sotu, sources, text
+from knnlm.corpus.text import SPLITS
 from knnlm.errors import KnnlmError
 from knnlm.steps import corpus_text
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from knnlm.config.corpus import most_training_tokens, problems, text_files
-from knnlm.corpus import SPLITS, text
+from knnlm.corpus import text
 from knnlm.corpus.sources import text_folder
+from knnlm.corpus.text import SPLITS
 from knnlm.errors import KnnlmError
 
 SECTION = {"valid_fraction": 0.1, "test_fraction": 0.1, "endings": [".txt", ".md"]} | dict.fromkeys(SPLITS)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacremoses import MosesTokenizer
 
-from knnlm.corpus import SPLITS, sotu, tokenise
+from knnlm.corpus import sotu, tokenise
+from knnlm.corpus.text import SPLITS
 from knnlm.steps import tokenise as step
 from knnlm.storage.files import read_manifest, write_manifest
 

@@ -159,7 +159,7 @@ def decide(points: np.ndarray, types: np.ndarray, h: np.ndarray, processes: int)
     if processes < 2 or len(types) < 2:
         return np.array([linear_program(points, *pair) for pair in zip(types, h, strict=True)], dtype=np.int8)
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, initializer=die_with_parent) as pool:
-        np.save(file := Path(folder, "points.npy"), points)
+        np.save(file := Path(folder, "points.npy"), points, allow_pickle=False)
         return np.array(list(pool.map(partial(_program_of_file, file), types, h, chunksize=4)), dtype=np.int8)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from knnlm.config.values import shown, unfit_character
 from knnlm.corpus import sotu
-from knnlm.corpus.text import folder_files
+from knnlm.corpus.text import SPLITS, folder_files
 from knnlm.errors import KnnlmError
 
 LONGEST_PATH = 300  # characters that a sentence shows
@@ -67,7 +67,7 @@ def text_files(corpus: dict) -> list[str]:
         return []
     if text["folder"]:
         return list(map(str, folder_files(text["folder"], text["endings"])))
-    return [text[split] for split in sotu.SPLITS]
+    return [text[split] for split in SPLITS]
 
 
 def problems(config: dict) -> Iterator[tuple[str, str]]:
@@ -91,7 +91,7 @@ def _sotu_problems(section: dict) -> Iterator[tuple[str, str]]:
         yield "corpus.sotu.test", f"{test} is corpus.sotu.valid too; choose two different remainders."
     if (addresses := sotu.addresses(section)) is not None:
         have = {address.split for address in addresses}
-        for split, key in zip(sotu.SPLITS, ("period", "valid", "test"), strict=True):
+        for split, key in zip(SPLITS, ("period", "valid", "test"), strict=True):
             if split not in have:
                 problem = f"no address of the chosen years and kinds falls into the {split} split"
                 yield f"corpus.sotu.{key}", f"{problem}; choose other years or remainders."
@@ -99,7 +99,7 @@ def _sotu_problems(section: dict) -> Iterator[tuple[str, str]]:
 
 def _folder_problems(text: dict) -> Iterator[tuple[str, str]]:
     folder, key, endings = text["folder"], "corpus.text.folder", " or ".join(text["endings"])
-    for split in sotu.SPLITS:
+    for split in SPLITS:
         if text[split] is not None:
             problem = "a file and corpus.text.folder are given; give either three files or one folder."
             yield f"corpus.text.{split}", problem
@@ -109,7 +109,7 @@ def _folder_problems(text: dict) -> Iterator[tuple[str, str]]:
     for file in files:
         if problem := path_problem(str(file), stat.S_ISREG, "a file"):
             yield key, problem
-    if (filled := sum(file.stat().st_size > 0 for file in files)) < len(sotu.SPLITS):
+    if (filled := sum(file.stat().st_size > 0 for file in files)) < len(SPLITS):
         problem = f"{folder} has {filled} {endings} files with text, but each of three splits needs one"
         yield key, f"{problem}; add files, or correct corpus.text.endings."
     if text["valid_fraction"] + text["test_fraction"] >= 1:
@@ -118,7 +118,7 @@ def _folder_problems(text: dict) -> Iterator[tuple[str, str]]:
 
 
 def _file_problems(text: dict) -> Iterator[tuple[str, str]]:
-    for number, split in enumerate(sotu.SPLITS):
+    for number, split in enumerate(SPLITS):
         key, path = f"corpus.text.{split}", text[split]
         if path is None:
             yield key, "no file is given; give train, valid and test, or folder."
@@ -126,7 +126,7 @@ def _file_problems(text: dict) -> Iterator[tuple[str, str]]:
             yield key, problem
         if os.stat(path).st_size == 0:
             yield key, f"{shown(path, LONGEST_PATH)} is empty; give a file with text in it."
-        if any(os.path.samefile(path, text[other]) for other in sotu.SPLITS[:number]):
+        if any(os.path.samefile(path, text[other]) for other in SPLITS[:number]):
             yield key, f"{path} is given for another split too; give three different files."
 
 

@@ -1,4 +1,1 @@
 """Text in, token ids out: text → words (`tokenise`) → pieces (`bpe`) → ids (`binary`), read in `windows`."""
-
-SPLITS = ("train", "valid", "test")
-EVALUATION_SPLITS = SPLITS[1:]

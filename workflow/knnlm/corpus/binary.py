@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.corpus import SPLITS
 from knnlm.corpus.dictionary import CONTINUATION, read_pieces
+from knnlm.corpus.text import SPLITS
 from knnlm.errors import KnnlmError
 from knnlm.running.processes import die_with_parent, reason_in
 from knnlm.storage.files import load_array

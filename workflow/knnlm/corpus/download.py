@@ -9,8 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from knnlm.corpus import SPLITS
-from knnlm.corpus.text import Splits, decode, divide
+from knnlm.corpus.text import SPLITS, Splits, decode, divide
 from knnlm.errors import KnnlmError
 from knnlm.running.progress import progress
 from knnlm.storage.files import atomic, sha256

@@ -9,8 +9,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.corpus import SPLITS
-from knnlm.corpus.text import Document, Splits, decode
+from knnlm.corpus.text import SPLITS, Document, Splits, decode
 from knnlm.errors import KnnlmError
 from knnlm.storage.tables import read_rows
 

@@ -11,9 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.corpus import EVALUATION_SPLITS, SPLITS, sotu
+from knnlm.corpus import sotu
 from knnlm.corpus.download import wikitext103
-from knnlm.corpus.text import Document, EmptyTextError, Splits, divide, folder_files, read_lines
+from knnlm.corpus.text import (
+    EVALUATION_SPLITS,
+    SPLITS,
+    Document,
+    EmptyTextError,
+    Splits,
+    divide,
+    folder_files,
+    read_lines,
+)
 from knnlm.errors import KnnlmError
 
 NAMED = 5  # of the files that are left out, those that a warning names

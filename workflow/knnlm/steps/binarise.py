@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.corpus import SPLITS
 from knnlm.corpus.binary import continuation_of, preprocess, read_split, unfinished_folder
 from knnlm.corpus.dictionary import UNKNOWN_ID
+from knnlm.corpus.text import SPLITS
 from knnlm.storage.files import read_manifest, save_array, write_manifest
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from knnlm.corpus import SPLITS
 from knnlm.corpus.sources import document_offsets, lines_of, load, warn
+from knnlm.corpus.text import SPLITS
 from knnlm.storage.files import atomic, save_array, write_manifest
 
 
