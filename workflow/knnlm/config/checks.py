@@ -34,19 +34,20 @@ def check(config: dict, schema: dict) -> None:
 
 
 def check_combinations(config: dict) -> None:
-    """Check that the values of a config, defaults filled, fit each other and the text; raises KnnlmError, naming the key of the first problem."""
+    """Check that the values of a complete config fit each other and the text; raises KnnlmError, naming the first problem's key."""
     for check_of in CHECKS:
         for key, problem in check_of(config):
             _refuse(key, problem)
 
 
 def warnings(config: dict) -> Iterator[str]:
-    """Yield a line for what the size of the text makes doubtful, and counting its tokens may refuse; the config is complete."""
+    """Yield a line for what the size of the text makes doubtful; counting its tokens may refuse it. The config is complete."""
     if training_bytes(config) is None:
         return
     tokens, counts = text_of(config).likely, config["corpus"]["token_counts"]
     if counts and not tokens / DOUBTFUL < counts["train"] < tokens * DOUBTFUL:
-        yield f"corpus.token_counts.train: is {counts['train']}, but a text of this size has about {tokens} BPE tokens; correct it."
+        problem = f"{counts['train']} is given, but a text of this size has about {tokens} BPE tokens"
+        yield f"corpus.token_counts.train: {problem}; correct it."
     for stage in text_limits.CHECKS:
         for key, problem in text_limits.problems(stage, config, tokens, "about"):
             yield f"{key}: will probably be refused when the tokens are counted: {problem}"
@@ -58,58 +59,39 @@ def _refuse(key: str, problem: str) -> None:
 
 def _lm_problems(config: dict) -> Problems:
     architecture, training = config["lm"]["architecture"], config["lm"]["training"]
-    width, heads = architecture["width"], architecture["heads"]
+    width, heads, updates = architecture["width"], architecture["heads"], training["updates"]
     if width % heads:
-        yield (
-            "lm.architecture.heads",
-            f"{heads} does not divide lm.architecture.width ({width}); choose a divisor of {width}.",
-        )
+        problem = f"{heads} does not divide lm.architecture.width ({width})"
+        yield "lm.architecture.heads", f"{problem}; choose a divisor of {width}."
     if width % 2:
         yield "lm.architecture.width", f"{width} is odd, but sinusoidal positions are pairs; choose an even width."
     for name in ("minimum_learning_rate", "warmup_initial_learning_rate"):
-        if training[name] > training["learning_rate"]:
-            yield (
-                f"lm.training.{name}",
-                f"{training[name]} is above lm.training.learning_rate ({training['learning_rate']}); lower it.",
-            )
-    if training["warmup_updates"] > training["updates"]:
-        yield (
-            "lm.training.warmup_updates",
-            f"{training['warmup_updates']} is more than lm.training.updates ({training['updates']}); lower it.",
-        )
+        if training[name] > (highest := training["learning_rate"]):
+            yield f"lm.training.{name}", f"{training[name]} is above lm.training.learning_rate ({highest}); lower it."
+    if (warmup := training["warmup_updates"]) > updates:
+        yield "lm.training.warmup_updates", f"{warmup} is more than lm.training.updates ({updates}); lower it."
     if training["fp16"] and config["resources"]["training_gpus"] == 0:
-        yield (
-            "lm.training.fp16",
-            "float16 training needs a GPU, but resources.training_gpus is 0; set fp16 to false or give GPUs.",
-        )
+        problem = "float16 training needs a GPU, but resources.training_gpus is 0"
+        yield "lm.training.fp16", f"{problem}; set fp16 to false or give GPUs."
+    longest = training["tokens_per_sample"]
+    for name, window in config["windows"].items():
+        if (total := window["context"] + window["new"]) > longest:
+            problem = f"context + new is {total}, more than lm.training.tokens_per_sample ({longest})"
+            yield f"windows.{name}", f"{problem}; lower one of them."
 
 
 def _resource_problems(config: dict) -> Problems:
-    gpus, nodes, accumulate = (
-        config["resources"]["training_gpus"],
-        config["resources"]["training_nodes"],
-        config["lm"]["training"]["accumulate"],
-    )
-    if accumulate % max(gpus, 1):
-        yield (
-            "lm.training.accumulate",
-            f"{accumulate} passes cannot be shared evenly by resources.training_gpus ({gpus}); choose a multiple of {gpus}.",
-        )
+    gpus, nodes = (config["resources"][f"training_{what}"] for what in ("gpus", "nodes"))
+    if (accumulate := config["lm"]["training"]["accumulate"]) % max(gpus, 1):
+        problem = f"{accumulate} passes cannot be shared evenly by resources.training_gpus ({gpus})"
+        yield "lm.training.accumulate", f"{problem}; choose a multiple of {gpus}."
     if gpus % nodes or (nodes > 1 and not gpus):
-        yield (
-            "resources.training_nodes",
-            f"{nodes} nodes cannot share resources.training_gpus ({gpus}) evenly; choose a divisor of them, or 1.",
-        )
-
-
-def _window_problems(config: dict) -> Problems:
-    longest = config["lm"]["training"]["tokens_per_sample"]
-    for name, window in config["windows"].items():
-        if (total := window["context"] + window["new"]) > longest:
-            yield (
-                f"windows.{name}",
-                f"context + new is {total}, more than lm.training.tokens_per_sample ({longest}); lower one of them.",
-            )
+        problem = f"{nodes} nodes cannot share resources.training_gpus ({gpus}) evenly"
+        yield "resources.training_nodes", f"{problem}; choose a divisor of them, or 1."
+    for key, value in (("retrieval.k", config["retrieval"]["k"]), ("index.nprobe", config["index"]["nprobe"])):
+        if config["resources"]["gpus"] and value > GPU_LARGEST_K:
+            problem = f"{value} is more than the {GPU_LARGEST_K} that FAISS allows on a GPU"
+            yield key, f"{problem}; lower it or set resources.gpus to 0."
 
 
 def _index_problems(config: dict) -> Problems:
@@ -118,39 +100,25 @@ def _index_problems(config: dict) -> Problems:
     if factory.sub_quantisers and width % factory.sub_quantisers:
         codes = f"{factory.sub_quantisers} PQ codes do not divide lm.architecture.width ({width})"
         yield "index.factory", f"{codes}; choose a divisor of {width}."
-    needed, lost = (
-        factory.least_training_rows,
-        config["datastore"]["chunks"] - 1,
-    )  # every chunk gives the same share, rounded down
-    if index["training_rows"] - lost < needed:
-        problem = f"{index['training_rows']} rows are too few for {index['factory']}, which needs {needed + lost}"
+    # Every chunk gives the same share of the training rows, rounded down.
+    needed, lost = factory.least_training_rows, config["datastore"]["chunks"] - 1
+    if (rows := index["training_rows"]) - lost < needed:
+        problem = f"{rows} rows are too few for {index['factory']}, which needs {needed + lost}"
         yield "index.training_rows", f"{problem} and for a good index {39 * needed}; raise it."
     if index["nprobe"] > factory.lists:
         yield "index.nprobe", f"{index['nprobe']} is more than the {factory.lists} lists of index.factory; lower it."
 
 
 def _retrieval_problems(config: dict) -> Problems:
-    retrieval, main, fractions = config["retrieval"], config["main"], config["fractions"]
-    if main["h"] not in retrieval["h"]:
-        yield (
-            "main.h",
-            f"{main['h']} is not in retrieval.h ({', '.join(retrieval['h'])}); choose one of them or add it there.",
-        )
-    if main["metric"] not in retrieval["metrics"]:
-        yield (
-            "main.metric",
-            f"{main['metric']} is not in retrieval.metrics ({', '.join(retrieval['metrics'])}); choose one of them or add it there.",
-        )
+    main, fractions = config["main"], config["fractions"]
+    for key, choices in (("h", "h"), ("metric", "metrics")):
+        if main[key] not in (there := config["retrieval"][choices]):
+            problem = f"{main[key]} is not in retrieval.{choices} ({', '.join(there)})"
+            yield f"main.{key}", f"{problem}; choose one of them or add it there."
     if fractions != sorted(fractions) or fractions[-1] != 1:
         yield "fractions", f"{fractions} does not ascend to 1.0; sort it and end it with 1.0."
     if len({f"{fraction:g}" for fraction in fractions}) < len(fractions):  # they name components
         yield "fractions", f"{fractions} has two that agree in six digits; remove one."
-    for key, value in (("retrieval.k", retrieval["k"]), ("index.nprobe", config["index"]["nprobe"])):
-        if config["resources"]["gpus"] and value > GPU_LARGEST_K:
-            yield (
-                key,
-                f"{value} is more than the {GPU_LARGEST_K} that FAISS allows on a GPU; lower it or set resources.gpus to 0.",
-            )
 
 
 def _temperature_problems(config: dict) -> Problems:
@@ -158,10 +126,8 @@ def _temperature_problems(config: dict) -> Problems:
     if low >= high:
         yield "temperature.low", f"{low} is not below temperature.high ({high}); lower it."
     if outside := [temperature for temperature in grid if not low <= temperature <= high]:
-        yield (
-            "temperature.grid",
-            f"{outside[0]} is outside temperature.low to temperature.high ({low} to {high}); remove it or widen them.",
-        )
+        problem = f"{outside[0]} is outside temperature.low to temperature.high ({low} to {high})"
+        yield "temperature.grid", f"{problem}; remove it or widen them."
     if 1 not in grid:
         yield "temperature.grid", "lacks the untuned temperature 1.0; add it."
 
@@ -174,43 +140,28 @@ def _size_problems(config: dict) -> Problems:
         yield from text_limits.problems(stage, config, most, "" if config["corpus"]["token_counts"] else "at most")
 
 
-def _untrainable_code(config: dict, codes: int) -> str | None:
+def _setting_problems(config: dict) -> Problems:
+    """Find settings of hypotheses, by their kind in settings.schema.yaml, that do not fit the rest of the config."""
     rows, width = config["index"]["training_rows"], config["lm"]["architecture"]["width"]
-    if rows >= PQ_CENTROIDS or width % codes:  # the step leaves out a code that does not divide the width
-        return None
-    return f"a code of {codes} bytes needs {PQ_CENTROIDS} rows to train, but index.training_rows is {rows}; raise that, or empty the list here."
-
-
-def _too_large_seed(config: dict, offset: int) -> str | None:
+    for key, codes in registry.values_of(config, "pq_bytes"):
+        if rows < PQ_CENTROIDS and width % codes == 0:  # the step leaves out a code that does not divide the width
+            problem = f"a code of {codes} bytes needs {PQ_CENTROIDS} rows to train, but index.training_rows is {rows}"
+            yield key, f"{problem}; raise that, or empty the list here."
     seed = max(config["seeds"] or [config["seed"]])
-    if seed + offset <= LARGEST_SEED:
-        return None
-    return f"{shown(offset)} makes {shown(seed + offset)} of the seed {seed}, and a training's can be {LARGEST_SEED} at most; lower it."
-
-
-LIMITS = {  # by the kind of a setting in settings.schema.yaml: what is wrong with a value beside the rest of the config
-    "pq_bytes": _untrainable_code,
-    "seed_offset": _too_large_seed,
-}
-
-
-def _limit_problems(config: dict) -> Problems:
-    """Find settings of hypotheses, each of its kind, that do not fit the rest of the config."""
-    for kind, problem_of in LIMITS.items():
-        for key, value in registry.values_of(config, kind):
-            if problem := problem_of(config, value):
-                yield key, problem
+    for key, offset in registry.values_of(config, "seed_offset"):
+        if seed + offset > LARGEST_SEED:
+            problem = f"{shown(offset)} makes {shown(seed + offset)} of the seed {seed}"
+            yield key, f"{problem}, and a training's can be {LARGEST_SEED} at most; lower it."
 
 
 CHECKS = (
     _lm_problems,
-    _resource_problems,
-    _window_problems,
     corpus.problems,
     _index_problems,
     _retrieval_problems,
+    _resource_problems,
     _temperature_problems,
     _size_problems,
     hypotheses.problems,
-    _limit_problems,
+    _setting_problems,
 )
