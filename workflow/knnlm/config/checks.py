@@ -1,6 +1,6 @@
-"""What a config may say: checks before any job starts, each failing with one sentence that names the key.
+"""Checks of a config before any job starts. Each fails with one sentence that names the key.
 
-Runs whenever the workflow is read, so it imports nothing heavy. `knnlm.config.readme` explains its keys.
+They run whenever the workflow is read, so nothing heavy is imported. `knnlm.config.readme` explains the keys.
 """
 
 from collections.abc import Iterator
@@ -34,14 +34,17 @@ def check(config: dict, schema: dict) -> None:
 
 
 def check_combinations(config: dict) -> None:
-    """Check that the values of a complete config fit each other and the text; raises KnnlmError, naming the first problem's key."""
+    """Check that the values of a complete config fit each other and the text.
+
+    Raises KnnlmError, naming the key of the first problem.
+    """
     for check_of in CHECKS:
         for key, problem in check_of(config):
             _refuse(key, problem)
 
 
 def warnings(config: dict) -> Iterator[str]:
-    """Yield a line for what the size of the text makes doubtful; counting its tokens may refuse it. The config is complete."""
+    """Yield a line for each key that counting the tokens of the text will probably refuse. The config is complete."""
     if training_bytes(config) is None:
         return
     tokens, counts = text_of(config).likely, config["corpus"]["token_counts"]

@@ -37,9 +37,10 @@ def most_training_tokens(config: dict) -> int | None:
 
 
 def training_bytes(config: dict) -> tuple[int, int] | None:
-    """Return the bytes of the training text, as many as are likely and the fewest that are possible; None where it is not here.
+    """Return the likely and the fewest possible bytes of the training text; None where the text is not here.
 
-    The two differ where the documents of a folder are dealt to the splits at random: at worst, valid and test get the largest.
+    The two differ for a folder, whose documents are dealt to the splits at random: at worst, valid and test get the
+    largest.
     """
     corpus = config["corpus"]
     try:

@@ -1,6 +1,7 @@
-"""The config's files before they are merged: what YAML lets pass in silence, or Snakemake would end in a traceback, is told in one sentence.
+"""The config's files before they are merged, and the folders that they are in.
 
-Runs whenever the workflow is read, so it imports nothing heavy.
+YAML lets some mistakes pass in silence, and Snakemake ends others with a traceback: here each gets one sentence. The
+checks run whenever the workflow is read, so nothing heavy is imported.
 """
 
 from collections.abc import Iterator
@@ -19,21 +20,22 @@ SHELL_MARKS = SUBSTITUTION_MARKS + "'\"\\"
 
 
 def check_file(path: str | Path) -> None:
-    """Check that a file is YAML with keys at its top, each given once: YAML itself takes the last. Raises KnnlmError, naming the file."""
+    """Check that a file is YAML with keys at its top, and repeats no key; YAML itself would take the last.
+
+    Raises KnnlmError, naming the file.
+    """
     try:
         root = yaml.compose(Path(path).read_bytes().decode("utf-8-sig"), LOADER)
     except OSError as error:
-        raise KnnlmError(
-            f"{path}: cannot be read ({error.strerror}); put a config there, and start Snakemake in the folder of its Snakefile."
-        ) from None
+        advice = "put a config there, and start Snakemake in the folder of its Snakefile"
+        raise KnnlmError(f"{path}: cannot be read ({error.strerror}); {advice}.") from None
     except UnicodeDecodeError as error:
         raise KnnlmError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise KnnlmError(
-            f"{path}: not YAML{line} ({getattr(error, 'problem', None) or getattr(error, 'reason', 'cannot be read')}); correct it."
-        ) from None
+        why = getattr(error, "problem", None) or getattr(error, "reason", "cannot be read")
+        raise KnnlmError(f"{path}: not YAML{line} ({why}); correct it.") from None
     if not isinstance(root, yaml.MappingNode):
         raise KnnlmError(f"{path}: has no keys; give it at least one, such as `name: demo`, or do without the file.")
     if repeated := next(_repeated(root, (), set()), None):
@@ -42,25 +44,28 @@ def check_file(path: str | Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder can be that of a workflow: PYTHONPATH cannot name some, Snakemake others. Raises KnnlmError, naming it."""
-    if unfit := unfit_character(str(folder)) or next(
-        (f"the character {mark}" for mark in FOLDER_MARKS if mark in str(folder)), None
-    ):
-        raise KnnlmError(
-            f"{str(folder)!r}: the workflow cannot run in a folder with {unfit} in its name; rename the folder."
-        )
+    """Check that a workflow can run in a folder: PYTHONPATH or Snakemake cannot name every one.
+
+    Raises KnnlmError, naming the folder.
+    """
+    marks = (f"the character {mark}" for mark in FOLDER_MARKS if mark in str(folder))
+    if unfit := unfit_character(str(folder)) or next(marks, None):
+        problem = f"the workflow cannot run in a folder with {unfit} in its name"
+        raise KnnlmError(f"{str(folder)!r}: {problem}; rename the folder.")
 
 
 def check_submitted(given: str, marks: str = SHELL_MARKS) -> None:
-    """Check that a path or value can stand in the command of a cluster's job, which more than one shell reads. Raises KnnlmError, naming it."""
+    """Check that a path or value can stand in the command of a cluster's job, which more than one shell reads.
+
+    Raises KnnlmError, naming it.
+    """
     if mark := next((mark for mark in marks if mark in given), None):
-        raise KnnlmError(
-            f"{given!r}: jobs on a cluster cannot be given a path or value with the character {mark} in it; use another name."
-        )
+        problem = f"jobs on a cluster cannot be given a path or value with the character {mark} in it"
+        raise KnnlmError(f"{given!r}: {problem}; use another name.")
 
 
 def _repeated(node: yaml.Node, place: tuple[str | int, ...], seen: set[int]) -> Iterator[tuple[str, int, int]]:
-    """Yield (dotted key, line, line) for keys that a mapping has twice; `seen` holds the nodes that were looked at, which aliases share."""
+    """Yield (dotted key, line, line) for keys that a mapping has twice; `seen` holds the nodes that aliases share."""
     if id(node) in seen:
         return
     seen.add(id(node))

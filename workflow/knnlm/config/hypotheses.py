@@ -1,6 +1,6 @@
-"""What the config's section `hypotheses` may say, beside the schema: steps, settings and components that there are.
+"""Checks of the config's section `hypotheses`: its steps, settings and components must exist in this run.
 
-Runs whenever the workflow is read, so it imports nothing heavy.
+They run whenever the workflow is read, so nothing heavy is imported.
 """
 
 import re
@@ -21,10 +21,8 @@ def problems(config: dict) -> Iterator[tuple[str, str]]:
         key = f"hypotheses.{name}"
         if entry["family"] is None:
             if not entry["candidates"]:
-                yield (
-                    f"{key}.candidates",
-                    "a hypothesis without a family makes no component of its own; list components of the main result.",
-                )
+                problem = "a hypothesis without a family makes no component of its own"
+                yield f"{key}.candidates", f"{problem}; list components of the main result."
         else:
             yield from _step_problems(config, name, key)
         for place, names in (("against", filter(None, [entry["against"]])), ("candidates", entry["candidates"] or [])):
@@ -38,10 +36,9 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     try:
         reads, settings, _ = registry.read_step(family)
     except OSError:
-        yield (
-            f"{key}.family",
-            f"there is no step {shown(family)}; choose one of {', '.join(registry.families())}, or write it in workflow/knnlm/hypotheses.",
-        )
+        there = ", ".join(registry.families())
+        problem = f"there is no step {shown(family)}; choose one of {there}, or write it in workflow/knnlm/hypotheses."
+        yield f"{key}.family", problem
         return
     except (ValueError, SyntaxError) as error:
         yield f"{key}.family", f"the step {family}.py cannot be read ({error}); correct it."
@@ -66,10 +63,10 @@ def _unknown_setting(name: str, section: str, subschema: dict) -> str:
 
 
 def leave_out_what_is_missing(config: dict) -> Iterator[str]:
-    """Disable hypotheses, in place, that only look at what another switch of the config has left out; yield a line for each.
+    """Disable hypotheses, in place, that look at what another key of the config leaves out; yield a line for each.
 
-    These are components of a hypothesis that is disabled, and neighbours by a metric that is not in `retrieval.metrics`. Of several candidates
-    those that are there stay.
+    Left out are the components of a disabled hypothesis, and neighbours by a metric that is not in `retrieval.metrics`.
+    A hypothesis with other candidates loses only those that are left out.
     """
     pending = list(registry.active(config))
     while pending:
@@ -101,7 +98,7 @@ def _members(entry: dict) -> list[str]:
 
 
 def _left_out(config: dict, pattern: str) -> str | None:
-    """Say which switch of the config has left out the components of a pattern; None where it is none."""
+    """Say which key of the config leaves out the components of a pattern; None where none does."""
     for metric in ("l2", "ip"):
         if f"{{{metric}}}" in pattern and metric not in config["retrieval"]["metrics"]:
             return f"{metric} is not in retrieval.metrics"
@@ -115,7 +112,10 @@ def _is_disabled(config: dict, name: str) -> bool:
 
 
 def _component_problems(config: dict, key: str, patterns: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield a problem for each name, or pattern, that no component of this run can have; what a hypothesis calls its own is known when it has run."""
+    """Yield a problem for each name, or pattern, that no component of this run can have.
+
+    The names of a hypothesis' own components are known only when it has run; they begin with its name.
+    """
     for pattern in patterns:
         name = resolved_name(pattern, config["main"])
         if makers := _makers(config, name):
@@ -138,7 +138,10 @@ def _known(config: dict) -> list[str]:
 
 
 def _makers(config: dict, name: str) -> list[str] | None:
-    """Return the hypotheses that a pattern may be of where none of them makes a component in this run; None where the run has what it names."""
+    """Return the hypotheses, none of which makes a component in this run, that a pattern may name a component of.
+
+    None where this run has what the pattern names.
+    """
     makers = [maker for maker in config["hypotheses"] if _may_be_of(maker, name)]
     if any(maker in registry.with_step(config) for maker in makers):
         return None

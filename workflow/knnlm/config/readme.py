@@ -20,10 +20,10 @@ def documentation(schema: dict) -> str:
     ]
     for key, subschema in flattened(schema):
         name = f"**`{key}`**" if subschema.get("type") == "object" else f"`{key}`"
-        lines.append(
-            f"| {name} | {_range(subschema)} | {_default(subschema)} | {subschema['description'].replace('|', '&#124;')} |"
-        )
-    footer = "Generated from `workflow/schemas/config.schema.yaml`: `PYTHONPATH=workflow python -m knnlm.config.readme > config/README.md`"
+        meaning = subschema["description"].replace("|", "&#124;")
+        lines.append(f"| {name} | {_range(subschema)} | {_default(subschema)} | {meaning} |")
+    command = "PYTHONPATH=workflow python -m knnlm.config.readme > config/README.md"
+    footer = f"Generated from `workflow/schemas/config.schema.yaml`: `{command}`"
     return "\n".join([*lines, "", footer, ""])
 
 

@@ -1,6 +1,6 @@
-"""What a JSON schema says of a config: the sentence for each value that does not fit.
+"""A JSON schema's sentences for the values of a config that do not fit it.
 
-Runs whenever the workflow is read, so it imports nothing heavy.
+They are made whenever the workflow is read, so nothing heavy is imported.
 """
 
 import difflib
@@ -50,10 +50,10 @@ def read_schema() -> dict:
 
 
 def problems(value: object, schema: dict, key: str = "", *, unknown: Callable[[str, str, dict], str]) -> Problems:
-    """Yield (key, what is wrong and what to do) for all that does not fit a schema, unknown keys first, then the outermost.
+    """Yield (key, what is wrong and what to do) for all that does not fit a schema: unknown keys, then the outermost.
 
-    `unknown` says what to do about a name that the schema does not know, from the name, its section's key and the section's schema.
-    Stricter than JSON schema: 1.0 is not a whole number and NaN is no number.
+    `unknown` says what to do about an unknown name, from the name, its section's key and the section's schema. Two
+    rules are stricter than JSON schema: 1.0 is not a whole number and NaN is no number.
     """
     errors = _validator(schema).iter_errors(value)
     for error in sorted(errors, key=lambda error: (error.validator != "additionalProperties", len(error.path))):

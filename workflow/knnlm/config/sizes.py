@@ -1,7 +1,8 @@
-"""Sizes that the config leaves open, null in the schema, follow from the size of the training text, which is not read for it.
+"""Sizes that a config leaves open follow from the size of its training text. The text itself is not read.
 
-Whatever is given by hand stays, and what is left open goes along with it. All sizes fit the fewest tokens that the text may have, so that counting
-them refuses none. Runs whenever the workflow is read, so it imports nothing heavy.
+Open sizes are null. Sizes that are given stay, and the open ones go along with them. All fit the fewest tokens that
+the text can have, so that counting the tokens refuses none. Sizes are chosen whenever the workflow is read, so nothing
+heavy is imported.
 """
 
 import math
@@ -27,14 +28,14 @@ ROWS_PER_LIST, LEAST_ROWS_PER_LIST = 256, 39  # on which an inverted index is tr
 
 @dataclass(frozen=True)
 class Text:
-    """The BPE tokens of a training text as far as its bytes tell: as many as are likely, and the fewest that are possible."""
+    """How many BPE tokens a training text has, by its bytes: the likely number and the fewest possible."""
 
     likely: int
     fewest: int
 
 
 def text_of(config: dict) -> Text:
-    """Return how long the training text is: by its files, else by `corpus.token_counts`, else by what its source usually has."""
+    """Return the length of the training text: by its files, by `corpus.token_counts`, or as is usual for its source."""
     corpus = config["corpus"]
     if (found := training_bytes(config)) is None:
         if corpus["token_counts"]:
@@ -44,16 +45,16 @@ def text_of(config: dict) -> Text:
 
 
 def complete(config: dict) -> tuple[dict[str, object], list[str]]:
-    """Make a config whole, in place: its open sizes chosen, and of the hypotheses left out or lowered what the run does not have.
+    """Complete a config in place: choose open sizes, leave out or lower what the hypotheses cannot have in this run.
 
-    Returns the chosen sizes by key, and a line for all that was left out or lowered. Defaults are filled.
+    Returns the chosen sizes by key, and a line for each thing left out or lowered. The config has its defaults.
     """
     chosen = fill(config)
     return chosen, [*leave_out_what_is_missing(config), *fit_hypotheses(config)]
 
 
 def fill(config: dict) -> dict[str, object]:
-    """Give every size that is null a value, in place, and return what was chosen, by key; defaults are filled."""
+    """Give every open size a value, in place, and return the chosen ones by key."""
     text, chosen = text_of(config), {}
     for key, choose in CHOICES.items():
         *path, last = key.split(".")
@@ -66,9 +67,9 @@ def fill(config: dict) -> dict[str, object]:
 
 
 def forget(config: dict, given: dict, source: str) -> None:
-    """Leave the sizes of config.yaml open, in place, where the config `given` names another `corpus.source` than its `source`.
+    """Open the sizes of config.yaml, in place, if the `given` config names another source of text than `source`.
 
-    They are those of its own text. What is `given` stays.
+    The sizes of config.yaml are those of its own text. Sizes in `given` stay.
     """
     if config.get("corpus", {}).get("source", source) == source:
         return
@@ -82,9 +83,9 @@ def forget(config: dict, given: dict, source: str) -> None:
 
 
 def fit_hypotheses(config: dict) -> Iterator[str]:
-    """Lower settings of hypotheses that are more than the run has, in place, and yield a line for each.
+    """Lower settings of hypotheses to what the run has, in place, and yield a line for each.
 
-    Of a list, the step itself leaves out what does not fit (`Inputs.usable`); its line is yielded here as well.
+    Lists stay: the step leaves out what does not fit (`Inputs.usable`), and the line says so beforehand.
     """
     if not (factory := FACTORY.fullmatch(config["index"]["factory"])):
         return
@@ -135,12 +136,12 @@ def _tokens_per_sample(config: dict, text: Text) -> int:
 
 
 def _updates(config: dict, text: Text) -> int:
-    """Train longer on longer texts, but fewer epochs: three or four on half a million tokens, half of one on a hundred million."""
+    """Train longer on a longer text, but fewer epochs: seven of half a million tokens, half of one of 100 million."""
     return max(200, _two_digits(2.27 * math.sqrt(text.likely)))
 
 
 def _window(name: str, part: str, share: float) -> Callable[[dict, Text], int]:
-    """Return the choice of a window's `context` or `new`: a share of a sample, and no more than the other part leaves."""
+    """Choose a window's `context` or `new`: a share of a sample, but no more than the other part leaves."""
 
     def choose(config: dict, text: Text) -> int:
         longest, window = config["lm"]["training"]["tokens_per_sample"], config["windows"][name]
@@ -179,7 +180,7 @@ def _lists(config: dict) -> int:
     return int(factory[1]) if factory else 1
 
 
-CHOICES: dict[str, Callable[[dict, Text], object]] = {  # in an order in which each may look at those before it
+CHOICES: dict[str, Callable[[dict, Text], object]] = {  # in an order in which each may look at the earlier ones
     "corpus.bpe_merges": _merges,
     "lm.training.tokens_per_sample": _tokens_per_sample,
     "lm.training.updates": _updates,

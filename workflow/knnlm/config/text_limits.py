@@ -1,5 +1,6 @@
-"""What a training text can be too short for: looked at before anything runs, with a bound on its tokens, and again when they are counted.
+"""Sizes for which a training text can be too short.
 
+They are checked before anything runs, with a bound on the tokens of the text, and again when the tokens are counted.
 Each check reads its part of the config, `KEYS`, and yields (config key, what is wrong with it and what to do).
 """
 
@@ -65,7 +66,7 @@ def problems(stage: str, config: dict, tokens: int, known: str = "") -> Problems
 
 
 def difference(given: dict[str, int] | None, counted: dict[str, int]) -> str | None:
-    """Say which token counts `given` in the config are off by more than a tenth; the `counted` ones are used all the same."""
+    """Say which token counts `given` in the config are off by more than a tenth; the `counted` ones are used."""
     off = [split for split in given or {} if not 0.9 < given[split] / counted[split] < 1.1]
     numbers = ", ".join(f"{split} {given[split]:,} given, {counted[split]:,} counted" for split in off)
     return f"config key corpus.token_counts: {numbers}; what is counted is used. Correct the key." if off else None

@@ -27,7 +27,7 @@ def shown(value: object, longest: int = SHOWN) -> str:
 
 
 def unfit_character(text: str) -> str | None:
-    """Name the first character that neither a table nor a path of Snakemake can hold: a line end, another control character, half a surrogate pair."""
+    """Name the first character that no table and no path can hold: a control character or half a surrogate pair."""
     unfit = next((character for character in text if unicodedata.category(character) in ("Cc", "Cs")), None)
     if unfit is None:
         return None
@@ -35,7 +35,7 @@ def unfit_character(text: str) -> str | None:
 
 
 def unfit_values(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yield (key, what is wrong and what to do) for names and values of a config that JSON or a table cannot hold, whatever the key is for."""
+    """Yield (key, what is wrong and what to do) for names and values that JSON or a table cannot hold under any key."""
     if isinstance(value, dict):
         for name, part in value.items():
             if not isinstance(name, str):

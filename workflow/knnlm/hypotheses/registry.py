@@ -1,4 +1,4 @@
-"""The config's hypotheses: which step makes the components of each, what the step reads, and what its settings are called.
+"""The config's hypotheses: the step that makes the components of each, what the step reads, and its settings.
 
 Runs whenever the workflow is read, so steps are parsed, not imported.
 """
@@ -43,7 +43,7 @@ COUNTED = {  # the words of WORK, and what the settings count that a step lists 
 
 @cache
 def read_step(family: str) -> tuple[tuple[str, ...], dict, dict[str, str]]:
-    """Return what the step of a family reads, its NEEDS; the schema of its settings, made from its SETTINGS; and its WORK, which may be left out.
+    """Return the NEEDS of the step of a family, the schema of its settings, made from its SETTINGS, and its WORK, if any.
 
     They stand as literals in the step. Raises OSError if there is no such step, and ValueError if one of them is wrong.
     """
@@ -74,12 +74,12 @@ def active(config: dict) -> dict[str, dict]:
 
 
 def with_step(config: dict) -> list[str]:
-    """Return the names of those that make components of their own; the others ask about components of the main result."""
+    """Return the names of those that make components of their own; others look at components of the main result."""
     return [name for name, entry in active(config).items() if entry["family"]]
 
 
 def values_of(config: dict, kind: str) -> Iterator[tuple[str, object]]:
-    """Yield (key, value) of every setting of an enabled hypothesis that is of a kind, and of every entry of one that is a list of it."""
+    """Yield (key, value) of every setting of a kind, and of every entry of a list of it, among enabled hypotheses."""
     for name in with_step(config):
         entry = config["hypotheses"][name]
         for key, value in values_of_kind(kind, entry["settings"], read_step(entry["family"])[1]):
@@ -97,7 +97,7 @@ def work(config: dict, name: str) -> dict[str, str]:
 
 
 def uses_device(config: dict, name: str) -> bool:
-    """Return whether the step of a hypothesis computes on its device, so that it asks for a GPU: whether it says `.device` anywhere."""
+    """Return whether the step of a hypothesis says `.device` anywhere: it computes there, so its job asks for a GPU."""
     return any(
         isinstance(node, ast.Attribute) and node.attr == "device"
         for node in ast.walk(_parsed(config["hypotheses"][name]["family"]))
