@@ -13,7 +13,7 @@ VOCABULARY = 60  # types of an LM of random weights
 
 
 def written(*overlays: str | dict) -> dict:
-    """Return config.yaml and hypotheses.yaml with overlays (names of files, or configs) over them, as the Snakefile does."""
+    """Return config.yaml and hypotheses.yaml with overlays (names or configs) over them, as the Snakefile does."""
     config, given = {}, {}
     for name in ("config", "hypotheses", *overlays):
         found = name if isinstance(name, dict) else yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())

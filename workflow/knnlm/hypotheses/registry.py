@@ -43,7 +43,7 @@ COUNTED = {  # the words of WORK, and what the settings count that a step lists 
 
 @cache
 def read_step(family: str) -> tuple[tuple[str, ...], dict, dict[str, str]]:
-    """Return the NEEDS of the step of a family, the schema of its settings, made from its SETTINGS, and its WORK, if any.
+    """Return the NEEDS of the step of a family, the schema made from its SETTINGS, and its WORK, if any.
 
     They stand as literals in the step. Raises OSError if there is no such step, and ValueError if one of them is wrong.
     """

@@ -17,8 +17,8 @@ REFERENCE = "#/$defs/"
 def settings_schema(settings: dict) -> dict:
     """Return the schema of a hypothesis' settings from the SETTINGS of its step.
 
-    SETTINGS gives each setting a name of settings.schema.yaml or a schema of its own. A reference is replaced by what it
-    refers to, marked with its name as `kind`. Raises ValueError where a name is not known or a schema is not one.
+    SETTINGS gives each setting a name of settings.schema.yaml or a schema of its own. A reference is replaced by what
+    it refers to, marked with its name as `kind`. Raises ValueError where a name is not known or a schema is not one.
     """
     schema = _stated({"properties": settings})
     try:
