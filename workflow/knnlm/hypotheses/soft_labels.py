@@ -23,7 +23,7 @@ from knnlm.storage.seals import verified
 if TYPE_CHECKING:  # it is fairseq that runs this; the workflow reads here that its code matters
     from fairseq_plugin import soft_labels  # noqa: F401
 
-LIBRARY = PLUGIN.parent / "knnlm"
+TARGETS = PLUGIN.parent / "knnlm/language_model/soft_targets.py"
 NEEDS = ("training", "model", "datastore", "training_neighbours", "components")
 SETTINGS = {"k": "neighbours", "nprobe": "lists"}
 WORK = {"neighbours": "k", "lists": "nprobe"}
@@ -71,7 +71,7 @@ def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], star
     }
     options |= {f"neighbour-{name}": path for name, path in neighbours.items()} | {"train-tokens": train_tokens}
     identity = {**starts_from, "knn_weight": knn_weight, "teacher": file_identity(inputs.model)}
-    training = Training(inputs, inputs.seed, {}, identity, (PLUGIN / "soft_labels.py", LIBRARY / "soft_labels.py"))
+    training = Training(inputs, inputs.seed, {}, identity, (PLUGIN / "soft_labels.py", TARGETS))
     training.run(training.training["updates"], "fairseq_plugin.soft_labels", options)
     return training
 
@@ -81,7 +81,7 @@ def components(inputs: Inputs) -> Iterator[Result]:
     yield Result(inputs.component("hard"), inputs.log_p_base)
     knn = inputs.stored_component(main_name(inputs.main, "approximate-faiss"))
     knn_weight, temperature = optimal_weight(inputs.log_p_base["valid"], knn.log_p["valid"]), knn.component.temperature
-    found = {"temperature": temperature, "code": file_identity(LIBRARY / "soft_labels.py")}
+    found = {"temperature": temperature, "code": file_identity(TARGETS)}
     found |= {"neighbours": [read_manifest(path)["files"] for path in inputs.stored.training_neighbours]}
     name = identity_name(found)
     files = {part: inputs.checkpoints / f"neighbours-{name}.{part}.npy" for part in ("values", "weights")}
