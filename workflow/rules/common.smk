@@ -8,6 +8,7 @@ from functools import cache
 
 from knnlm.config import corpus
 from knnlm.corpus import sotu
+from knnlm.corpus.text import EVALUATED as EVALUATION_SPLITS, SPLITS
 from knnlm.hypotheses import registry
 from knnlm.storage import locks
 from knnlm.config import text_limits
@@ -314,8 +315,6 @@ def lock_runs():
 
 CHUNKS = range(config.get("datastore", {}).get("chunks", 1))
 TOKENS = placed(f"results/{config['name']}/corpus/tokens/manifest.json")
-SPLITS = ["train", "valid", "test"]
-EVALUATION_SPLITS = ["valid", "test"]
 BINARY = [
     *(f"results/<run>/corpus/binary/{split}.{kind}" for split in SPLITS for kind in ("bin", "idx")),
     "results/<run>/corpus/binary/dict.txt",

@@ -13,16 +13,7 @@ import numpy as np
 
 from knnlm.corpus import sotu
 from knnlm.corpus.download import wikitext103
-from knnlm.corpus.text import (
-    EVALUATION_SPLITS,
-    SPLITS,
-    Document,
-    EmptyTextError,
-    Splits,
-    divide,
-    folder_files,
-    read_lines,
-)
+from knnlm.corpus.text import EVALUATED, SPLITS, Document, EmptyTextError, Splits, divide, folder_files, read_lines
 from knnlm.errors import KnnlmError
 
 NAMED = 5  # of the files that are left out, those that a warning names
@@ -87,7 +78,7 @@ def warn(splits: Splits, corpus: dict) -> None:
         harm = "numbers on valid and test will look better than they are"
         said = f"documents that stand in more than one split: {shared}; {harm}; remove them from all splits but one."
         print(f"Warning: {said}", file=sys.stderr)
-    for split in EVALUATION_SPLITS:
+    for split in EVALUATED:
         if len(splits[split]) == 1:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
             said = f"documents in the {split} split: 1; its numbers will have {lost}; {remedy(corpus, split)}."

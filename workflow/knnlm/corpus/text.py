@@ -14,7 +14,7 @@ from knnlm.errors import KnnlmError
 from knnlm.storage.atomic import atomic
 
 SPLITS = ("train", "valid", "test")
-EVALUATION_SPLITS = SPLITS[1:]
+EVALUATED = SPLITS[1:]
 Document = list[str]  # lines without line ends; words are separated by single spaces
 Splits = dict[str, list[Document]]
 

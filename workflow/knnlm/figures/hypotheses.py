@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
 from knnlm.components.catalogue import main_name
+from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.figures.parts import (
     DARK,
@@ -26,7 +27,6 @@ from knnlm.figures.parts import (
     PAGE,
     PALE,
     PERPLEXITY,
-    SPLITS,
     WIDTH,
     base_perplexity,
     margin,
@@ -62,9 +62,9 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
     heights = [2.5] * (len(curves) > 0) + [0.7 + ROW * len(singles)] * (len(singles) > 0)
     question = textwrap.wrap(plain(about["question"]), 100)
     picture = Figure(figsize=(PAGE, sum(heights) + 0.15 * len(question) + 0.35), layout="constrained")
-    grid = picture.add_gridspec(len(heights), len(SPLITS), height_ratios=heights)
+    grid = picture.add_gridspec(len(heights), len(EVALUATED), height_ratios=heights)
     if len(curves):
-        for column, split in enumerate(SPLITS):
+        for column, split in enumerate(EVALUATED):
             axes = picture.add_subplot(grid[0, column])
             _curves(axes, curves[curves["split"] == split], styles, best)
             _against(axes, table, split, main)

@@ -36,7 +36,6 @@ VARIANTS = {
     ("faiss", "real"): ("FAISS mask, real score", {"color": MIDDLE, "linestyle": DASHED, "marker": "^", "zorder": 4}),
     ("real", "real"): ("real mask, real score", {"color": LIGHT, "linestyle": DOTTED, "marker": "s", "zorder": 5}),
 }
-SPLITS = ("valid", "test")
 METRICS = {"l2": "L2", "ip": "IP"}
 PERPLEXITY = "word perplexity"
 WIDTH, HEIGHT = ("axes fraction", "data"), ("data", "axes fraction")  # coordinates of a note at a value of y, of x

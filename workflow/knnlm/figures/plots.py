@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from knnlm.analysis.tables import main_result
+from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.figures.hypotheses import helped_tokens, hypothesis, parameters, verdicts
 from knnlm.figures.parts import (
@@ -27,7 +28,6 @@ from knnlm.figures.parts import (
     PAGE,
     PALE,
     PERPLEXITY,
-    SPLITS,
     STYLE,
     VARIANTS,
     base_line,
@@ -95,8 +95,8 @@ def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> F
     table, tuned = _of_main(table, main), _of_main(components[components["temperature_status"] != "fixed"], main)
     fractions = sorted({table["fraction"].min(), table["fraction"].max()})
     picture = Figure(figsize=(PAGE if len(fractions) > 1 else COLUMN, 4.3), layout="constrained")
-    panels = picture.subplots(len(SPLITS), len(fractions), sharex=True, sharey="row", squeeze=False)
-    for split, row in zip(SPLITS, panels, strict=True):
+    panels = picture.subplots(len(EVALUATED), len(fractions), sharex=True, sharey="row", squeeze=False)
+    for split, row in zip(EVALUATED, panels, strict=True):
         base = base_perplexity(components, split)
         curves, optima = (rows[(rows["split"] == split) & rows["fraction"].isin(fractions)] for rows in (table, tuned))
         for fraction, axes in zip(fractions, row, strict=True):
@@ -120,7 +120,7 @@ def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> F
 def _datastore_size(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
     """Perplexity against the fraction of the store, a panel a split, with the interval of the gain."""
     picture = Figure(figsize=(PAGE, 2.7), layout="constrained")
-    for split, axes in zip(SPLITS, picture.subplots(1, len(SPLITS)), strict=True):
+    for split, axes in zip(EVALUATED, picture.subplots(1, len(EVALUATED)), strict=True):
         rows = table[table["split"] == split].sort_values("fraction")
         base = (rows["ppl"] + rows["gain"]).median()  # the same in every row up to rounding
         base_line(axes, base)
@@ -145,7 +145,7 @@ def _lambda(table: pd.DataFrame, components: pd.DataFrame, main: dict | None) ->
     picture = Figure(figsize=(PAGE, 2.6), layout="constrained")
     known = components.set_index(["component", "split"])
     named = table.join(known[["mask", "score"]], on=["component", "split"])
-    for split, axes in zip(SPLITS, picture.subplots(1, len(SPLITS)), strict=True):
+    for split, axes in zip(EVALUATED, picture.subplots(1, len(EVALUATED)), strict=True):
         base, rows = base_perplexity(components, split), named[named["split"] == split].sort_values("lambda")
         base_line(axes, base, "left")
         for variant, curve in _by_variant(rows):

@@ -16,6 +16,7 @@ from knnlm.components.catalogue import Component
 from knnlm.components.columns import GRID_STEP, checkpoint_of, find_component, load_components
 from knnlm.components.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.components.temperature import tune_temperature
+from knnlm.corpus.text import EVALUATED as SPLITS
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.hypotheses import kept_results
 from knnlm.running.devices import Job
@@ -25,7 +26,6 @@ from knnlm.storage.seals import verified
 if TYPE_CHECKING:
     import faiss
 
-SPLITS = ("valid", "test")
 KEPT = "results"  # where, among what survives a crash, finished components are kept until the step ends
 
 

@@ -10,11 +10,10 @@ from knnlm.components.catalogue import BASE, main_name
 from knnlm.components.columns import checkpoint_of, find_component
 from knnlm.components.interpolation import interpolate, optimal_weight
 from knnlm.corpus.dictionary import read_pieces
+from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import load_array, read_manifest
 from knnlm.storage.tables import DIGITS, write_table
-
-SPLITS = ("valid", "test")
 
 
 def main(
@@ -32,7 +31,9 @@ def main(
 ) -> None:
     """Tune λ on valid, score test, and write both tables."""
     read_manifest(corpus, kind="corpus")  # knows the dictionary too
-    gold = {split: np.asarray(load_array(path, "int32", (None,))) for split, path in zip(SPLITS, tokens, strict=True)}
+    gold = {
+        split: np.asarray(load_array(path, "int32", (None,))) for split, path in zip(EVALUATED, tokens, strict=True)
+    }
     continues, text = load_array(continuation, "bool", (None,)), load_array(train, "int32", (None,))
     sizes = {split: array.size for split, array in gold.items()}
     checkpoint = checkpoint_of(base)
@@ -41,7 +42,7 @@ def main(
     weight = optimal_weight(lm["valid"], knn["valid"])
     gain = interpolate(lm["test"], knn["test"], weight) - lm["test"]
     scored = Scored(gold["test"], knn["test"] > lm["test"], gain)
-    borders = load_array(documents[SPLITS.index("test")], "int64", (None,))
+    borders = load_array(documents[EVALUATED.index("test")], "int64", (None,))
     if borders[0] != 0 or borders[-1] != scored.tokens.size:
         raise KnnlmError(f"{documents[1]}: does not span the tokens of test; rerun the step that makes the corpus.")
     pieces = read_pieces(dictionary)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import load_array, new_array, read_manifest, write_manifest
 
-SPLITS = ("valid", "test")
 DTYPES = {"ids": "int32", "similarities": "float32", "real": "float32"}
 OF_ONE_MANIFEST = ("format", "software", "files", "sha256")  # what every manifest says of itself
 
@@ -31,7 +31,7 @@ def main(blocks: Sequence[Path], neighbours: Path) -> None:
     """Write every array a slab and a block at a time, and the manifest."""
     facts = read_blocks(blocks)
     names = {"ids": facts["fractions"], "similarities": facts["fractions"], "real": facts["real_score_fractions"]}
-    files = [(split, name) for split in SPLITS for name, slabs in names.items() if slabs]
+    files = [(split, name) for split in EVALUATED for name, slabs in names.items() if slabs]
     for split, name in files:
         parts = [
             load_array(path.parent / f"{split}.{name}.npy", DTYPES[name], (len(names[name]), None, facts["k"]))

@@ -13,12 +13,12 @@ from knnlm.components.columns import GRID_STEP, checkpoint_of, load_components, 
 from knnlm.components.interpolation import count_words, interpolate, optimal_weight, perplexity
 from knnlm.components.knn import gold_matches, log_p_knn
 from knnlm.components.temperature import tune_temperature
+from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import Datastore, open_datastore, prefix_rows
 from knnlm.running.progress import progress
 from knnlm.storage.files import check_same_model, load_array, read_manifest
 from knnlm.storage.tables import write_table
 
-SPLITS = ("valid", "test")
 CURVE_COLUMNS = ["component", "h", "metric", "mask", "score", "fraction", "temperature", "split", "lambda", "ppl"]
 
 
@@ -48,7 +48,7 @@ def load_texts(tokens: Sequence[Path], continuation: Path, base: Path, store: Da
     check_same_model(base, checkpoint_of(base), store.manifest, store.checkpoint)
     ends_in_word = load_array(continuation, dtype="bool")
     texts = {}
-    for split, tokens_file in zip(SPLITS, tokens, strict=True):
+    for split, tokens_file in zip(EVALUATED, tokens, strict=True):
         gold = np.asarray(load_array(tokens_file, dtype="int32"))
         ((_, log_p_base),) = load_components(base, split, len(gold), store.checkpoint)
         texts[split] = Text(gold, np.asarray(log_p_base), count_words(gold, ends_in_word))
@@ -111,7 +111,8 @@ def temperature_curve(
             interpolate(texts["test"].log_p_base, test.log_p(temperature), weight), texts["test"].words
         )
         rows += [
-            dict(zip(CURVE_COLUMNS, [*facts, temperature, split, weight, ppl[split]], strict=True)) for split in SPLITS
+            dict(zip(CURVE_COLUMNS, [*facts, temperature, split, weight, ppl[split]], strict=True))
+            for split in EVALUATED
         ]
     return rows
 
@@ -132,7 +133,7 @@ def main(
     manifest = load_manifest(neighbours / "manifest.json", settings, store)
     texts, values = load_texts(tokens, continuation, base, store), store.all_values()
     ends = {settings["fractions"][0], settings["fractions"][-1]}
-    done, rows, log_p = [], [], {split: [] for split in SPLITS}
+    done, rows, log_p = [], [], {split: [] for split in EVALUATED}
     components = knn_components(settings, **wanted)
     for component in progress(components, f"components {settings['h']} {settings['metric']} {settings['search']}"):
         found = load_neighbours(neighbours, component, texts, values, manifest)
@@ -149,7 +150,7 @@ def main(
             if is_end:
                 rows += temperature_curve(component, loss, found["test"], texts, grid)
         done.append(component)
-        for split in SPLITS:
+        for split in EVALUATED:
             log_p[split].append(found[split].log_p(component.temperature))
     write_table(curves, pd.DataFrame(rows, columns=CURVE_COLUMNS))
     save_components(descriptions, done, log_p, store.checkpoint, more_files=[curves])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.components.catalogue import real_score_fractions, searched_fractions
+from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.index import open_filled, open_trained
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.errors import KnnlmError
@@ -16,8 +17,6 @@ from knnlm.retrieval.query_blocks import rows_of_splits
 from knnlm.running.devices import Job
 from knnlm.storage.files import check_same_model, load_array, new_array, read_manifest, write_manifest
 
-SPLITS = ("valid", "test")
-
 
 def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int) -> tuple[np.ndarray, dict[str, int]]:
     """Return the queries of a block, float32 (n, width), valid's before test's, and how many are of each split; refuses states of another LM."""
@@ -26,7 +25,8 @@ def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int
         manifest, read_manifest(manifest, kind="evaluation states")["checkpoint"], store.manifest, store.checkpoint
     )
     splits = {
-        split: load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=(None, store.width)) for split in SPLITS
+        split: load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=(None, store.width))
+        for split in EVALUATED
     }
     rows = rows_of_splits({split: len(states) for split, states in splits.items()}, block, blocks)
     parts = {split: states[rows[split]] for split, states in splits.items()}
@@ -73,7 +73,7 @@ def main(
         }
 
         def write(name: str, slab: int, array: np.ndarray) -> None:
-            for split, part in zip(SPLITS, np.split(array, [sizes[SPLITS[0]]]), strict=True):
+            for split, part in zip(EVALUATED, np.split(array, [sizes[EVALUATED[0]]]), strict=True):
                 writers[split, name](slab, 0, part)
 
         for fraction, ids, similarities in snapshots:

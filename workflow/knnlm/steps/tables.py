@@ -10,7 +10,6 @@ import pandas as pd
 from knnlm.analysis.tables import (
     LOSS_COLUMNS,
     TEMPERATURE_COLUMNS,
-    TUNED_ON,
     Split,
     component_table,
     datastore_size_table,
@@ -21,11 +20,10 @@ from knnlm.analysis.verdicts import input_representation_table, resampled, share
 from knnlm.analysis.wording import main_rst, summary, verdict_rst, verdict_text
 from knnlm.components.catalogue import Component, main_name
 from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_components
+from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import atomic, load_array
 from knnlm.storage.tables import DIGITS, read_text_table, write_table
-
-SPLITS = (TUNED_ON, "test")
 
 
 def main(
@@ -82,7 +80,7 @@ def main(
 def read_splits(tokens: Sequence[Path], documents: Sequence[Path], continuation: Path) -> list[Split]:
     """Read valid and test; a split whose documents do not span its tokens is refused by name."""
     continues, splits = load_array(continuation, "bool", (None,)), []
-    for name, gold, borders in zip(SPLITS, tokens, documents, strict=True):
+    for name, gold, borders in zip(EVALUATED, tokens, documents, strict=True):
         arrays = load_array(gold, "int32", (None,)), load_array(borders, "int64", (None,))
         try:
             splits.append(Split.of(name, *arrays, continues))
