@@ -5,7 +5,7 @@ from configs import VOCABULARY, config_of
 
 from knnlm.performance.bench import Bench
 from knnlm.performance.language_model import random_model
-from knnlm.performance.search import Retrieval, opened_index, random_store, write_filled, write_trained
+from knnlm.performance.stores import Retrieval, opened_index, random_store, write_filled, write_trained
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,8 @@ def test_work_is_done_in_turn_there_and_back_and_the_first_round_does_not_count(
 def test_a_row_has_the_median_of_the_ratios_and_not_the_ratio_of_the_medians():
     found = row("stage", "m/s", np.array([1.0, 2.0, 9.0]), np.array([2.0, 8.0, 3.0]), goal=0.5)
     assert found == {
-        "stage": "stage", "ours": 2.0, "reference": 3.0, "unit": "m/s", "ratio": 0.5, "ratio_low": 0.25, "ratio_high": 3.0, "goal": 0.5, "reached": "true",
+        "stage": "stage", "ours": 2.0, "reference": 3.0, "unit": "m/s",
+        "ratio": 0.5, "ratio_low": 0.25, "ratio_high": 3.0, "goal": 0.5, "reached": "true",
     }  # fmt: skip
     assert list(found) == COLUMNS
     assert row("stage", "m/s", np.ones(2), np.full(2, 2.0), goal=0.51)["reached"] == "false"

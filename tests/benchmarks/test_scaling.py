@@ -9,7 +9,7 @@ from configs import VOCABULARY
 from knnlm.errors import KnnlmError
 from knnlm.performance import scaling
 from knnlm.performance.language_model import random_model, random_tokens
-from knnlm.performance.search import opened_index, opened_store
+from knnlm.performance.stores import opened_index, opened_store
 
 
 def table(exponents, rows, memory):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from knnlm.performance import search
-from knnlm.performance.search import Retrieval, faiss_search, random_queries, random_store, real_similarities
+from knnlm.performance.search import faiss_search, real_similarities
+from knnlm.performance.stores import Retrieval, random_queries, random_store
 
 
 def brute_force(queries, keys, metric):

@@ -93,8 +93,8 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
     choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + nprobe * PQ_CENTROIDS)
     found = 2 * SINGLE * run.chunk_rows * (max(said["neighbours"], default=run.k) + 1)
     values, lists = SINGLE * run.train, stages.list_bytes(run, run.factory.code_bytes)
-    looked_up = stages.looked_up_in_lists(run, run.chunk_rows, nprobe)
-    done = Counter(choosing_flops=choosing, lookups=looked_up, disk_bytes=found)
+    lookups = stages.looked_up(run.factory, run.width, run.chunk_rows, nprobe, run.train)
+    done = Counter(choosing_flops=choosing, lookups=lookups, disk_bytes=found)
     read = Counter(disk_bytes=HALF * run.width * run.chunk_rows + values + 2 * lists)
     memory = stages.index_memory(run, run.config["main"]["metric"]) + values + 3 * found
     return Work(memory, found, done, read, passing_bytes=lists)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from knnlm.components.catalogue import GRID_STEP, real_score_fractions, searched_fractions
 from knnlm.cost.sizes import HALF, SINGLE, Run, forward_flops, tokens_per_update
 from knnlm.cost.work import TRAINING, Work
-from knnlm.datastore.factory import PQ_CENTROIDS
+from knnlm.datastore.factory import PQ_CENTROIDS, IndexFactory
 from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE
 
 KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
@@ -157,9 +157,9 @@ def approximate_retrieval(run: Run) -> Work:
     a band between two fractions that are joined, stay on disk. A job asks time to read the lists.
     """
     nprobe, found = run.config["index"]["nprobe"], _searched(run) * run.evaluated * run.k * 2 * SINGLE
-    choosing = 2 * run.evaluated * run.width * (run.factory.lists + nprobe * run.codewords)
-    looked_up = len(run.pairs) * looked_up_in_lists(run, run.evaluated, nprobe)
-    done = Counter(choosing_flops=_searched(run) * choosing, lookups=looked_up, disk_bytes=found)
+    sizes = run.factory, run.width, run.evaluated, nprobe
+    lookups = len(run.pairs) * looked_up(*sizes, run.train)
+    done = Counter(choosing_flops=_searched(run) * choosing(*sizes), lookups=lookups, disk_bytes=found)
     lists = Counter(disk_bytes=list_bytes(run, run.factory.code_bytes))
     return Work(_approximate_memory(run), found, done, lists, joined_bytes(run), run.evaluated)
 
@@ -214,9 +214,14 @@ def temperatures_tried(run: Run) -> int:
     return math.ceil(len(run.config["temperature"]["grid"]) / GRID_STEP) + TEMPERATURES_SEARCHED
 
 
-def looked_up_in_lists(run: Run, queries: int, nprobe: int) -> float:
-    """Return what approximate search looks up or compares in `nprobe` lists of an index of the whole store."""
-    return queries * run.train * nprobe / run.factory.lists * (run.factory.sub_quantisers or 2 * run.width)
+def choosing(factory: IndexFactory, width: int, queries: int, nprobe: int) -> float:
+    """Return the operations in which an index chooses `nprobe` lists for each query and makes its look-up tables."""
+    return 2.0 * queries * width * (factory.lists + (nprobe * PQ_CENTROIDS if factory.sub_quantisers else 0))
+
+
+def looked_up(factory: IndexFactory, width: int, queries: int, nprobe: int, rows: float) -> float:
+    """Return what is looked up or compared in the lists of an index of so many rows."""
+    return queries * rows * nprobe / factory.lists * (factory.sub_quantisers or 2 * width)
 
 
 def index_memory(run: Run, metric: str) -> int:

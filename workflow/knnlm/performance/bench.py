@@ -11,14 +11,27 @@ import numpy as np
 import torch
 
 COLUMNS = ["stage", "ours", "reference", "unit", "ratio", "ratio_low", "ratio_high", "goal", "reached"]
+Job = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What has been measured: rows of the table (COLUMNS), and rates by name, each in something a second."""
+
+    rows: list[dict]
+    rates: dict[str, float]
+
+    def __add__(self, other: "Measured") -> "Measured":
+        """Return both."""
+        return Measured(self.rows + other.rows, self.rates | other.rates)
 
 
 @dataclass(frozen=True)
 class Bench:
     """How thoroughly to measure, and where.
 
-    `pairs` rounds; `seconds` that one of them should take at the machine's best; `rows` of the smallest store of the scaling; `folder` for what is
-    written on the way; `speed`, float32 FLOP/s of this machine, by which sizes are chosen.
+    `pairs` rounds; `seconds` that one of them should take at the machine's best; `rows` of the smallest store of the
+    scaling; `folder` for what is written on the way; `speed`, float32 FLOP/s of this machine, by which sizes are chosen.
     """
 
     pairs: int
@@ -30,32 +43,33 @@ class Bench:
     speed: float
 
     def fitting(self, flops: float, least: int = 1, most: int = 2**62) -> int:
-        """Return how many items of so many operations take `seconds` at best: a power of two, so that sizes seldom change from run to run, within limits."""
+        """Return how many items of so many operations take `seconds` at best.
+
+        It is a power of two, so that sizes seldom change from run to run, but within the limits.
+        """
         items = max(1.0, self.seconds * self.speed / flops)
         return max(least, min(2 ** int(np.log2(items)), most))
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What a module has measured: rows of the table (COLUMNS), and rates by name, each in something a second."""
-
-    rows: list[dict]
-    rates: dict[str, float]
+    def speeds(self, **work: tuple[float, Job]) -> dict[str, np.ndarray]:
+        """Do several pieces of work in turn, of which each does so much; return what each does a second, (pairs,)."""
+        taken = interleaved({name: job for name, (_, job) in work.items()}, self.pairs, self.device)
+        return {name: amount / taken[name] for name, (amount, _) in work.items()}
 
 
-def seconds_of(work: Callable[[], object], device: str) -> float:
+def seconds_of(job: Job, device: str) -> float:
     """Return the seconds that a piece of work takes, that of the GPU included."""
     _wait(device)
     begin = time.perf_counter()
-    work()
+    job()
     _wait(device)
     return time.perf_counter() - begin
 
 
-def interleaved(work: dict[str, Callable[[], object]], pairs: int, device: str) -> dict[str, np.ndarray]:
+def interleaved(work: dict[str, Job], pairs: int, device: str) -> dict[str, np.ndarray]:
     """Return the seconds of several pieces of work, float64 (pairs,) each.
 
-    Each round does all of them, one round forwards and the next backwards, so that what else the machine does meets all alike. A first round warms up.
+    Each round does all of them, one round forwards and the next backwards, so that what else the machine does meets all
+    alike. A first round warms up.
     """
     names, found = list(work), {name: [] for name in work}
     with redirect_stderr(io.StringIO()):  # progress of what is done many times over
@@ -68,27 +82,24 @@ def interleaved(work: dict[str, Callable[[], object]], pairs: int, device: str) 
 
 
 def row(
-    stage: str,
-    unit: str,
-    ours: np.ndarray,
-    reference: np.ndarray,
-    goal: float | None = None,
-    ratios: np.ndarray | None = None,
-) -> dict:
-    """Return a row of the table: medians of both speeds, (pairs,) in `unit`, and of their ratios, with the lowest and highest of these.
+    stage: str, unit: str, ours: np.ndarray, reference: np.ndarray,
+    goal: float | None = None, ratios: np.ndarray | None = None,
+) -> dict:  # fmt: skip
+    """Return a row of the table: medians of both speeds, (pairs,) in `unit`, and of their ratios with their range.
 
-    A speed may be any number of which more is better. `ratios`, (any number,), are given where they are not those of the pairs.
+    A speed may be any number of which more is better. `ratios`, (any number,), are given if they are not those of the
+    pairs.
     """
     ratios = ours / reference if ratios is None else ratios
-    ratio = float(np.median(ratios))
+    ratio = median(ratios)
     reached = "" if goal is None else str(ratio >= goal).lower()
-    return dict(
-        zip(
-            COLUMNS,
-            [stage, np.median(ours), np.median(reference), unit, ratio, ratios.min(), ratios.max(), goal, reached],
-            strict=True,
-        )
-    )
+    speeds = median(ours), median(reference)
+    return dict(zip(COLUMNS, [stage, *speeds, unit, ratio, ratios.min(), ratios.max(), goal, reached], strict=True))
+
+
+def median(values: np.ndarray) -> float:
+    """Return the median of several measurements."""
+    return float(np.median(values))
 
 
 def _wait(device: str) -> None:

@@ -1,20 +1,20 @@
-"""An epoch of a V×D output embedding on stored states, against its own three matrix products, and against an epoch that runs the LM first.
+"""An epoch of a V×D output embedding on stored states, against its three matrix products, and with the LM before it.
 
-The three are logits = h Wᵀ, dW = Gᵀ h and dh = G W of a whole batch, into buffers that are there already. Since states are frozen, ours makes no dh.
+The three are logits = h Wᵀ, dW = Gᵀ h and dh = G W of a whole batch, into buffers that are there already. As states are
+frozen, ours makes no dh.
 """
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from knnlm.components.head_training import Rows, train_head, training_precision
 from knnlm.components.heads import OutputEmbedding, even_rows, likelihood, random_weights
 from knnlm.corpus.windows import fixed_windows
 from knnlm.language_model.transformer import LanguageModel
-from knnlm.performance.bench import Bench, Measured, interleaved, row
+from knnlm.performance.bench import Bench, Measured, median, row
 from knnlm.performance.language_model import bare_forward, inputs, random_tokens
-from knnlm.performance.search import random_vectors
+from knnlm.performance.stores import random_vectors
 
 GOAL = 0.4
 BATCH = 1024  # rows an update, as in config/hypotheses.yaml
@@ -22,7 +22,10 @@ MOST_BATCHES = 256
 
 
 def multiplying(states: torch.Tensor, weights: torch.Tensor, batches: int) -> Callable[[], None]:
-    """Return the work of the three products of `batches` batches, in the precision of training. states (n, width), weights (R, width)."""
+    """Return the work of the three products of `batches` batches, in the precision of training.
+
+    states: (n, width); weights: (R, width).
+    """
     logits = torch.randn(len(states), len(weights), device=states.device)
     gradient, back = torch.empty_like(weights), torch.empty_like(states)
 
@@ -37,7 +40,10 @@ def multiplying(states: torch.Tensor, weights: torch.Tensor, batches: int) -> Ca
 
 
 def epoch(rows: Rows, weights: torch.Tensor, types: int, batch: int, device: str) -> torch.Tensor:
-    """Pass once over all rows: reading, both products, softmax, gradient and Adam. Returns the trained matrix (R, width); `weights` stay as they are."""
+    """Pass once over all rows: reading, both products, softmax, gradient and Adam.
+
+    Returns the trained matrix, (R, width); `weights` stay as they are.
+    """
     head = OutputEmbedding(weights.clone(), even_rows(types, len(weights) // types), types)
     recipe = {"passes": 1, "batch": batch, "learning_rate": 1e-3, "betas": [0.9, 0.999], "warmup": 0.1}
     one = Rows(rows.states[:1], rows.gold[:1])  # the loss on valid is no part of an epoch
@@ -61,27 +67,16 @@ def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -
         bare_forward(model, sources)
         ours()
 
-    work = {
-        "ours": ours,
-        "products": multiplying(rows.batch(0, BATCH, bench.device).states, weights, batches),
-        "with forward": with_forward,
-    }
-    taken = interleaved(work, bench.pairs, bench.device)
-    flops = 6.0 * weights.numel() * len(tokens)
-    speeds = {name: flops / seconds / 1e9 for name, seconds in taken.items()}
+    first = rows.batch(0, BATCH, bench.device).states
+    speeds = bench.speeds(
+        ours=(len(tokens), ours),
+        products=(len(tokens), multiplying(first, weights, batches)),
+        forward=(len(tokens), with_forward),
+    )
+    gigaflops, name = 6e-9 * weights.numel(), "epoch of an output embedding:"
+    own, products = gigaflops * speeds["ours"], gigaflops * speeds["products"]
     found = [
-        row(
-            "epoch of an output embedding: its three matrix products",
-            "GFLOP/s",
-            speeds["ours"],
-            speeds["products"],
-            GOAL,
-        ),
-        row(
-            "epoch of an output embedding: with the LM's forward pass before it",
-            "rows/s",
-            len(tokens) / taken["ours"],
-            len(tokens) / taken["with forward"],
-        ),
+        row(f"{name} its three matrix products", "GFLOP/s", own, products, GOAL),
+        row(f"{name} with the LM's forward pass before it", "rows/s", speeds["ours"], speeds["forward"]),
     ]
-    return Measured(found, {"head_flops": float(np.median(speeds["ours"])) * 1e9})
+    return Measured(found, {"head_flops": median(own) * 1e9})

@@ -1,4 +1,4 @@
-"""Running the language model: states and datastore against the bare forward pass, and that against its own matrix products."""
+"""Running the LM: states and datastore against the bare forward pass, and that against its own matrix products."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +12,10 @@ from knnlm.cost.stages import TOKENS_AT_ONCE
 from knnlm.datastore.store import save_chunk, shuffled_order
 from knnlm.language_model.states import extract_states, padded_source, window_batches
 from knnlm.language_model.transformer import LanguageModel, build_model, save_model
-from knnlm.performance.bench import Bench, Measured, interleaved, row
+from knnlm.performance.bench import Bench, Measured, median, row
 
 SPECIAL_TYPES = 4  # <s> <pad> </s> <unk>, which fairseq adds to a dictionary
-WIDE = {
-    "layers": 2,
-    "width": 512,
-    "feed_forward_width": 2048,
-    "heads": 8,
-}  # the shape of the paper's layers at half its width
+WIDE = {"layers": 2, "width": 512, "feed_forward_width": 2048, "heads": 8}  # the paper's layers at half their width
 GOALS = {"datastore": 0.85, "wide forward": 0.5}
 Product = tuple[int, int, int, int, int]
 
@@ -28,12 +23,14 @@ Product = tuple[int, int, int, int, int]
 def random_model(
     folder: Path, architecture: dict, tokens_per_sample: int, vocabulary: int, device: str
 ) -> LanguageModel:
-    """Write a model of random weights and its dictionary of `vocabulary` types to `folder`, `model.pt` and `dict.txt`, and open it."""
+    """Write a model of random weights and its dictionary of `vocabulary` types to `folder`, and open it.
+
+    The files are `model.pt` and `dict.txt`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     dictionary = folder / "dict.txt"
-    dictionary.write_text(
-        "".join(f"piece{number} 1\n" for number in range(vocabulary - SPECIAL_TYPES)), encoding="utf-8"
-    )
+    pieces = "".join(f"piece{number} 1\n" for number in range(vocabulary - SPECIAL_TYPES))
+    dictionary.write_text(pieces, encoding="utf-8")
     network = build_model(architecture, tokens_per_sample, str(dictionary))
     save_model(folder / "model.pt", architecture, tokens_per_sample, network.state_dict(), dictionary)
     return LanguageModel(folder / "model.pt", dictionary, device)
@@ -45,7 +42,7 @@ def random_tokens(count: int, vocabulary: int, seed: int) -> np.ndarray:
 
 
 def inputs(tokens: np.ndarray, windows: np.ndarray) -> list[torch.Tensor]:
-    """Return the model's inputs for these windows, batch by batch, as `extract_states` makes them: int64 (windows, length) each."""
+    """Return the inputs for these windows, batch by batch, as `extract_states` makes them: int64 (windows, length)."""
     return [padded_source(tokens, batch) for batch in window_batches(windows, TOKENS_AT_ONCE)]
 
 
@@ -57,17 +54,15 @@ def bare_forward(model: LanguageModel, sources: list[torch.Tensor]) -> None:
 
 
 def forward_products(architecture: dict, sequences: int, length: int, vocabulary: int = 0) -> list[Product]:
-    """List the matrix products of one forward pass over (sequences, length): how often, matrices at once, and n, k, m of (n, k) times (k, m).
+    """List the matrix products of one forward pass over (sequences, length).
 
-    In each layer four of the attention's projections, two of its weights, two of the feed-forward network; with `vocabulary` the logits.
+    Each is how often, matrices at once, and n, k, m of (n, k) times (k, m). In each layer four are of the attention's
+    projections, two of its weights, two of the feed-forward network; with `vocabulary` come the logits.
     """
     layers, d, f, heads = (architecture[key] for key in ("layers", "width", "feed_forward_width", "heads"))
-    n, of_head = sequences * length, d // heads
+    n, attended, of_head = sequences * length, sequences * heads, d // heads
     found = [(4 * layers, 1, n, d, d), (layers, 1, n, d, f), (layers, 1, n, f, d)]
-    found += [
-        (layers, sequences * heads, length, of_head, length),
-        (layers, sequences * heads, length, length, of_head),
-    ]
+    found += [(layers, attended, length, of_head, length), (layers, attended, length, length, of_head)]
     return [*found, (1, 1, n, d, vocabulary)] if vocabulary else found
 
 
@@ -96,59 +91,43 @@ def multiplying(products: list[Product], device: str) -> Callable[[], None]:
 
 def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -> Measured:
     """Measure the configured model, and the forward pass of one that is 512 wide."""
-    made = datastore(config, vocabulary, model, bench)
-    longest = config["lm"]["training"]["tokens_per_sample"]
-    wide = random_model(
-        bench.folder / "wide", {**config["lm"]["architecture"], **WIDE}, longest, vocabulary, bench.device
-    )
-    rows = [
-        forward(config, vocabulary, model, config["lm"]["architecture"], bench),
-        forward(config, vocabulary, wide, WIDE, bench, GOALS["wide forward"]),
-    ]
-    return Measured([*made.rows, *rows], made.rates)
+    architecture, longest = config["lm"]["architecture"], config["lm"]["training"]["tokens_per_sample"]
+    made, own = datastore(config, vocabulary, model, bench), forward(config, vocabulary, model, architecture, bench)
+    wide = random_model(bench.folder / "wide", {**architecture, **WIDE}, longest, vocabulary, bench.device)
+    return made + own + forward(config, vocabulary, wide, WIDE, bench, GOALS["wide forward"])
 
 
 def datastore(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -> Measured:
-    """Compare making a chunk of the datastore, with all that is written, with the bare forward pass over the same windows."""
-    window = config["windows"]["train"]
-    length = window["context"] + window["new"]
-    flops = length / window["new"] * forward_flops(config["lm"]["architecture"], length)
-    tokens = random_tokens(bench.fitting(flops, least=window["new"]), vocabulary, bench.seed)
-    windows = fixed_windows(len(tokens), window["context"], window["new"])
-    sources, folder, order = (
-        inputs(tokens, windows),
-        bench.folder / "states",
-        shuffled_order(len(tokens), bench.seed, 0),
-    )
+    """Compare making a chunk of the datastore, and writing it, with the bare forward pass over the same windows."""
+    context, new = (config["windows"]["train"][key] for key in ("context", "new"))
+    flops = (context + new) / new * forward_flops(config["lm"]["architecture"], context + new)
+    tokens = random_tokens(bench.fitting(flops, least=new), vocabulary, bench.seed)
+    windows, order = fixed_windows(len(tokens), context, new), shuffled_order(len(tokens), bench.seed, 0)
+    sources = inputs(tokens, windows)
 
     def ours() -> None:
         att, ffn, _ = extract_states(model, tokens, windows)
-        save_chunk(folder, att, ffn, tokens, 0, order)
+        save_chunk(bench.folder / "states", att, ffn, tokens, 0, order)
 
-    taken = interleaved({"ours": ours, "forward": lambda: bare_forward(model, sources)}, bench.pairs, bench.device)
-    speeds = {name: len(tokens) / seconds for name, seconds in taken.items()}
-    found = row(
-        "states and datastore: bare forward pass", "tokens/s", speeds["ours"], speeds["forward"], GOALS["datastore"]
-    )
-    return Measured([found], {"states_flops": float(np.median(speeds["ours"])) * flops})
+    speeds = bench.speeds(ours=(len(tokens), ours), forward=(len(tokens), lambda: bare_forward(model, sources)))
+    name = "states and datastore: bare forward pass"
+    found = row(name, "tokens/s", speeds["ours"], speeds["forward"], GOALS["datastore"])
+    return Measured([found], {"states_flops": median(speeds["ours"]) * flops})
 
 
 def forward(
     config: dict, vocabulary: int, model: LanguageModel, architecture: dict, bench: Bench, goal: float | None = None
-) -> dict:
+) -> Measured:
     """Compare the bare forward pass of a model with its matrix products alone: same dtype, shapes and order of size."""
-    window = config["windows"]["train"]
-    length = window["context"] + window["new"]
+    length = sum(config["windows"]["train"][key] for key in ("context", "new"))
     tokens = random_tokens(bench.fitting(forward_flops(architecture, length), least=length), vocabulary, bench.seed)
     sources = inputs(tokens, fixed_windows(len(tokens), 0, length))
-    shapes = [tuple(source.shape) for source in sources]
-    works = {shape: multiplying(forward_products(architecture, *shape), bench.device) for shape in set(shapes)}
-    flops = sum(product_flops(forward_products(architecture, *shape)) for shape in shapes)
-
-    def products() -> None:
-        for shape in shapes:
-            works[shape]()
-
-    taken = interleaved({"ours": lambda: bare_forward(model, sources), "products": products}, bench.pairs, bench.device)
+    products = {shape: forward_products(architecture, *shape) for shape in {tuple(one.shape) for one in sources}}
+    works = {shape: multiplying(found, bench.device) for shape, found in products.items()}
+    gigaflops = sum(product_flops(products[tuple(one.shape)]) for one in sources) / 1e9
+    speeds = bench.speeds(
+        ours=(gigaflops, lambda: bare_forward(model, sources)),
+        products=(gigaflops, lambda: [works[tuple(one.shape)]() for one in sources]),
+    )
     name = f"forward pass of width {architecture['width']}: its matrix products"
-    return row(name, "GFLOP/s", flops / taken["ours"] / 1e9, flops / taken["products"] / 1e9, goal)
+    return Measured([row(name, "GFLOP/s", speeds["ours"], speeds["products"], goal)], {})

@@ -18,12 +18,11 @@ TRIES = 3
 
 def description(device: str) -> dict[str, str | int]:
     """Return what machine and software this is: processor, cores, threads, bytes of memory, versions, GPU."""
+    cores = os.cpu_count() or 1
     facts = {
         "processor": processor(),
-        "cores": os.cpu_count() or 1,
-        "cores that this process may use": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
+        "cores": cores,
+        "cores that this process may use": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
         "threads": torch.get_num_threads(),
         "memory_bytes": memory_of("cpu"),
         "system": platform.platform(),
@@ -38,10 +37,8 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def memory_of(device: str) -> int:
@@ -58,29 +55,24 @@ def product_speed(device: str, dtype: torch.dtype = torch.float32, size: int = P
 
 
 def speeds(device: str, folder: Path, disk_bytes: int) -> dict[str, float]:
-    """Return what the machine can do, a second: operations in matrix products, bytes moved when memory is copied, bytes written to disk."""
+    """Return what the machine can do a second: operations of matrix products, bytes copied in memory, bytes written."""
     found = {"float32_flops": product_speed(device)}
     with training_precision():
         found["float32_flops_at_training_precision"] = product_speed(device)
     found["bfloat16_flops"] = product_speed(device, torch.bfloat16)
-    found["copied_bytes"] = (
-        2 * COPIED_BYTES / min(seconds_of(copying(COPIED_BYTES, device), device) for _ in range(TRIES))
-    )
-    found["disk_bytes"] = disk_speed(folder, disk_bytes)
-    return found
+    copy = copying(COPIED_BYTES, device)
+    found["copied_bytes"] = 2 * COPIED_BYTES / min(seconds_of(copy, device) for _ in range(TRIES))
+    return found | {"disk_bytes": disk_speed(folder, disk_bytes)}
 
 
 def copying(size: int, device: str = "cpu"):
     """Return the work of copying `size` bytes in memory, which reads as many and writes as many."""
-    source, target = (
-        torch.ones(size, dtype=torch.uint8, device=device),
-        torch.zeros(size, dtype=torch.uint8, device=device),
-    )
+    source, target = (make(size, dtype=torch.uint8, device=device) for make in (torch.ones, torch.zeros))
     return lambda: target.copy_(source)
 
 
 def disk_speed(folder: Path, size: int) -> float:
-    """Return the bytes a second that an array is written with, its seal and all, until it is on the disk; the median of a few."""
+    """Return the bytes a second that are written of an array, until all are on the disk; the median of a few."""
     array, path, taken = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8), folder / "disk.npy", []
 
     def write() -> None:

@@ -3,7 +3,6 @@
 import math
 import threading
 from pathlib import Path
-from types import TracebackType
 
 SECONDS_BETWEEN_LOOKS = 0.005
 STATUS = Path("/proc/self/status")
@@ -12,8 +11,8 @@ STATUS = Path("/proc/self/status")
 def memory_bytes(field: str) -> float:
     """Return a field of Linux's account of this process in bytes; NaN on other systems.
 
-    `VmHWM` is the highest resident memory since the process began, `RssAnon` the part of the present one that no file stands behind. `ru_maxrss`
-    would count what the parent process had when it started this one.
+    `VmHWM` is the highest resident memory since the process began, `RssAnon` the part of the present one that no file
+    stands behind. `ru_maxrss` would count what the parent process had when it started this one.
     """
     try:
         lines = STATUS.read_text(encoding="utf-8").splitlines()
@@ -23,9 +22,10 @@ def memory_bytes(field: str) -> float:
 
 
 class PeakMemory:
-    """While it is open, the highest memory that is this process's own: pages of memory-mapped files, which the kernel may drop at any time, left out.
+    """The highest memory of this process while it is open.
 
-    The kernel keeps no record of that highest value, so it is looked at every few milliseconds; `resident`, all resident pages, is the kernel's record.
+    `own` leaves out pages of memory-mapped files, which the kernel may drop at any time. The kernel keeps no record of its
+    highest value, so it is read every few milliseconds. `resident`, all resident pages, is the kernel's record.
     """
 
     def __init__(self):
@@ -37,9 +37,7 @@ class PeakMemory:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closed.set()
         self._thread.join()
         self.resident = memory_bytes("VmHWM")

@@ -1,4 +1,4 @@
-"""Time and memory of the stages at 1×, 2×, 4× and 8× the rows, each size in a fresh process, on chunks that are all of one size."""
+"""Time and memory of the stages at 1×, 2×, 4× and 8× the rows, each size in a fresh process, with chunks of one size."""
 
 import multiprocessing
 import shutil
@@ -14,11 +14,12 @@ import pandas as pd
 
 from knnlm.cost.sizes import forward_flops
 from knnlm.cost.stages import BLOCK_KEYS
-from knnlm.datastore.store import save_chunk, shuffled_order
+from knnlm.datastore.store import Datastore, save_chunk, shuffled_order
 from knnlm.errors import KnnlmError
-from knnlm.performance.bench import Bench, row, seconds_of
+from knnlm.performance.bench import Bench, Job, row, seconds_of
 from knnlm.performance.memory import PeakMemory
-from knnlm.performance.search import (
+from knnlm.performance.stores import (
+    WHOLE,
     Retrieval,
     opened_index,
     opened_store,
@@ -31,13 +32,9 @@ from knnlm.performance.search import (
 from knnlm.storage.files import load_array, save_array
 
 TIMES = (1, 2, 4, 8)
-WHOLE = (1.0,)  # of the store
-REPEATS = {
-    "datastore build": 3,
-    "index fill": 0,
-    "exact search": 3,
-    "approximate search": 3,
-}  # after the first; 0: the first is what counts
+MOST = max(TIMES)
+# Measurements after the first, which counts only where there are no others.
+REPEATS = {"datastore build": 3, "index fill": 0, "exact search": 3, "approximate search": 3}
 MOST_EXPONENTS = {"datastore build": 1.05, "exact search": 1.05, "approximate search": 1.0}
 FEWER_FILLED = 8  # times as many rows are searched as indexes are filled with: filling takes longer
 MOST_GROWTH = 1.1  # of memory, from 1× to 8×
@@ -48,8 +45,10 @@ COLUMNS = ["stage", "times", "rows", "seconds", "memory_bytes", "resident_bytes"
 
 @dataclass(frozen=True)
 class Sizes:
-    """What every process must know: folder and device; the retrieval; rows of a chunk that is searched, of one that an index is filled with; queries;
-    windows and tokens of a chunk that is built.
+    """What every process must know.
+
+    `rows` are of a chunk that is searched, `filled_rows` of one that an index is filled with; `context`, `new` and
+    `tokens` are of windows and of a chunk that is built.
     """
 
     folder: Path
@@ -63,44 +62,38 @@ class Sizes:
     tokens: int
     seed: int
 
+    def searched(self, times: int) -> tuple[Datastore, np.ndarray]:
+        """Return the first `times` chunks of the store that is searched, and the queries."""
+        store = opened_store(self.folder, self.retrieval, self.rows, times)
+        return store, random_queries(self.queries, self.retrieval.width, self.seed)
+
 
 def sizes_of(config: dict, retrieval: Retrieval, bench: Bench) -> Sizes:
     """Choose sizes: the store's smallest has `bench.rows`, or as many as k neighbours and the index need."""
-    window, rows = config["windows"]["train"], max(bench.rows, retrieval.least_rows)
-    length = window["context"] + window["new"]
-    flops = length / window["new"] * forward_flops(config["lm"]["architecture"], length)
-    tokens = max(window["new"], bench.fitting(flops / SHARE) // window["new"] * window["new"])
+    context, new = (config["windows"]["train"][key] for key in ("context", "new"))
+    flops = (context + new) / new * forward_flops(config["lm"]["architecture"], context + new)
+    tokens = max(new, bench.fitting(flops / SHARE) // new * new)
+    rows = max(bench.rows, retrieval.least_rows)
     queries = bench.fitting(2 * retrieval.width * rows / SHARE, least=LEAST_QUERIES)
-    searched = (rows, max(1, rows // FEWER_FILLED), queries)
-    return Sizes(
-        bench.folder / "scaling",
-        bench.device,
-        retrieval,
-        *searched,
-        window["context"],
-        window["new"],
-        tokens,
-        bench.seed,
-    )
+    searched = rows, max(1, rows // FEWER_FILLED), queries
+    return Sizes(bench.folder / "scaling", bench.device, retrieval, *searched, context, new, tokens, bench.seed)
 
 
 def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
-    """Return a row (COLUMNS) for each stage and size. The files of the model stand in `model` beside the folder; 8× the store is written meanwhile."""
+    """Return a row (COLUMNS) for each stage and size.
+
+    The model's files stand in `model` beside the folder; 8× the store is written to the folder.
+    """
     from knnlm.performance.language_model import random_tokens
 
-    save_array(sizes.folder / "tokens.npy", random_tokens(max(TIMES) * sizes.tokens, vocabulary, sizes.seed))
+    save_array(sizes.folder / "tokens.npy", random_tokens(MOST * sizes.tokens, vocabulary, sizes.seed))
     write_stores(sizes)
     found = []
     for stage in STAGES:
-        for times in (
-            *TIMES,
-            *reversed(TIMES),
-        ):  # so that what changes on the machine meanwhile does not look like growth
+        for times in (*TIMES, *reversed(TIMES)):  # so that a change of the machine does not look like growth
             found += in_a_fresh_process(stage, sizes, times)
-            print(
-                f"scaling: {stage} at {times}×, {found[-1]['seconds']:.2f} s, {found[-1]['memory_bytes'] / 1e6:.0f} MB",
-                flush=True,
-            )
+            seconds, megabytes = found[-1]["seconds"], found[-1]["memory_bytes"] / 1e6
+            print(f"scaling: {stage} at {times}×, {seconds:.2f} s, {megabytes:.0f} MB", flush=True)
     table = pd.DataFrame(found)
     table["exponent"] = table["stage"].map({stage: float(np.median(exponents(table, stage))) for stage in STAGES})
     return table
@@ -109,18 +102,21 @@ def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
 def write_stores(sizes: Sizes) -> None:
     """Write the store that is searched and its index, and the one that indexes are filled with."""
     folder, retrieval = sizes.folder, sizes.retrieval
-    random_store(folder, retrieval, sizes.rows, max(TIMES), sizes.seed)
+    random_store(folder, retrieval, sizes.rows, MOST, sizes.seed)
     first = opened_store(folder, retrieval, sizes.rows, 1)
     with redirect_stderr(StringIO()):
         write_trained(folder, retrieval, first, sizes.seed)
     write_filled(folder, retrieval, first)
-    repeat_filled(folder, retrieval, sizes.rows, max(TIMES))
-    random_store(folder / "fill", retrieval, sizes.filled_rows, max(TIMES), sizes.seed)
+    repeat_filled(folder, retrieval, sizes.rows, MOST)
+    random_store(folder / "fill", retrieval, sizes.filled_rows, MOST, sizes.seed)
     shutil.copyfile(folder / "trained.faiss", folder / "fill" / "trained.faiss")
 
 
 def in_a_fresh_process(stage: str, sizes: Sizes, times: int) -> list[dict]:
-    """Return what `one_size` returns; raises KnnlmError where the process ends without it. It does not outlive an interruption of this one."""
+    """Return what `one_size` returns; the process ends with this one, however that ends.
+
+    Raises KnnlmError if the process ends without a result.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(there, stage, sizes, times))
@@ -131,7 +127,8 @@ def in_a_fresh_process(stage: str, sizes: Sizes, times: int) -> list[dict]:
     except EOFError:
         process.join()
         raise KnnlmError(
-            f"{stage} at {times} times the rows ended with status {process.exitcode}, perhaps for want of memory; lower performance.rows."
+            f"{stage} at {times} times the rows ended with status {process.exitcode}, perhaps for want of memory;"
+            " lower performance.rows."
         ) from None
     finally:
         process.kill()
@@ -144,75 +141,56 @@ def _send(connection: Connection, stage: str, sizes: Sizes, times: int) -> None:
 
 def one_size(stage: str, sizes: Sizes, times: int) -> list[dict]:
     """Do a stage at one size a few times and return a row for each, with this process's peak memory over all of them."""
-    taken = []
     with redirect_stderr(StringIO()), PeakMemory() as peak:
-        work = STAGES[stage](sizes, times)
-        for _ in range(1 + REPEATS[stage]):
-            taken.append(seconds_of(work, sizes.device))
+        job = STAGES[stage](sizes, times)
+        taken = [seconds_of(job, sizes.device) for _ in range(1 + REPEATS[stage])]
     rows = times * {"datastore build": sizes.tokens, "index fill": sizes.filled_rows}.get(stage, sizes.rows)
-    same = {"stage": stage, "times": times, "rows": rows}
-    return [
-        same | {"seconds": seconds, "memory_bytes": peak.own, "resident_bytes": peak.resident}
-        for seconds in taken[1:] or taken
-    ]
+    same = {"stage": stage, "times": times, "rows": rows, "memory_bytes": peak.own, "resident_bytes": peak.resident}
+    return [same | {"seconds": seconds} for seconds in taken[1:] or taken]
 
 
-def build(sizes: Sizes, times: int) -> Callable[[], None]:
+def build(sizes: Sizes, times: int) -> Job:
     """Build `times` chunks of the datastore from as many tokens."""
     from knnlm.corpus.windows import fixed_windows, share_of_windows
     from knnlm.language_model.states import extract_states
     from knnlm.language_model.transformer import LanguageModel
 
     files = sizes.folder.parent / "model"
-    model, tokens = (
-        LanguageModel(files / "model.pt", files / "dict.txt", sizes.device),
-        load_array(sizes.folder / "tokens.npy")[: times * sizes.tokens],
-    )
+    model = LanguageModel(files / "model.pt", files / "dict.txt", sizes.device)
+    tokens = load_array(sizes.folder / "tokens.npy")[: times * sizes.tokens]
     windows = fixed_windows(len(tokens), sizes.context, sizes.new)
 
     def work() -> None:
         for chunk in range(times):
             share = share_of_windows(windows, chunk, times)
             att, ffn, _ = extract_states(model, tokens, share)
-            save_chunk(
-                sizes.folder / f"built-{chunk}",
-                att,
-                ffn,
-                tokens,
-                int(share[0, 1]),
-                shuffled_order(len(att), sizes.seed, chunk),
-            )
+            folder, order = sizes.folder / f"built-{chunk}", shuffled_order(len(att), sizes.seed, chunk)
+            save_chunk(folder, att, ffn, tokens, int(share[0, 1]), order)
 
     return work
 
 
-def fill(sizes: Sizes, times: int) -> Callable[[], None]:
+def fill(sizes: Sizes, times: int) -> Job:
     """Fill and write the indexes of the first `times` chunks."""
     folder = sizes.folder / "fill"
     store = opened_store(folder, sizes.retrieval, sizes.filled_rows, times)
     return lambda: write_filled(folder, sizes.retrieval, store)
 
 
-def exact(sizes: Sizes, times: int) -> Callable[[], object]:
-    """Search the whole of the first `times` chunks exactly, without a stop at fractions: blocks of keys are then as large as they get."""
-    store, queries = (
-        opened_store(sizes.folder, sizes.retrieval, sizes.rows, times),
-        random_queries(sizes.queries, sizes.retrieval.width, sizes.seed),
-    )
+def exact(sizes: Sizes, times: int) -> Job:
+    """Search the whole of the first `times` chunks exactly; without fractions, blocks of keys are as large as they get."""
+    store, queries = sizes.searched(times)
     return lambda: sizes.retrieval.exact(store, queries, sizes.device, WHOLE)
 
 
-def approximate(sizes: Sizes, times: int) -> Callable[[], object]:
+def approximate(sizes: Sizes, times: int) -> Job:
     """Search the whole of the first `times` chunks with their indexes."""
-    store, queries = (
-        opened_store(sizes.folder, sizes.retrieval, sizes.rows, times),
-        random_queries(sizes.queries, sizes.retrieval.width, sizes.seed),
-    )
+    store, queries = sizes.searched(times)
     index = opened_index(sizes.folder, sizes.retrieval, store)
     return lambda: sizes.retrieval.approximate(store, index, queries, sizes.device, WHOLE)
 
 
-STAGES: dict[str, Callable[[Sizes, int], Callable[[], object]]] = {
+STAGES: dict[str, Callable[[Sizes, int], Job]] = {
     "datastore build": build,
     "index fill": fill,
     "exact search": exact,
@@ -221,30 +199,27 @@ STAGES: dict[str, Callable[[Sizes, int], Callable[[], object]]] = {
 
 
 def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
-    """Return the slope of log seconds against log rows, float64 (repeats,): of the first measurement at every size, of the second, and so on."""
-    rows = table[table["stage"] == stage]
-    sizes = rows.groupby("times", sort=True)
+    """Return the slopes of log seconds against log rows, float64 (repeats,): of the first measurement at every size, ..."""
+    sizes = table[table["stage"] == stage].groupby("times", sort=True)
     seconds = np.array([part["seconds"].to_numpy() for _, part in sizes])
     return np.polyfit(np.log(sizes["rows"].first().to_numpy()), np.log(seconds), 1)[0]
 
 
 def judged(table: pd.DataFrame) -> list[dict]:
-    """Return the rows of the table of performance: of each stage the speed at 8× against that at 1×, as the fitted line has them, and the memory.
+    """Return the rows of the table of performance: the speed of each stage at 8× against 1×, as fitted, and its memory.
 
-    Of memory less is better, so its ratio is that of 1× to 8×. That of searches has no goal where the smallest
-    store fills no block of exact search: below that it must grow.
+    Less memory is better, so its ratio is that of 1× to 8×. Memory of searches has no goal if the smallest store fills no
+    block of exact search: below that it must grow.
     """
     found = []
     for stage in STAGES:
         rows = table[table["stage"] == stage]
-        least, most = (rows[rows["times"] == times] for times in (min(TIMES), max(TIMES)))
+        least, most = (rows[rows["times"] == times] for times in (min(TIMES), MOST))
         speeds = [(part["rows"] / part["seconds"]).to_numpy() for part in (most, least)]
-        slopes, goal = exponents(table, stage), MOST_EXPONENTS.get(stage)
-        goal = None if goal is None else max(TIMES) ** (1 - goal)
-        found.append(row(f"{stage} at {max(TIMES)}× the rows: 1×", "rows/s", *speeds, goal, max(TIMES) ** (1 - slopes)))
+        goal = MOST ** (1 - MOST_EXPONENTS[stage]) if stage in MOST_EXPONENTS else None
+        ratios, name = MOST ** (1 - exponents(table, stage)), f"{stage} at {MOST}× the rows: 1×"
+        found.append(row(name, "rows/s", *speeds, goal, ratios))
         memory = [np.array([part["memory_bytes"].max() / 1e6]) for part in (most, least)]
         goal = 1 / MOST_GROWTH if "search" not in stage or least["rows"].iloc[0] >= 2 * BLOCK_KEYS else None
-        found.append(
-            row(f"memory of {stage} at {max(TIMES)}× the rows: 1×", "MB", *memory, goal, memory[1] / memory[0])
-        )
+        found.append(row(f"memory of {name}", "MB", *memory, goal, memory[1] / memory[0]))
     return found

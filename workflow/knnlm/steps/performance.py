@@ -11,7 +11,7 @@ import pandas as pd
 
 from knnlm.cost.sizes import estimated_vocabulary
 from knnlm.cost.step_times import computed_and_wall_seconds, read_times
-from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, training
+from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, stores, training
 from knnlm.performance.bench import COLUMNS, Bench, Measured, row
 from knnlm.running.devices import Job
 from knnlm.storage.files import atomic
@@ -35,7 +35,7 @@ DISK_BYTES_A_SECOND = 2**29  # of the seconds of one measurement: how much is wr
 def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> None:
     """Measure one stage after the other, with `folder` for what is written on the way, and write all tables at the end."""
     wanted, device = settings["performance"], job.device
-    vocabulary, retrieval = estimated_vocabulary(settings["corpus"]["bpe_merges"]), search.Retrieval.of(settings)
+    vocabulary, retrieval = estimated_vocabulary(settings["corpus"]["bpe_merges"]), stores.Retrieval.of(settings)
     finished = whole_run(logs)  # first, since a damaged log would end this
     with emptied(folder):
         sizes = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
@@ -65,19 +65,19 @@ def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> No
             table.to_csv(unfinished, index=False)
 
 
-def stages(config: dict, vocabulary: int, retrieval: search.Retrieval, bench: Bench) -> Iterator[Measured]:
+def stages(config: dict, vocabulary: int, retrieval: stores.Retrieval, bench: Bench) -> Iterator[Measured]:
     """Measure every stage but for its scaling, in the order of the data."""
     architecture, longest = config["lm"]["architecture"], config["lm"]["training"]["tokens_per_sample"]
     model = language_model.random_model(bench.folder / "model", architecture, longest, vocabulary, bench.device)
     yield training.measure(config, vocabulary, bench)
     yield language_model.measure(config, vocabulary, model, bench)
     folder, chunks = bench.folder / "store", config["datastore"]["chunks"]
-    store = search.random_store(
+    store = stores.random_store(
         folder, retrieval, math.ceil(search.store_rows(retrieval, bench) / chunks), chunks, bench.seed
     )
-    search.write_trained(folder, retrieval, store, bench.seed)
-    search.write_filled(folder, retrieval, store)
-    yield search.measure(retrieval, store, search.opened_index(folder, retrieval, store), bench)
+    stores.write_trained(folder, retrieval, store, bench.seed)
+    stores.write_filled(folder, retrieval, store)
+    yield search.measure(retrieval, store, stores.opened_index(folder, retrieval, store), bench)
     yield arithmetic.measure(config, retrieval, store, bench)
     yield heads.measure(config, vocabulary, model, bench)
 
