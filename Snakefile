@@ -28,7 +28,9 @@ check_combinations(config)
 check_cache()
 
 
+include: "workflow/rules/steps.smk"
 include: "workflow/rules/common.smk"
+include: "workflow/rules/hypothesis_files.smk"
 
 
 report: "workflow/report/workflow.rst"

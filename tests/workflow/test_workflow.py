@@ -102,35 +102,48 @@ def test_a_user_s_own_folder_of_text_becomes_a_corpus(project):
     assert "Traceback" not in done.stdout
 
 
-def test_rules_write_below_the_run_s_folder():
+@pytest.fixture(scope="module")
+def announced(project):
+    """Return what a dry run says of one job of each rule, everything that can be asked for in turn: rule, and text by what it is about."""
+    said = project("-n", "--forceall", "hypotheses", "performance", "plan", config="config/tiny.yaml").stdout
+    said += project("-n", "--forceall", "redraw", config="config/tiny.yaml").stdout
+    overlay = (project.folder / "config/tiny.yaml").read_text(encoding="utf-8") + "\nresources: {query_blocks: 2}\n"
+    (project.folder / "config/blocks.yaml").write_text(overlay, encoding="utf-8")
+    said += project("-n", "--forceall", config="config/blocks.yaml").stdout
+    jobs, job = {}, {}
+    for line in said.splitlines():  # jobs of a group are indented
+        if rule := re.match(r" *(?:local)?rule (\w+):$", line):
+            jobs[rule[1]] = job = {}
+        elif fact := re.match(r" +(\w+): (.*)", line):
+            job[fact[1]] = fact[2]
+    return jobs
+
+
+def test_rules_write_below_the_run_s_folder(announced):
     """A path without the run's name would be shared by all runs, which Snakemake's lint does not see."""
-    for path in (ROOT / "workflow/rules").glob("*.smk"):
-        for block in re.findall(
-            r"^    (?:    )?(?:output|log|benchmark):\n(.*?)(?=^    (?:    )?\w+:)",
-            path.read_text(),
-            flags=re.DOTALL | re.MULTILINE,
-        ):
-            for name in re.findall(r'"([^"]*/[^"]*)"', block):
-                assert name.startswith(("results/<run>/", "<logs>/", "../report/")), f"{path.name}: {name}"
+    assert len(announced) > 35
+    for rule, job in announced.items():
+        written = [path for what in ("output", "log") for path in job.get(what, "").split(", ") if path]
+        assert all(path.startswith("results/tiny/") for path in written), rule
+        assert all(path.startswith("results/tiny/logs/") for path in job.get("log", "").split(", ") if path), rule
 
 
-def test_every_rule_asks_for_what_it_needs_by_the_size_of_its_data():
+def test_every_rule_asks_for_what_it_needs_by_the_size_of_its_data(announced):
     """GPUs, memory, minutes, disk and threads of all that is not done in Snakemake's own place; none of them is a number in the rules."""
-    texts = [path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk"))]
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
     rules = [
         rule
-        for text in texts
-        for rule in re.split(r"^ *rule\b.*:\n", text, flags=re.MULTILINE)[1:]
+        for rule in re.split(r"^ *(?:use )?rule\b.*:\n", text, flags=re.MULTILINE)[1:]
         if "localrule: True" not in rule
     ]
-    assert len(rules) > 15
+    asked = [dict(part.split("=", 1) for part in job["resources"].split(", ")) for job in announced.values()]
+    asked = [resources for resources in asked if resources.keys() != {"tmpdir"}]
+    assert len(asked) > len(rules) > 15  # `join` is one rule for each search
+    assert all(resources.keys() >= {"gpu", "mem_mb", "runtime", "disk_mb"} for resources in asked)
     for rule in rules:
-        name = re.findall(r"knnlm\.steps (\S+)", rule)[0]
         (threads,) = re.findall(r"^ +threads: (.+)$", rule, flags=re.MULTILINE)
-        _, resources = re.search(r"^( +)resources:\n((?:\1 +.*\n)+)", rule, flags=re.MULTILINE).groups()
-        asked = {"threads": threads} | dict(re.findall(r"^ +(\w+)=(.+),$", resources, flags=re.MULTILINE))
-        assert asked.keys() >= {"gpu", "mem_mb", "runtime", "disk_mb", "threads"}, name
-        assert {what: amount for what, amount in asked.items() if is_constant(amount)} == {}, name
+        assert not is_constant(threads)
+        assert re.search(r'^ +resources:\n +\*\*asks\("\w+"(, .+)?\),\n', rule, flags=re.MULTILINE), rule
 
 
 def is_constant(expression: str) -> bool:
@@ -145,7 +158,9 @@ def test_every_step_runs_with_a_log_beside_which_it_leaves_its_times():
         for command in re.findall(r"shell:\n +[\"'](.*)", path.read_text())
     ]
     assert len(commands) > 20
-    assert [command for command in commands if not command.startswith("logged {log} python -m knnlm.steps ")] == []
+    others = [command for command in commands if not command.startswith("logged {log} python -m knnlm.steps ")]
+    assert not any("python" in command for command in others)
+    assert len(others) <= 1
 
 
 @pytest.mark.parametrize(("more", "together"), [([], False), (["--resources", "gpu=2"], True)])

@@ -2,7 +2,7 @@ rule tables:
     """Interpolate every component with the base LM: perplexities, intervals and curves."""
     input:
         base=rules.evaluation_states.output.base,
-        base_arrays=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
+        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
         descriptions=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.json"),
         valid=behind_manifest(every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.valid.npy")),
         test=behind_manifest(every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.test.npy")),
@@ -12,68 +12,20 @@ rule tables:
         continuation=rules.binarise.output.continuation,
         loss=rules.train_lm.output.loss,
         hypotheses=of_hypotheses("results/<run>/hypotheses/{hypothesis}.json"),
-        hypothesis_arrays=behind_manifest(
-            of_hypotheses(
-                "results/<run>/hypotheses/{hypothesis}.valid.npy", "results/<run>/hypotheses/{hypothesis}.test.npy"
-            )
-        ),
+        hypotheses_valid=behind_manifest(of_hypotheses("results/<run>/hypotheses/{hypothesis}.valid.npy")),
+        hypotheses_test=behind_manifest(of_hypotheses("results/<run>/hypotheses/{hypothesis}.test.npy")),
         facts=of_hypotheses("results/<run>/hypotheses/{hypothesis}.facts.csv"),
         code=sources("tables"),
     output:
-        components=report(
-            "results/<run>/tables/components.csv",
-            caption="../report/components_table.rst",
-            category="Tables",
-            labels={"table": "components"},
-        ),
-        temperature=report(
-            "results/<run>/tables/temperature.csv",
-            caption="../report/temperature_table.rst",
-            category="Tables",
-            labels={"table": "temperature"},
-        ),
-        datastore_size=report(
-            "results/<run>/tables/datastore_size.csv",
-            caption="../report/datastore_size_table.rst",
-            category="Tables",
-            labels={"table": "datastore size"},
-        ),
-        interpolation=report(
-            "results/<run>/tables/lambda.csv",
-            caption="../report/lambda_table.rst",
-            category="Tables",
-            labels={"table": "interpolation weight"},
-        ),
-        loss=report(
-            "results/<run>/tables/loss.csv",
-            caption="../report/loss_table.rst",
-            category="Tables",
-            labels={"table": "training loss"},
-        ),
-        verdicts=report(
-            "results/<run>/tables/verdicts.csv",
-            caption="../report/verdicts_table.rst",
-            category="Tables",
-            labels={"table": "verdicts"},
-        ),
-        shares=report(
-            "results/<run>/tables/shares.csv",
-            caption="../report/shares_table.rst",
-            category="Tables",
-            labels={"table": "share of the gain, every component"},
-        ),
-        input_representation=report(
-            "results/<run>/tables/input_representation.csv",
-            caption="../report/input_representation_table.rst",
-            category="Tables",
-            labels={"table": "input representation"},
-        ),
-        facts=report(
-            "results/<run>/tables/facts.csv",
-            caption="../report/facts_table.rst",
-            category="Tables",
-            labels={"table": "what else was measured"},
-        ),
+        components=table("components"),
+        temperature=table("temperature"),
+        datastore_size=table("datastore_size"),
+        interpolation=table("lambda", "interpolation weight"),
+        loss=table("loss", "training loss"),
+        verdicts=table("verdicts"),
+        shares=table("shares", "share of the gain, every component"),
+        input_representation=table("input_representation"),
+        facts=table("facts", "what else was measured"),
         verdicts_text="results/<run>/tables/verdicts.txt",
         verdicts_rst="results/<run>/tables/verdicts.rst",
         summary=report(
@@ -88,50 +40,42 @@ rule tables:
         "tables"
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("tables", "threads")
+    threads: asked("tables", "threads")
     resources:
-        gpu=asks("tables", "gpu"),
-        mem_mb=asks("tables", "mem_mb"),
-        disk_mb=asks("tables", "disk_mb"),
-        runtime=asks("tables", "runtime"),
+        **asks("tables"),
     params:
-        settings=table_settings,
+        settings=settings("seed", "significance", "main", "fractions", "verdict", hypotheses=questions),
     shell:
-        "logged {log} python -m knnlm.steps tables --settings {params.settings:q} --descriptions {input.base} {input.descriptions} {input.hypotheses}"
-        " --tokens {input.tokens} --documents {input.documents} --continuation {input.continuation}"
-        " --temperatures {input.temperatures} --loss {input.loss} --facts {input.facts}"
-        ' --tables "$(dirname {output.summary})"'
+        "logged {log} python -m knnlm.steps tables --settings {params.settings:q}"
+        " --descriptions {input.base} {input.descriptions} {input.hypotheses} --tokens {input.tokens}"
+        " --documents {input.documents} --continuation {input.continuation} --temperatures {input.temperatures}"
+        ' --loss {input.loss} --facts {input.facts} --tables "$(dirname {output.summary})"'
 
 
-for figure, table in FIGURES.items():
+for picture, drawn_from in FIGURES.items():
 
     rule:
         """Draw one figure from its table alone."""
         name:
-            f"plot_{figure}"
+            f"plot_{picture}"
         input:
-            table=f"results/<run>/tables/{table}.csv",
+            table=f"results/<run>/tables/{drawn_from}.csv",
             components="results/<run>/tables/components.csv",
             code=sources("plot"),
         output:
-            png=report(
-                f"results/<run>/figures/{figure}.png",
-                caption=f"../report/{figure}.rst",
-                category="Figures",
-                labels={"figure": figure.replace("_", " ")},
-            ),
-            pdf=f"results/<run>/figures/{figure}.pdf",
+            png=figure(picture),
+            pdf=f"results/<run>/figures/{picture}.pdf",
         log:
-            f"<logs>/plot/{figure}.log",
+            f"<logs>/plot/{picture}.log",
         localrule: True
         conda:
             "../../envs/cpu.yaml"
         params:
-            figure=figure,
+            figure=picture,
             settings=settings("figures", "main"),
         shell:
-            "logged {log} python -m knnlm.steps plot --figure {params.figure} --settings {params.settings:q} --table {input.table}"
-            " --components {input.components} --pdf {output.pdf} --png {output.png}"
+            "logged {log} python -m knnlm.steps plot --figure {params.figure} --settings {params.settings:q}"
+            " --table {input.table} --components {input.components} --pdf {output.pdf} --png {output.png}"
 
 
 rule plot_hypothesis:
@@ -153,10 +97,11 @@ rule plot_hypothesis:
     conda:
         "../../envs/cpu.yaml"
     params:
-        settings=hypothesis_figure_settings,
+        settings=settings("figures", "main", hypothesis=shown),
     shell:
-        "logged {log} python -m knnlm.steps plot --figure hypothesis-{wildcards.hypothesis} --settings {params.settings:q} --table {input.table}"
-        " --components {input.table} --pdf {output.pdf} --png {output.png}"
+        "logged {log} python -m knnlm.steps plot --figure hypothesis-{wildcards.hypothesis}"
+        " --settings {params.settings:q} --table {input.table} --components {input.table}"
+        " --pdf {output.pdf} --png {output.png}"
 
 
 rule verdict_picture:
@@ -203,7 +148,7 @@ rule redraw:
     conda:
         "../../envs/cpu.yaml"
     params:
-        settings=redraw_settings,
+        settings=settings("figures", "main", tables=FIGURES, hypotheses=all_shown),
         folders=run_folders(),
     shell:
         "logged {log} python -m knnlm.steps redraw --settings {params.settings:q} --folders {params.folders:q}"
@@ -220,11 +165,11 @@ rule plan:
     conda:
         "../../envs/cpu.yaml"
     params:
-        settings=plan_settings,
+        settings=settings(*(key for key in config if key != "name"), chosen=CHOSEN),
         table=placed(f"results/{config['name']}/tables/plan.csv"),
         counted=TOKENS,
         rates=measured_rates,
         logs=placed(f"results/{config['name']}/logs"),
     shell:
-        "logged {log} python -m knnlm.steps plan --settings {params.settings:q} --table {params.table} --manifest {params.counted:q}"
-        " --rates {params.rates:q} --logs {params.logs:q}"
+        "logged {log} python -m knnlm.steps plan --settings {params.settings:q} --table {params.table}"
+        " --manifest {params.counted:q} --rates {params.rates:q} --logs {params.logs:q}"

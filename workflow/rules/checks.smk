@@ -20,6 +20,7 @@ sys.path.insert(0, str(LIBRARY))
 
 from knnlm.config import checks, files, schema, sizes
 from knnlm.errors import KnnlmError
+from knnlm.storage import locks
 
 IN_MODULE = not workflow.modifier.is_main_snakefile()
 # A workflow that uses this one as a module may have a default target already, which stays that.
@@ -132,6 +133,24 @@ def check_cache_folder(folder):
         raise KnnlmError(
             f"SNAKEMAKE_OUTPUT_CACHE: {folder} is open to every user of this machine, who could change what is in it; chmod o-rwx it."
         )
+
+
+def lock_runs():
+    """Stop with one sentence if another Snakemake works on this run or on one of its seeds; ours keeps them locked until it ends, however it ends."""
+    for name in [config["name"], *(f"{config['name']}-seed-{seed}" for seed in config["seeds"])]:
+        folder = Path(placed("results"), name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if locks.lock(folder / ".lock") is None:
+                logger.warning(
+                    f"{folder}: this file system has no locks; see to it yourself that no other Snakemake works on this run."
+                )
+        except BlockingIOError:
+            raise WorkflowError(
+                f"{folder}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."
+            )
+        except OSError as error:
+            raise WorkflowError(f"{error.filename}: {error.strerror}; put that right and run the same command again.")
 
 
 def repeat_mistakes(logs):

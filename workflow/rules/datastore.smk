@@ -19,19 +19,15 @@ rule datastore_chunk:
     cache: SHARED
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("datastore_chunk", "threads")
+    threads: asked("datastore_chunk", "threads")
     resources:
-        gpu=asks("datastore_chunk", "gpu"),
-        gres=asks("datastore_chunk", "gres"),
-        nodes=asks("datastore_chunk", "nodes"),
-        mem_mb=asks("datastore_chunk", "mem_mb"),
-        disk_mb=asks("datastore_chunk", "disk_mb"),
-        runtime=asks("datastore_chunk", "runtime"),
+        **asks("datastore_chunk", *DEVICE),
     params:
-        settings=chunk_settings,
+        settings=settings("seed", "windows.train", "datastore.chunks"),
     shell:
-        "logged {log} python -m knnlm.steps datastore_chunk --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
-        ' --dictionary {input.dictionary} --tokens {input.tokens} --chunk "$(dirname {output.manifest})"'
+        "logged {log} python -m knnlm.steps datastore_chunk --settings {params.settings:q}"
+        " --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model} --dictionary {input.dictionary}"
+        ' --tokens {input.tokens} --chunk "$(dirname {output.manifest})"'
 
 
 rule train_index:
@@ -49,14 +45,11 @@ rule train_index:
     cache: SHARED
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("train_index", "threads")
+    threads: asked("train_index", "threads")
     resources:
-        gpu=asks("train_index", "gpu"),
-        mem_mb=asks("train_index", "mem_mb"),
-        disk_mb=asks("train_index", "disk_mb"),
-        runtime=asks("train_index", "runtime"),
+        **asks("train_index"),
     params:
-        settings=index_training_settings,
+        settings=settings("seed", "index.factory", "index.training_rows"),
     shell:
         "logged {log} python -m knnlm.steps train_index --settings {params.settings:q} --chunks {input.chunks}"
         " --trained {output.trained}"
@@ -65,7 +58,7 @@ rule train_index:
 rule fill_index:
     """Add one chunk of the datastore to a copy of the trained index."""
     input:
-        trained=behind_manifest("results/<run>/index/{h}-{metric}/trained.faiss"),
+        trained=behind_manifest(rules.train_index.output.trained),
         trained_manifest=rules.train_index.output.manifest,
         chunk="results/<run>/datastore/chunk-{chunk}/manifest.json",
         contexts=behind_manifest("results/<run>/datastore/chunk-{chunk}/{h}.npy"),
@@ -78,14 +71,11 @@ rule fill_index:
     cache: SHARED
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("fill_index", "threads")
+    threads: asked("fill_index", "threads")
     resources:
-        gpu=asks("fill_index", "gpu"),
-        mem_mb=asks("fill_index", "mem_mb"),
-        disk_mb=asks("fill_index", "disk_mb"),
-        runtime=asks("fill_index", "runtime"),
+        **asks("fill_index"),
     params:
-        settings=index_filling_settings,
+        settings=settings("index.factory"),
     shell:
-        "logged {log} python -m knnlm.steps fill_index --settings {params.settings:q} --trained {input.trained} --chunk {input.chunk}"
-        " --filled {output.filled}"
+        "logged {log} python -m knnlm.steps fill_index --settings {params.settings:q} --trained {input.trained}"
+        " --chunk {input.chunk} --filled {output.filled}"

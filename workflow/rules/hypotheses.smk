@@ -1,54 +1,30 @@
 rule hypothesis:
     """Make the components of one hypothesis; the LM runs only where the hypothesis is about another training of it."""
     input:
+        behind_manifest(hypothesis_arrays),
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
         continuation=rules.binarise.output.continuation,
         base=rules.evaluation_states.output.base,
-        base_arrays=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
         states=needed("states", "results/<run>/states/manifest.json"),
-        state_arrays=behind_manifest(
-            needed("states", "results/<run>/states/{split}.{h}.npy", split=EVALUATION_SPLITS, h=["att", "ffn"])
-        ),
-        chunks=needed("datastore", "results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        chunk_arrays=behind_manifest(
-            needed("datastore", "results/<run>/datastore/chunk-{chunk}/{array}.npy", chunk=CHUNKS, array=CHUNK_ARRAYS)
-        ),
-        neighbours=needed("neighbours", "results/<run>/neighbours/{h}-{metric}-{search}/manifest.json", search=SEARCHES),
-        neighbour_arrays=behind_manifest(
-            needed(
-                "neighbours",
-                "results/<run>/neighbours/{h}-{metric}-{search}/{split}.{array}.npy",
-                search=SEARCHES,
-                split=EVALUATION_SPLITS,
-                array=NEIGHBOUR_ARRAYS,
-            )
-        ),
+        chunks=needed("datastore", "results/<run>/datastore/chunk-{chunk}/manifest.json"),
+        neighbours=needed("neighbours", "results/<run>/neighbours/{h}-{metric}-{search}/manifest.json"),
+        components=needed_components("json"),
         trained=behind_manifest(needed("index", "results/<run>/index/{h}-{metric}/trained.faiss")),
-        filled=behind_manifest(needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS)),
-        trained_manifest=needed("index", "results/<run>/index/{h}-{metric}/trained.json"),
-        filled_manifests=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
+        filled=behind_manifest(needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss")),
+        of_trained=needed("index", "results/<run>/index/{h}-{metric}/trained.json"),
+        of_filled=needed("index", "results/<run>/index/{h}-{metric}/chunk-{chunk}.json"),
         training_neighbours=needed(
-            "training_neighbours",
-            "results/<run>/hypotheses/{{hypothesis}}.neighbours/chunk-{chunk}/manifest.json",
-            chunk=CHUNKS,
+            "training_neighbours", "results/<run>/hypotheses/{{hypothesis}}.neighbours/chunk-{chunk}/manifest.json"
         ),
         training_neighbour_arrays=needed(
             "training_neighbours",
             "results/<run>/hypotheses/{{hypothesis}}.neighbours/chunk-{chunk}/{array}.npy",
-            chunk=CHUNKS,
             array=["values", "similarities"],
         ),
-        components=needed_components("json"),
-        component_arrays=behind_manifest(needed_components("valid.npy", "test.npy")),
         model=behind_manifest(needed("model", "results/<run>/lm/model.pt")),
         of_model=needed("model", "results/<run>/lm/manifest.json"),
         dictionary=needed("training", "results/<run>/corpus/dictionary.txt"),
         corpus=needed("training", "results/<run>/corpus/tokens/manifest.json"),
-        binary=behind_manifest(
-            needed("training", "results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"])
-        ),
-        lines=behind_manifest(needed("training", "results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS)),
-        train_tokens=behind_manifest(needed("training", "results/<run>/corpus/tokens/train.npy")),
         code=hypothesis_sources,
     output:
         descriptions="results/<run>/hypotheses/{hypothesis}.json",
@@ -60,29 +36,21 @@ rule hypothesis:
     cache: SHARED
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("hypothesis", "threads")
+    threads: asked("hypothesis", "threads")
     resources:
-        gpu=asks("hypothesis", "gpu"),
-        gres=asks("hypothesis", "gres"),
-        nodes=asks("hypothesis", "nodes"),
-        mpi=asks("hypothesis", "mpi"),
-        tasks=asks("hypothesis", "tasks"),
-        tasks_per_gpu=asks("hypothesis", "tasks_per_gpu"),
-        mem_mb=asks("hypothesis", "mem_mb"),
-        disk_mb=asks("hypothesis", "disk_mb"),
-        runtime=asks("hypothesis", "runtime"),
+        **asks("hypothesis", *DEVICE),
     params:
         family=family,
         settings=hypothesis_settings,
     shell:
-        "logged {log} python -m knnlm.steps hypothesis --settings {params.settings:q} --family {params.family} --gpus {resources.gpu} --gres={resources.gres:q}"
-        " --nodes {resources.nodes} --threads {threads}"
-        " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states} --chunks {input.chunks}"
-        " --model {input.model} --dictionary {input.dictionary} --neighbours {input.neighbours} --components {input.components}"
-        " --training-neighbours {input.training_neighbours}"
-        ' --trained {input.trained} --filled {input.filled} --corpus "$(dirname {input.continuation})/.."'
-        ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints"'
-        " --code {input.code:q} --descriptions {output.descriptions} --facts {output.facts}"
+        "logged {log} python -m knnlm.steps hypothesis --family {params.family} --settings {params.settings:q}"
+        " --gpus {resources.gpu} --gres={resources.gres:q} --nodes {resources.nodes} --threads {threads}"
+        " --tokens {input.tokens} --continuation {input.continuation} --base {input.base} --states {input.states}"
+        " --chunks {input.chunks} --neighbours {input.neighbours} --components {input.components}"
+        " --trained {input.trained} --filled {input.filled} --training-neighbours {input.training_neighbours}"
+        ' --model {input.model} --dictionary {input.dictionary} --corpus "$(dirname {input.continuation})/.."'
+        ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints" --code {input.code:q}'
+        " --descriptions {output.descriptions} --facts {output.facts}"
 
 
 rule training_neighbours:
@@ -94,9 +62,9 @@ rule training_neighbours:
         positions=behind_manifest("results/<run>/datastore/chunk-{chunk}/positions.npy"),
         base=rules.evaluation_states.output.base,
         trained=behind_manifest(of_main("results/<run>/index/{h}-{metric}/trained.faiss")),
-        trained_manifest=of_main("results/<run>/index/{h}-{metric}/trained.json"),
+        of_trained=of_main("results/<run>/index/{h}-{metric}/trained.json"),
         filled=behind_manifest(of_main("results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss", chunk=CHUNKS)),
-        filled_manifests=of_main("results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
+        of_filled=of_main("results/<run>/index/{h}-{metric}/chunk-{chunk}.json", chunk=CHUNKS),
         code=sources("training_neighbours"),
     output:
         manifest=temp("results/<run>/hypotheses/{hypothesis}.neighbours/chunk-{chunk}/manifest.json"),
@@ -106,17 +74,15 @@ rule training_neighbours:
         "<logs>/training_neighbours/{hypothesis}-{chunk}.log",
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("training_neighbours", "threads")
+    threads: asked("training_neighbours", "threads")
     resources:
-        gpu=asks("training_neighbours", "gpu"),
-        mem_mb=asks("training_neighbours", "mem_mb"),
-        disk_mb=asks("training_neighbours", "disk_mb"),
-        runtime=asks("training_neighbours", "runtime"),
+        **asks("training_neighbours"),
     params:
         settings=training_neighbour_settings,
     shell:
-        "logged {log} python -m knnlm.steps training_neighbours --settings {params.settings:q} --base {input.base} --chunks {input.chunks}"
-        ' --trained {input.trained} --filled {input.filled} --neighbours "$(dirname {output.manifest})"'
+        "logged {log} python -m knnlm.steps training_neighbours --settings {params.settings:q} --base {input.base}"
+        " --chunks {input.chunks} --trained {input.trained} --filled {input.filled}"
+        ' --neighbours "$(dirname {output.manifest})"'
 
 
 rule helped_tokens:
@@ -129,40 +95,28 @@ rule helped_tokens:
         continuation=rules.binarise.output.continuation,
         dictionary=rules.bpe.output.dictionary,
         base=rules.evaluation_states.output.base,
-        base_arrays=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
+        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
         components=of_main("results/<run>/components/knn-{h}-{metric}-exact.json"),
-        component_arrays=behind_manifest(
+        component_log_p=behind_manifest(
             of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATION_SPLITS)
         ),
         code=sources("helped_tokens"),
     output:
-        tokens=report(
-            "results/<run>/tables/helped_tokens.csv",
-            caption="../report/helped_tokens_table.rst",
-            category="Tables",
-            labels={"table": "which tokens are helped"},
-        ),
-        types=report(
-            "results/<run>/tables/helped_types.csv",
-            caption="../report/helped_types_table.rst",
-            category="Tables",
-            labels={"table": "word types helped and hurt most"},
-        ),
+        tokens=table("helped_tokens", "which tokens are helped"),
+        types=table("helped_types", "word types helped and hurt most"),
     log:
         "<logs>/helped_tokens.log",
     group:
         "tables"
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("helped_tokens", "threads")
+    threads: asked("helped_tokens", "threads")
     resources:
-        gpu=asks("helped_tokens", "gpu"),
-        mem_mb=asks("helped_tokens", "mem_mb"),
-        disk_mb=asks("helped_tokens", "disk_mb"),
-        runtime=asks("helped_tokens", "runtime"),
+        **asks("helped_tokens"),
     params:
         settings=settings("main"),
     shell:
-        "logged {log} python -m knnlm.steps helped_tokens --settings {params.settings:q} --corpus {input.corpus} --tokens {input.tokens}"
-        " --documents {input.documents} --train {input.train} --continuation {input.continuation} --dictionary {input.dictionary} --base {input.base}"
+        "logged {log} python -m knnlm.steps helped_tokens --settings {params.settings:q} --corpus {input.corpus}"
+        " --tokens {input.tokens} --documents {input.documents} --train {input.train}"
+        " --continuation {input.continuation} --dictionary {input.dictionary} --base {input.base}"
         " --components {input.components} --table {output.tokens} --types-table {output.types}"

@@ -14,23 +14,17 @@ rule train_lm:
     cache: SHARED
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("train_lm", "threads")
+    threads: asked("train_lm", "threads")
     resources:
-        gpu=asks("train_lm", "gpu"),
-        gres=asks("train_lm", "gres"),
-        nodes=asks("train_lm", "nodes"),
-        mpi=asks("train_lm", "mpi"),
-        tasks=asks("train_lm", "tasks"),
-        tasks_per_gpu=asks("train_lm", "tasks_per_gpu"),
-        mem_mb=asks("train_lm", "mem_mb"),
-        disk_mb=asks("train_lm", "disk_mb"),
-        runtime=asks("train_lm", "runtime"),
+        **asks("train_lm", *DEVICE),
     params:
         settings=settings("seed", "lm"),
     shell:
-        "logged {log} python -m knnlm.steps train_lm --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q}"
-        ' --nodes {resources.nodes} --threads {threads} --corpus {input.corpus} --binary "$(dirname {input.binary[0]})"'
-        ' --checkpoints "$(dirname {output.model})/checkpoints" --model {output.model} --loss {output.loss} --manifest {output.manifest}'
+        "logged {log} python -m knnlm.steps train_lm --settings {params.settings:q}"
+        " --gpus {resources.gpu} --gres={resources.gres:q} --nodes {resources.nodes} --threads {threads}"
+        ' --corpus {input.corpus} --binary "$(dirname {input.binary[0]})"'
+        ' --checkpoints "$(dirname {output.model})/checkpoints" --model {output.model} --loss {output.loss}'
+        " --manifest {output.manifest}"
 
 
 rule evaluation_states:
@@ -56,17 +50,12 @@ rule evaluation_states:
     cache: SHARED
     conda:
         "../../envs/cpu.yaml"
-    threads: asks("evaluation_states", "threads")
+    threads: asked("evaluation_states", "threads")
     resources:
-        gpu=asks("evaluation_states", "gpu"),
-        gres=asks("evaluation_states", "gres"),
-        nodes=asks("evaluation_states", "nodes"),
-        mem_mb=asks("evaluation_states", "mem_mb"),
-        disk_mb=asks("evaluation_states", "disk_mb"),
-        runtime=asks("evaluation_states", "runtime"),
+        **asks("evaluation_states", *DEVICE),
     params:
         settings=settings("windows.evaluation"),
     shell:
-        "logged {log} python -m knnlm.steps evaluation_states --settings {params.settings:q} --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model}"
-        " --dictionary {input.dictionary} --tokens {input.tokens} --lines {input.lines}"
-        ' --states "$(dirname {output.manifest})" --base {output.base}'
+        "logged {log} python -m knnlm.steps evaluation_states --settings {params.settings:q}"
+        " --gpus {resources.gpu} --gres={resources.gres:q} --model {input.model} --dictionary {input.dictionary}"
+        ' --tokens {input.tokens} --lines {input.lines} --states "$(dirname {output.manifest})" --base {output.base}'

@@ -1,0 +1,46 @@
+"""How a rule runs its step, and which code the step consists of."""
+
+import ast
+import os
+import time
+from functools import cache
+
+# Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
+# A step ends with the Snakemake that runs it. On a cluster that is the one inside the job, so jobs outlive the one that submitted them.
+# Steps speak UTF-8 in every locale; names of files stay in the locale's encoding, in which Snakemake has found them.
+# `logged LOG COMMAND` runs a step, shows what it says and keeps it in LOG; the step leaves its times beside it.
+DRIVER = os.getpid()
+DRIVER_STARTED = time.time() - time.process_time()  # the imports of Snakemake itself counted
+shell.prefix(
+    "set -euo pipefail; export KNNLM_DRIVER={DRIVER} KNNLM_DRIVER_STARTED={DRIVER_STARTED} PYTHONPATH={LIBRARY:q} "
+    "PYTHONIOENCODING=utf-8 OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=4294967296 "
+    "MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456; "
+    'logged() {{ KNNLM_LOG="$1" "${{@:2}}" 2>&1 | tee "$1"; }}; '
+)
+
+
+@cache
+def imported_files(path):
+    """List the files of our own library that the module at `path` imports."""
+    package, names = path.parent.relative_to(LIBRARY).parts, []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) + 1 - node.level] if node.level else ()
+            base = ".".join(filter(None, [*parents, node.module]))
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    targets = [LIBRARY.joinpath(*name.split(".")) for name in names]
+    files = [file for target in targets for file in (target.with_suffix(".py"), target / "__init__.py")]
+    return [file for file in files if file.is_file()]
+
+
+def sources(step, *modules):
+    """List every library file that a step executes, and those of further modules, so that a change of code reruns what depends on it."""
+    names = ["steps/__main__", f"steps/{step}", *modules]
+    pending, found = [LIBRARY / "knnlm" / f"{name}.py" for name in names], set()
+    while pending:
+        if (path := pending.pop()) not in found:
+            found.add(path)
+            pending.extend(imported_files(path))
+    return [local(os.path.relpath(path)) for path in sorted(found)]
