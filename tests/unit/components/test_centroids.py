@@ -209,7 +209,7 @@ def test_one_word_each_is_a_softmax_over_its_rows():
     centroids, owners = generator.standard_normal((8, 4)).astype(np.float32), np.array([0, 0, 1, 3, 3, 3, 4, 2])
     queries = generator.standard_normal((50, 4)).astype(np.float32)
     gold = generator.integers(0, 5, 50)
-    clusters = one_word_each(centroids, owners, 6)
+    clusters, _ = one_word_each(centroids, owners, 6)
     similarities, ids = nearest_to_queries(queries, clusters, "l2", kept=8)
     found = log_p_knn(similarities, gold_shares(clusters.distribution, ids, gold), 2.0)
     logits = similarities_of(queries, centroids, "l2") / 2

@@ -103,12 +103,12 @@ def test_the_example_of_contributing_is_short():
 
 
 def test_counts_of_neighbours_that_a_run_has_not_stored_are_left_out_and_told(capsys):
-    from knnlm.hypotheses.inputs import Inputs, Stored
+    from knnlm.hypotheses.inputs import Inputs
     from knnlm.hypotheses.neighbour_counts import counts
 
     def of(k: int) -> list[int]:
         known = {"hypothesis": "few", "seed": 1, "settings": {"counts": [64, None, 1, 256, 16]}, "retrieval": {"k": k}}
-        return counts(Inputs(known, Stored()))
+        return counts(Inputs(**known))
 
     assert of(1024) == [1, 16, 64, 256, 1024]
     assert of(256) == [1, 16, 64, 256]

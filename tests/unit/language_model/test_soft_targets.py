@@ -273,18 +273,10 @@ def training_inputs(corpus, folder, **settings):
     """What a step gives to a training."""
     from knnlm.hypotheses.inputs import Inputs, Stored
 
-    given = {
-        "hypothesis": "x",
-        "seed": 1,
-        "main": {},
-        "temperature": {},
-        "retrieval": {},
-        "settings": settings,
-        "training_gpus": 0,
-    }
+    given = {"hypothesis": "x", "seed": 1, "main": {}, "temperature": {}, "retrieval": {}, "settings": settings}
     given["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING}
     files = {"base": corpus / "base.json", "model": corpus / "model.pt", "dictionary": corpus / "dictionary.txt"}
-    return Inputs(given, Stored(corpus=corpus, **files), checkpoints=folder, family="x")
+    return Inputs(**given, stored=Stored(corpus=corpus, **files), checkpoints=folder, family="x")
 
 
 def weights_of(model_file):
@@ -322,7 +314,7 @@ def test_trainings_on_soft_labels(corpus, tmp_path):
 
     still = {"learning_rate": 1e-8, "updates": 1, "warmup_updates": 0, "weight_decay": 0.0}
     frozen = training_inputs(corpus, tmp_path)
-    frozen.config["lm"] = {"architecture": ARCHITECTURE, "training": TRAINING | still}
+    frozen.lm = {"architecture": ARCHITECTURE, "training": TRAINING | still}
     base = trained(frozen, 0.0, {}, {})
     hard = Training(frozen, 1, {})
     hard.run(1)

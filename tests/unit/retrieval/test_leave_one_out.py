@@ -125,7 +125,7 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
     for number in range(2):
         chunk_step(given | {"chunk": number}, neighbours=tmp_path / f"neighbours-{number}", **stored)
     found = [tmp_path / f"neighbours-{number}/manifest.json" for number in range(2)]
-    inputs = Inputs(given, Stored(training_neighbours=found, **stored))
+    inputs = Inputs(**given, stored=Stored(training_neighbours=found, **stored))
     files = {name: tmp_path / f"{name}.npy" for name in ("values", "weights")}
     write_neighbours(inputs, temperature, files)
 

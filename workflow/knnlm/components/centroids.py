@@ -89,9 +89,30 @@ def occupied(centroids: np.ndarray, distribution: sparse.csr_array, unit: bool =
     return Clusters(np.ascontiguousarray(centroids[some]), distribution[some], unit)
 
 
-def one_word_each(centroids: np.ndarray, owners: np.ndarray, types: int) -> Clusters:
-    """Return clusters that each stand for one word, P(owner|c) = 1. owners: int (C,)."""
-    return Clusters(centroids, word_distribution(np.arange(len(owners)), owners, len(owners), types))
+def distribution_facts(clusters: Clusters, cells: np.ndarray, centroids: int) -> dict[str, float]:
+    """Return what k-means made of the keys: `cells`, int (rows,), is each key's among `centroids` of them."""
+    p = clusters.distribution.data  # P(w|c) > 0
+    # of each entry of P: the keys of its centroid
+    rows = np.repeat(np.bincount(cells, minlength=centroids)[np.unique(cells)], np.diff(clusters.distribution.indptr))
+    return {
+        "share of empty centroids": 1 - len(clusters.centroids) / centroids,
+        "word types per centroid": len(p) / len(clusters.centroids),
+        "nats of a word given its centroid, on the store": float(-(rows * p * np.log(p)).sum() / len(cells)),
+    }
+
+
+def one_word_each(centroids: np.ndarray, owners: np.ndarray, types: int) -> tuple[Clusters, dict[str, float]]:
+    """Return clusters that each stand for one word, P(owner|c) = 1, and how many a word type has where some have many.
+
+    centroids: float32 (C, width); owners: int (C,).
+    """
+    each = np.unique(owners, return_counts=True)[1]
+    facts = {
+        "word types with more than one centroid": float((each > 1).sum()),
+        "most centroids of one word type": float(each.max()),
+    }
+    clusters = Clusters(centroids, word_distribution(np.arange(len(owners)), owners, len(owners), types))
+    return clusters, facts if each.max() > 2 else {}
 
 
 def nearest_to_queries(

@@ -13,7 +13,7 @@ MAXIMUM_ITERATIONS = 200  # Newton takes about ten; bisection alone would take t
 def optimal_weight(log_p_base: np.ndarray, log_p_component: np.ndarray) -> float:
     """Return the λ in [0, 1] that maximises Σ log((1−λ) p_base + λ p_component), correct to 1e-6.
 
-    The paper searches a grid for it (Xu et al. 2023, eq. 1). Both arrays are float (T,) in nats. The objective is
+    The paper searches a grid for it (docs/paper.md#knn-lm). Both arrays are float (T,) in nats. The objective is
     concave, so Newton steps inside a shrinking bracket find the root of its derivative. The result is 0 where the
     component cannot help, also where both are equal everywhere or there are no tokens. Tokens to which both give no
     mass say nothing about λ and are left out.
@@ -42,7 +42,7 @@ def optimal_weight(log_p_base: np.ndarray, log_p_component: np.ndarray) -> float
 
 
 def interpolate(log_p_base: np.ndarray, log_p_component: np.ndarray, weight: float) -> np.ndarray:
-    """Return log((1−λ) p_base + λ p_component) per token, float64 (T,) in nats, for λ = `weight` in [0, 1] (eq. 1)."""
+    """Return log((1−λ) p_base + λ p_component) per token, float64 (T,) in nats, for λ = `weight` in [0, 1]."""
     with np.errstate(divide="ignore"):
         of_base, of_component = np.log1p(-weight), np.log(weight)
     return np.logaddexp(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 QUERIES_AT_ONCE = 256  # a block of similarities stays in the cache
+Neighbours = dict[str, tuple[np.ndarray, np.ndarray]]  # of each split: ids, int32 (n, k), similarities, float32 (n, k)
 
 
 def gold_matches(ids: np.ndarray, values: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -17,7 +18,7 @@ def gold_matches(ids: np.ndarray, values: np.ndarray, gold: np.ndarray) -> np.nd
 
 
 def log_p_knn(similarities: np.ndarray, matches: np.ndarray, temperature: float) -> np.ndarray:
-    """Return log p_kNN of the gold token, float32 (n,) in nats (Xu et al. 2023, eq. 2 with a temperature τ).
+    """Return log p_kNN of the gold token, float32 (n,) in nats (docs/paper.md#knn-lm).
 
     p_kNN(w|q) = Σ_{j: v_j = w} exp(s_j/τ) / Σ_j exp(s_j/τ) over the k neighbours. similarities: float32 (n, k), −inf
     for none. matches: bool (n, k), or, where a neighbour stands for several words, the gold token's share of it,
@@ -36,12 +37,11 @@ def log_p_knn(similarities: np.ndarray, matches: np.ndarray, temperature: float)
 
 
 def knn_scorer(
-    found: dict[str, tuple[np.ndarray, np.ndarray]], values: np.ndarray, gold: dict[str, np.ndarray]
+    found: Neighbours, values: np.ndarray, gold: dict[str, np.ndarray]
 ) -> Callable[[str, float], np.ndarray]:
     """Return the function of (split, temperature) that gives log p_kNN of the gold tokens, float32 (n,) in nats.
 
-    `found` holds ids, int (n, k), and similarities, float32 (n, k), of each split; values: int32 (rows,) by id; gold:
-    int32 (n,) of each split.
+    values: int32 (rows,) by id; gold: int32 (n,) of each split.
     """
     matches = {split: gold_matches(ids, values, gold[split]) for split, (ids, _) in found.items()}
     return lambda split, temperature: log_p_knn(found[split][1], matches[split], temperature)

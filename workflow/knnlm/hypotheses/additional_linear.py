@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from knnlm.components.heads import OutputEmbedding, even_rows
-from knnlm.hypotheses.inputs import Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import Result
 from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")

@@ -1,6 +1,8 @@
-"""Centroids in place of the datastore: k-means of the store, means and samples of every word type, and trained centroids (§5.7, §5.8).
+"""Centroids in place of the datastore: k-means of the store, means and samples of every word type, trained centroids
+(docs/paper.md#clustering).
 
-Centroids of length 1 (`spherical`, `normalised`) give the same distribution by −‖h−c‖² as by h·c, at twice the temperature.
+Centroids of length 1 (`spherical`, `normalised`) give the same distribution by −‖h−c‖² as by h·c, at twice the
+temperature.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ import numpy as np
 from knnlm.components.centroids import (
     Clusters,
     Training,
+    distribution_facts,
     fine_tune,
     gold_shares,
     k_means,
@@ -21,9 +24,10 @@ from knnlm.components.centroids import (
     unit_length,
     word_distribution,
 )
+from knnlm.components.interpolation import best_mixture
 from knnlm.components.knn import log_p_knn
 from knnlm.components.word_centroids import (
-    Cluster,
+    Centroids,
     WordRows,
     allotted,
     random_rows,
@@ -35,7 +39,8 @@ from knnlm.components.word_centroids import (
 )
 from knnlm.datastore.store import prefix_rows
 from knnlm.errors import KnnlmError
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import SPLITS, Result
 
 NEEDS = ("states", "datastore", "temperature")
 SETTINGS = {
@@ -74,7 +79,6 @@ WORK = {
     "centroids_a_word": "ratio",
     "held_rows": "words.rows",
 }
-
 FINE_TUNED = "fine-tuned"
 Made = tuple[Clusters, dict[str, float]]  # clusters and what was measured of them
 
@@ -83,92 +87,74 @@ def clustered(inputs: Inputs, h: str, spherical: bool = False, unit: bool = Fals
     """Cluster a sample of the store; all of its rows tell what words a centroid stands for."""
     settings, types = inputs.settings["k_means"], len(inputs.continuation)
     wanted = int(inputs.settings["ratio"] * types)
-    sample = inputs.store.sample(h, settings["rows_per_centroid"] * wanted)
+    sample = inputs.store.sample(h, settings["rows_per_centroid"] * wanted)  # (rows, width)
     if len(sample) < wanted:
         where = f"config key hypotheses.{inputs.hypothesis}.settings.ratio"
-        raise KnnlmError(
-            f"{where}: {len(sample)} rows cannot be divided into {wanted} clusters, {types} word types times the ratio; lower it."
-        )
+        divided = f"{len(sample)} rows cannot be divided into {wanted} clusters"
+        raise KnnlmError(f"{where}: {divided}, {types} word types times the ratio; lower it.")
     search = settings["factory"], settings["nprobe"]
-    centroids, index = k_means(
-        unit_length(sample) if unit else sample, wanted, settings["iterations"], inputs.seed, spherical, *search
-    )
+    keys = unit_length(sample) if unit else sample
+    centroids, index = k_means(keys, wanted, settings["iterations"], inputs.seed, spherical, *search)
     cells = np.concatenate([nearest_centroids(index, chunk.keys_of(h), unit) for chunk in inputs.store.chunks])
     clusters = occupied(centroids, word_distribution(cells, inputs.store.all_values(), wanted, types), unit)
-    share = clusters.distribution.data
-    rows = np.repeat(np.bincount(cells, minlength=wanted)[np.unique(cells)], np.diff(clusters.distribution.indptr))
-    return clusters, {
-        "share of empty centroids": 1 - len(clusters.centroids) / wanted,
-        "word types per centroid": len(share) / len(clusters.centroids),
-        "nats of a word given its centroid, on the store": float(-(rows * share * np.log(share)).sum() / len(cells)),
-    }
+    return clusters, distribution_facts(clusters, cells, wanted)
 
 
-def mean_of_each(inputs: Inputs, h: str) -> Made:
-    """Take the mean key of every word type."""
+def mean_of_each(inputs: Inputs, h: str) -> Centroids:
+    """Return the mean key of every word type."""
     blocks = ((chunk.keys_of(h), chunk.values_of_rows()) for chunk in inputs.store.chunks)
-    return words_own(inputs, *word_means(blocks, len(inputs.continuation)))
+    return word_means(blocks, len(inputs.continuation))
 
 
-def samples_of_each(inputs: Inputs, h: str) -> Made:
-    """Take random keys of every word type."""
-    values = inputs.store.all_values()
-    ids = random_rows(values, inputs.settings["words"]["samples"], inputs.seed)
-    edges = np.searchsorted(ids, [chunk.first_position for chunk in inputs.store.chunks])
-    parts = zip(inputs.store.chunks, np.split(ids, edges[1:]), strict=True)
-    keys = np.concatenate([chunk.keys_of(h)[part - chunk.first_position] for chunk, part in parts])
-    return words_own(inputs, keys.astype(np.float32), values[ids])
+def samples_of_each(inputs: Inputs, h: str) -> Centroids:
+    """Return random keys of every word type."""
+    values, chunks = inputs.store.all_values(), inputs.store.chunks
+    ids = random_rows(values, inputs.settings["words"]["samples"], inputs.seed)  # global, ascending
+    parts = np.split(ids, np.searchsorted(ids, [chunk.first_position for chunk in chunks])[1:])
+    keys = [chunk.keys_of(h)[part - chunk.first_position] for chunk, part in zip(chunks, parts, strict=True)]
+    return np.concatenate(keys).astype(np.float32), values[ids]
 
 
-def two_of_each(inputs: Inputs, h: str) -> Made:
-    """Take two means of every word type."""
-    return words_own(inputs, *two_means(rows_of_words(inputs, h), inputs.settings["words"]["iterations"]))
+def two_of_each(inputs: Inputs, h: str) -> Centroids:
+    """Return two means of every word type."""
+    return two_means(rows_of_words(inputs, h), inputs.settings["words"]["iterations"])
 
 
-def as_many_as_asked_for(inputs: Inputs, h: str, priority: Callable[[list[Cluster]], float]) -> Made:
-    """Take one mean of every word type, and further ones where the priority is highest."""
+def by_priority(inputs: Inputs, h: str, priority: Callable) -> Centroids:
+    """Return one mean of every word type, and further ones where the priority is highest."""
     settings, wanted = inputs.settings["words"], int(inputs.settings["ratio"] * len(inputs.continuation))
-    return words_own(
-        inputs,
-        *allotted(rows_of_words(inputs, h), wanted, settings["points_per_centroid"], settings["iterations"], priority),
-    )
+    limits = settings["points_per_centroid"], settings["iterations"]
+    return allotted(rows_of_words(inputs, h), wanted, *limits, priority)
 
 
 def rows_of_words(inputs: Inputs, h: str) -> WordRows:
-    """Hold in memory as many rows of the store as the settings allow: a uniform sample, so that all types are thinned alike."""
-    keys, values = sampled_rows(inputs, h, inputs.settings["words"]["rows"])
-    return sorted_by_word(keys, values)
+    """Hold in memory as many rows as the settings allow: a uniform sample, so that all types are thinned alike."""
+    return sorted_by_word(*sampled_rows(inputs, h, inputs.settings["words"]["rows"]))
 
 
 def sampled_rows(inputs: Inputs, h: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return about `rows` keys, float32 (n, width), and their values, int32 (n,): a prefix of every chunk."""
-    fraction = min(1.0, rows / inputs.store.rows)
-    values = np.concatenate(
-        [chunk.values_of_rows()[: prefix_rows(fraction, chunk.rows)] for chunk in inputs.store.chunks]
-    )
-    return inputs.store.sample(h, rows), values
+    store, fraction = inputs.store, min(1.0, rows / inputs.store.rows)
+    values = [chunk.values_of_rows()[: prefix_rows(fraction, chunk.rows)] for chunk in store.chunks]
+    return store.sample(h, rows), np.concatenate(values)
 
 
-def words_own(inputs: Inputs, centroids: np.ndarray, owners: np.ndarray) -> Made:
-    """Let each centroid stand for one word."""
-    each = np.unique(owners, return_counts=True)[1]
-    several = {
-        "word types with more than one centroid": float((each > 1).sum()),
-        "most centroids of one word type": float(each.max()),
-    }
-    return one_word_each(centroids, owners, len(inputs.continuation)), several if each.max() > 2 else {}
-
-
-KINDS: dict[str, Callable[[Inputs, str], Made]] = {
-    "kmeans": clustered,
-    "spherical": partial(clustered, spherical=True),
-    "normalised": partial(clustered, spherical=True, unit=True),
+# Which clusters there are: those of all keys, and those of single words.
+OF_KEYS = {"kmeans": {}, "spherical": {"spherical": True}, "normalised": {"spherical": True, "unit": True}}
+OF_WORDS = {
     "word-means": mean_of_each,
     "word-samples": samples_of_each,
     "two-means": two_of_each,
-    "variance-driven": partial(as_many_as_asked_for, priority=variance_per_row),
-    "squares-driven": partial(as_many_as_asked_for, priority=widest_cluster),
+    "variance-driven": partial(by_priority, priority=variance_per_row),
+    "squares-driven": partial(by_priority, priority=widest_cluster),
 }
+
+
+def made(inputs: Inputs, kind: str, h: str) -> Made:
+    """Return the clusters of a kind, and what was measured of them."""
+    if kind in OF_KEYS:
+        return clustered(inputs, h, **OF_KEYS[kind])
+    return one_word_each(*OF_WORDS[kind](inputs, h), len(inputs.continuation))
 
 
 def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters, facts: dict[str, float]) -> Result:
@@ -177,44 +163,45 @@ def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters
     count, width = clusters.centroids.shape
     # P(w|c) is added too, where it is not one word
     added = count * width + (clusters.distribution.nnz if clusters.distribution.nnz > count else 0)
-    kept = scored["valid"][0].shape[1]
-    component = inputs.component(
-        f"{h}-{metric}-{kind}", h=h, metric=metric, k=kept, rows=count, added_parameters=added, series=kind
-    )
+    described = {"h": h, "metric": metric, "k": scored["valid"][0].shape[1], "rows": count, "series": kind}
+    component = inputs.component(f"{h}-{metric}-{kind}", added_parameters=added, **described)
     return inputs.tuned(component, lambda split, temperature: log_p_knn(*scored[split], temperature), **facts)
 
 
 def scores(inputs: Inputs, split: str, h: str, metric: str, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
-    """Return what every temperature is arithmetic on: the similarities of the nearest centroids and their P(gold|c), float32 (n, kept)."""
+    """Return the similarities of the nearest centroids and their P(gold|c), float32 (n, kept) each.
+
+    Every temperature is arithmetic on these.
+    """
     similarities, ids = nearest_to_queries(inputs.queries(split, h), clusters, metric, inputs.settings["kept"])
     return similarities, gold_shares(clusters.distribution, ids, inputs.gold[split])
 
 
 def trained(inputs: Inputs, h: str, metric: str, start: Clusters, temperature: float) -> Result:
-    """Train k-means centroids at the temperature that was best for them; keep the pass that is best on valid and tune its temperature again."""
+    """Train centroids at the temperature that was best for them; tune it again for the pass that is best on valid."""
     settings = inputs.settings["fine_tuning"]
     keys, values = sampled_rows(inputs, h, settings["rows"])
     training = Training(settings["passes"], settings["batch"], settings["learning_rate"])
     losses = []
     for centroids in fine_tune(start, keys, values, metric, temperature, training, inputs.seed, inputs.device):
         clusters = Clusters(centroids, start.distribution)
-        losses.append(inputs.loss(log_p_knn(*scores(inputs, "valid", h, metric, clusters), temperature)))
+        log_p = log_p_knn(*scores(inputs, "valid", h, metric, clusters), temperature)
+        losses.append(best_mixture(inputs.log_p_base["valid"], log_p)[0])
         if losses[-1] == min(losses):
             best = clusters
     return evaluated(inputs, FINE_TUNED, h, metric, best, {"best pass": float(np.argmin(losses) + 1)})
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
-    """Make the clusters of every kind once for each representation, and a component of them for each metric that is asked for."""
+    """Make the clusters of every kind once for each h, and a component of them for each metric asked for."""
     asked = inputs.settings["kinds"]
-    where = f"config key hypotheses.{inputs.hypothesis}.settings.kinds"
     if without := set(asked.get(FINE_TUNED, ())) - set(asked.get("kmeans", ())):
-        raise KnnlmError(
-            f"{where}: {FINE_TUNED} starts from the temperature of kmeans; add {', '.join(sorted(without))} to kmeans."
-        )
+        where = f"config key hypotheses.{inputs.hypothesis}.settings.kinds"
+        remedy = f"add {', '.join(sorted(without))} to kmeans"
+        raise KnnlmError(f"{where}: {FINE_TUNED} starts from the temperature of kmeans; {remedy}.")
     for h in inputs.settings["h"]:
-        for kind in [kind for kind in KINDS if asked.get(kind)]:
-            clusters, facts = KINDS[kind](inputs, h)
+        for kind in [kind for kind in (*OF_KEYS, *OF_WORDS) if asked.get(kind)]:
+            clusters, facts = made(inputs, kind, h)
             for metric in asked[kind]:
                 result = evaluated(inputs, kind, h, metric, clusters, facts)
                 yield result

@@ -1,4 +1,6 @@
-"""Mixtures of stored components, such as both metrics or a second seed, with the best weights on the simplex (§5.13)."""
+"""Mixtures of stored components, such as both metrics or a second seed, with the best weights on the simplex
+(docs/paper.md#ensembling).
+"""
 
 from collections.abc import Iterator
 
@@ -6,7 +8,8 @@ import numpy as np
 
 from knnlm.components.catalogue import resolved_name
 from knnlm.components.mixture import mixture, simplex_weights
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import SPLITS, Result
 
 NEEDS = ("components",)
 SETTINGS = {"ensembles": {"type": "object", "additionalProperties": {"$ref": "#/$defs/components"}}}
@@ -15,22 +18,20 @@ SETTINGS = {"ensembles": {"type": "object", "additionalProperties": {"$ref": "#/
 def components(inputs: Inputs) -> Iterator[Result]:
     """Yield for every entry of `ensembles` the mixture of its members, without the base LM.
 
-    The members' shares are those of the joint optimum with the base LM on valid, so that interpolating with the base LM gives that optimum.
+    The members' shares are those of the joint optimum with the base LM on valid, so that interpolating the mixture with
+    the base LM gives that optimum.
     """
     for name, members in inputs.settings["ensembles"].items():
         results = [inputs.stored_component(resolved_name(member, inputs.main)) for member in members]
-        weights = simplex_weights(
-            np.stack([inputs.log_p_base["valid"], *(result.log_p["valid"] for result in results)])
-        )
-        shares = weights[1:] / weights[1:].sum() if weights[1:].any() else np.full(len(results), 1 / len(results))
+        on_valid = [inputs.log_p_base["valid"], *(result.log_p["valid"] for result in results)]
+        weights = simplex_weights(np.stack(on_valid))
+        own = weights[1:]
+        shares = own / own.sum() if own.any() else np.full(len(results), 1 / len(results))
         log_p = {
             split: mixture(np.stack([result.log_p[split] for result in results]), shares).astype(np.float32)
             for split in SPLITS
         }
-        facts = {
-            f"weight {result.component.component}": weight for result, weight in zip(results, weights[1:], strict=True)
-        }
-        added_parameters = sum(result.component.added_parameters for result in results)
-        yield Result(
-            inputs.component(name, added_parameters=added_parameters), log_p, {"weight base": weights[0], **facts}
-        )
+        names = (f"weight {result.component.component}" for result in results)
+        added = sum(result.component.added_parameters for result in results)
+        facts = {"weight base": weights[0], **dict(zip(names, own, strict=True))}
+        yield Result(inputs.component(name, added_parameters=added), log_p, facts)

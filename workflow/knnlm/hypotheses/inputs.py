@@ -1,46 +1,37 @@
-"""What the steps of the hypotheses share: the stored files they may read, and how their components are written.
+"""What a hypothesis may read, by name, and how it describes and tunes what it makes.
 
-A hypothesis is one entry of the config and one step: a module with `NEEDS`, the stored things it reads, and `components(inputs)`, which yields
-a Result for every component. `CONTRIBUTING.md` has a whole example.
+A hypothesis is one entry of the config and one module: its `NEEDS` names the stored things it reads, and its
+`components(inputs)` yields a Result for every component. `CONTRIBUTING.md` has a whole example.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from knnlm.components.catalogue import Component
-from knnlm.components.columns import GRID_STEP, checkpoint_of, find_component, load_components
-from knnlm.components.interpolation import count_words, interpolate, optimal_weight, perplexity
-from knnlm.components.temperature import tune_temperature
-from knnlm.corpus.text import EVALUATED as SPLITS
+from knnlm.components.columns import checkpoint_of, find_component, load_components
+from knnlm.components.interpolation import count_words
+from knnlm.components.knn import Neighbours, knn_scorer
+from knnlm.components.temperature import mixed_loss, tuned
 from knnlm.datastore.store import Datastore, open_datastore
-from knnlm.hypotheses import kept_results
+from knnlm.hypotheses.results import SPLITS, Result, keep, kept
 from knnlm.running.devices import Job
-from knnlm.storage.files import check_same_model, identity_name, load_array, read_manifest
+from knnlm.storage.files import check_same_model, content_hash, identity_name, load_array, read_manifest
 from knnlm.storage.seals import verified
 
 if TYPE_CHECKING:
     import faiss
 
-KEPT = "results"  # where, among what survives a crash, finished components are kept until the step ends
-
-
-@dataclass(frozen=True)
-class Result:
-    """A component, its log p of the gold tokens for each split, float32 (n,) in nats, and what else was measured of it, by name."""
-
-    component: Component
-    log_p: dict[str, np.ndarray]
-    facts: dict[str, float] = field(default_factory=dict)
+MASKS = {"exact": "real", "approximate": "faiss"}  # how the main retrieval's neighbours are found, and scored alike
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the stored files of a run are: tokens and the base LM for every hypothesis, the rest where its `NEEDS` names it.
+    """Where the stored files of a run are: tokens and base LM for every hypothesis, the rest where `NEEDS` names it.
 
     Files of splits stand in the order valid, test; those of chunks in the order of the chunks.
     """
@@ -54,37 +45,38 @@ class Stored:
     dictionary: Path | None = None
     neighbours: Sequence[Path] = ()  # manifests of the main retrieval, exact and approximate
     components: Sequence[Path] = ()  # description files of the kNN components
-    trained: Path | None = None  # the main retrieval's index, before and after rows were added
-    filled: Sequence[Path] = ()
+    trained: Path | None = None  # the main retrieval's index before rows were added
+    filled: Sequence[Path] = ()  # and after
     training_neighbours: Sequence[Path] = ()  # manifests of the training positions' neighbours
     corpus: Path | None = None  # folder of the corpus, for trainings
     code: Sequence[Path] = ()  # files of the library that the step runs
 
+    def identity(self) -> dict[str, list[str]]:
+        """Return the hashes of the files by field; the files made of it tell the corpus."""
+        found = {name: [value] if isinstance(value, Path) else value for name, value in vars(self).items()}
+        return {
+            name: [content_hash(path) for path in paths] for name, paths in found.items() if name != "corpus" and paths
+        }
+
 
 @dataclass
 class Inputs:
-    """The stored files of a run, each read when it is first asked for.
+    """What a hypothesis may read: its entry, and by its `NEEDS` parts of the config and stored files."""
 
-    A hypothesis may read what its `NEEDS` names, and always the tokens and the base LM.
-    """
-
-    config: dict  # the part that the hypothesis sees
-    stored: Stored
-    job: Job = field(default_factory=Job)
-    checkpoints: Path | None = None  # folder that survives a crash
+    hypothesis: str
+    settings: dict  # the entry's own
+    seed: int
+    stored: Stored = field(default_factory=Stored)
     family: str = ""
-
-    def __post_init__(self) -> None:
-        """Name the parts of the config."""
-        given = self.config
-        self.settings: dict = given["settings"]
-        self.hypothesis: str = given["hypothesis"]
-        self.seed: int = given["seed"]
-        self.main: dict = given.get("main", {})
-        self.temperature: dict = given.get("temperature", {})
-        self.retrieval: dict = given.get("retrieval", {})
-        self.index: dict = given.get("index", {})
-        self.run_facts: dict[str, float] = {}
+    main: dict = field(default_factory=dict)  # h and metric of the main retrieval
+    retrieval: dict = field(default_factory=dict)
+    index: dict = field(default_factory=dict)
+    temperature: dict = field(default_factory=dict)
+    lm: dict = field(default_factory=dict)
+    windows: dict = field(default_factory=dict)
+    job: Job = field(default_factory=Job)
+    checkpoints: Path = Path()  # folder that survives a crash
+    run_facts: dict[str, float] = field(default_factory=dict)  # what is measured of no single component, for the step
 
     @cached_property
     def device(self) -> str:
@@ -99,10 +91,8 @@ class Inputs:
     @cached_property
     def gold(self) -> dict[str, np.ndarray]:
         """The tokens of each split, int32 (n,)."""
-        return {
-            split: np.asarray(load_array(path, dtype="int32"))
-            for split, path in zip(SPLITS, self.stored.tokens, strict=True)
-        }
+        files = dict(zip(SPLITS, self.stored.tokens, strict=True))
+        return {split: np.asarray(load_array(path, dtype="int32")) for split, path in files.items()}
 
     @cached_property
     def words(self) -> dict[str, int]:
@@ -147,9 +137,8 @@ class Inputs:
         facts = read_manifest(self.stored.states, kind="evaluation states")
         check_same_model(self.stored.states, facts["checkpoint"], self.stored.base, self.checkpoint)
         shape = (len(self.gold[split]), facts["width"])
-        return np.asarray(
-            load_array(self.stored.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape), dtype=np.float32
-        )
+        states = load_array(self.stored.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape)
+        return np.asarray(states, dtype=np.float32)
 
     def trained_index(self) -> "faiss.IndexIVF":
         """Return the main retrieval's index without rows (needs `datastore` and `index`)."""
@@ -158,7 +147,7 @@ class Inputs:
         return open_trained(self.stored.trained, **self.main, width=self.store.width, checkpoint=self.checkpoint)
 
     def search_index(self) -> "faiss.IndexIVF":
-        """Return the main retrieval's index over the whole store, ready to be searched (needs `datastore` and `index`)."""
+        """Return the main retrieval's index over the whole store, to be searched (needs `datastore`, `index`)."""
         from knnlm.datastore.index import join_indexes, open_filled
 
         filled = open_filled(self.stored.filled, self.stored.trained, self.store, **self.main)
@@ -166,21 +155,21 @@ class Inputs:
         index.nprobe = self.index["nprobe"]
         return index
 
-    def neighbours(self, split: str, search: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the main retrieval's ids, int32 (n, k), and similarities, float32 (n, k), in the whole store, memory-mapped (needs `neighbours`).
+    def neighbours(self, search: str) -> Neighbours:
+        """Return the main retrieval's neighbours in the whole store, memory-mapped (needs `neighbours`).
 
-        `search` is `approximate` (FAISS's scores) or `exact` (real ones).
+        `search` is `approximate` (with FAISS's scores) or `exact` (with real ones).
         """
-        expected = {"kind": "neighbours", **self.main, "k": self.retrieval["k"], "checkpoint": self.checkpoint}
+        k = self.retrieval["k"]
+        expected = {"kind": "neighbours", **self.main, "k": k, "checkpoint": self.checkpoint}
         expected |= {"store": self.store.identity} if self.stored.chunks else {}
-        folders = {
-            manifest["search"]: path.parent
-            for path in self.stored.neighbours
-            for manifest in [read_manifest(path, **expected)]
-        }
-        shape = (None, len(self.gold[split]), self.retrieval["k"])
-        ids = load_array(folders[search] / f"{split}.ids.npy", dtype="int32", shape=shape)
-        return ids[-1], load_array(folders[search] / f"{split}.similarities.npy", dtype="float32", shape=shape)[-1]
+        folders = {read_manifest(path, **expected)["search"]: path.parent for path in self.stored.neighbours}
+        found = {}
+        for split, gold in self.gold.items():
+            shape, place = (None, len(gold), k), folders[search]  # of all fractions of the store, the whole last
+            ids = load_array(place / f"{split}.ids.npy", dtype="int32", shape=shape)[-1]
+            found[split] = ids, load_array(place / f"{split}.similarities.npy", dtype="float32", shape=shape)[-1]
+        return found
 
     def stored_component(self, name: str) -> Result:
         """Return a component that was made before, such as `knn-att-l2-exact-real` (needs `components`)."""
@@ -190,61 +179,69 @@ class Inputs:
     def usable(self, setting: str, fits: Callable[[int | None], bool], why: str) -> list[int | None]:
         """Return the values of a list in the settings that fit this run; the job's log says which are left out and why.
 
-        A list that stands in config/hypotheses.yaml is for large runs and small ones.
+        One list in config/hypotheses.yaml serves large runs and small ones.
         """
         values = self.settings[setting]
-        if left_out := [str(value) for value in values if not fits(value)]:
-            print(
-                f"hypotheses.{self.hypothesis}.settings.{setting}: {', '.join(left_out)} left out, as {why}", flush=True
-            )
+        if left_out := ", ".join(str(value) for value in values if not fits(value)):
+            print(f"hypotheses.{self.hypothesis}.settings.{setting}: {left_out} left out, as {why}", flush=True)
         return [value for value in values if fits(value)]
 
-    def component(self, name: str, **fields: object) -> Component:
-        """Return the description of a component of this hypothesis, `<hypothesis>-<name>`; `fields` as in Component."""
-        return Component(f"{self.hypothesis}-{name}", self.family, hypothesis=self.hypothesis, **fields)
-
-    @cached_property
-    def shaping_facts(self) -> dict:
-        """What shapes the components: settings, code and the files that are read; the corpus is known by the files that were made of it."""
-        return kept_results.shaping_facts(self.config, self.stored, without=("corpus",))
-
-    def kept(self, name: str, make: Callable[[], Result]) -> Result:
-        """Return what `make` returns, and keep it until the step has ended: an attempt that follows one which was cut off does not make it again.
-
-        For what takes long. `name` is that of the component; nothing else than it, the settings, the code and the files read may shape the result.
-        """
-        folder = self.checkpoints / KEPT / identity_name([name, self.shaping_facts])
-        if found := kept_results.kept(folder, SPLITS):
-            print(f"{name}: kept from an attempt that was cut off", flush=True)
-            return Result(*found)
-        result = make()
-        kept_results.keep(folder, result.component, result.log_p, result.facts)
-        return result
-
-    def loss(self, log_p: np.ndarray) -> float:
-        """Return valid's nats per token when the base LM is interpolated with `log_p`, float (n,), at the best λ: what is tuned for."""
-        base = self.log_p_base["valid"]
-        return -float(interpolate(base, log_p, optimal_weight(base, log_p)).mean())
+    def component(self, name: str, **described: object) -> Component:
+        """Return a component of this hypothesis, `<hypothesis>-<name>`; `described` are fields of Component."""
+        return Component(f"{self.hypothesis}-{name}", self.family, hypothesis=self.hypothesis, **described)
 
     def tuned(self, component: Component, log_p_at: Callable[[str, float], np.ndarray], **facts: float) -> Result:
-        """Return the component at the temperature that is best on valid; `log_p_at(split, temperature)` gives log p of the gold tokens."""
-        low, high = self.temperature["low"], self.temperature["high"]
-        grid = self.temperature["grid"][::GRID_STEP]
-        temperature, status = tune_temperature(
-            lambda temperature: self.loss(log_p_at("valid", temperature)), grid, low, high
-        )
-        return Result(
-            component.tuned(temperature, status), {split: log_p_at(split, temperature) for split in SPLITS}, facts
-        )
+        """Return the component at the τ that is best on valid (needs `temperature`).
 
+        `log_p_at(split, τ)` is log p of the gold tokens, float32 (n,) in nats.
+        """
+        loss = mixed_loss(partial(log_p_at, "valid"), self.log_p_base["valid"])
+        component = tuned(component, loss, self.temperature)
+        return Result(component, {split: log_p_at(split, component.temperature) for split in SPLITS}, facts)
 
-def reported(result: Result, inputs: Inputs) -> Result:
-    """Show a component as it comes, in the job's log: its perplexity on valid alone and beside the base LM."""
-    log_p, base = result.log_p["valid"], inputs.log_p_base["valid"]
-    weight = optimal_weight(base, log_p)
-    alone, mixed = (perplexity(column, inputs.words["valid"]) for column in (log_p, interpolate(base, log_p, weight)))
-    print(
-        f"{result.component.component}: word perplexity on valid {alone:.2f} alone, {mixed:.2f} with the base LM at λ = {weight:.3f}",
-        flush=True,
-    )
-    return result
+    def knn_component(
+        self,
+        name: str,
+        search: str,
+        found: Neighbours,
+        values: np.ndarray,
+        *,
+        facts: dict | None = None,
+        **place: object,
+    ) -> Result:
+        """Return the kNN component that other neighbours than the stored ones give the main retrieval, tuned.
+
+        `found` are the neighbours of both splits as `search` would find and score them, values: int32 (rows,) by id.
+        """
+        described = {
+            "mask": MASKS[search],
+            "score": MASKS[search],
+            "k": found["valid"][0].shape[1],
+            "rows": len(values),
+        }
+        component = self.component(name, **self.main, fraction=1.0, **described, **place)
+        return self.tuned(component, knn_scorer(found, values, self.gold), **(facts or {}))
+
+    @property
+    def kept_results(self) -> Path:
+        """The folder of the results that are kept until the step has ended."""
+        return self.checkpoints / "results"
+
+    @cached_property
+    def identity(self) -> dict:
+        """What shapes the components: the parts of the config, and the content of the code and the files read."""
+        beside = ("stored", "job", "checkpoints", "run_facts")
+        config = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in beside}
+        return {"config": config, "files": self.stored.identity()}
+
+    def kept(self, name: str, make: Callable[[], Result]) -> Result:
+        """Return what `make` returns, and keep it until the step has ended: for what takes long.
+
+        `name` is that of the component. Only the name, the settings, the code and the files read may shape the result.
+        """
+        folder = self.kept_results / identity_name([name, self.identity])
+        if found := kept(folder):
+            print(f"{name}: kept from an attempt that was cut off", flush=True)
+            return found
+        keep(folder, result := make())
+        return result

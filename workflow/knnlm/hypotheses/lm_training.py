@@ -1,12 +1,11 @@
-"""What the hypotheses that train another LM share: the training itself, and the trained LM as a component."""
+"""What the questions that train another LM share: the training itself, and the trained LM as a component."""
 
 from pathlib import Path
 
-import numpy as np
-
 from knnlm.components.interpolation import count_words, perplexity
 from knnlm.corpus.windows import fixed_windows, whole_line_windows
-from knnlm.hypotheses.inputs import SPLITS, Inputs
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import SPLITS, Result
 from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_updates, train_until
 from knnlm.language_model.states import extract_states, log_p_in_windows, sample_windows
 from knnlm.language_model.training import fairseq_command, loss_table, training_devices
@@ -15,34 +14,27 @@ from knnlm.storage.files import load_array, read_manifest, sha256
 
 
 class Training:
-    """One training of an LM like the base LM, resumed where an earlier attempt was killed, and done once."""
+    """One training of an LM like the base LM: done once, and resumed where an earlier attempt was killed."""
 
     def __init__(
         self, inputs: Inputs, seed: int, changes: dict, starts_from: dict | None = None, code: tuple[Path, ...] = ()
     ):
-        """Take what differs from the base LM's training: `changes` of sections `architecture` and `training` of the config's `lm`.
+        """Take what differs from the base LM's training: `changes` of `lm`'s sections `architecture` and `training`.
 
-        `starts_from` names all else that shapes the training, `code` the files of ours that fairseq loads beside the architecture.
+        `starts_from` names all else that shapes the training, `code` the files of ours that fairseq loads beside the
+        architecture.
         """
-        lm = inputs.config["lm"]
-        self.architecture, self.training = (
-            lm[section] | changes.get(section, {}) for section in ("architecture", "training")
-        )
+        sections = ("architecture", "training")
+        self.architecture, self.training = (inputs.lm[section] | changes.get(section, {}) for section in sections)
         self.seed, self.devices = seed, training_devices(inputs.job)
         read_manifest(inputs.stored.corpus / "tokens" / "manifest.json", kind="corpus")  # knows fairseq's files too
         self.binary = inputs.stored.corpus / "binary"
-        identity = {
-            "seed": seed,
-            "architecture": self.architecture,
-            "training": self.training,
-            "starts_from": starts_from or {},
-        }
+        identity = {"seed": seed, "architecture": self.architecture, "training": self.training}
+        identity["starts_from"] = starts_from or {}
         self.folder = checkpoint_folder(inputs.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
 
-    def run(
-        self, updates: int, program: str = "fairseq_cli.train", more_options: dict[str, object] | None = None
-    ) -> None:
-        """Train until this many updates have been made in all."""
+    def run(self, updates: int, program: str = "fairseq_cli.train", more_options: dict | None = None) -> None:
+        """Train until this many updates have been made in all; `program` and `more_options` as in fairseq_command."""
         training = self.training | {"updates": updates}
         sizes = (self.seed, self.devices, self.binary, PLUGIN, self.folder)
         train_until(updates, fairseq_command(self.architecture, training, *sizes, program, more_options), self.folder)
@@ -53,16 +45,11 @@ class Training:
             for path in self.folder.glob("checkpoint*.pt"):
                 path.unlink()
 
-    def export(self, checkpoint: str, model: str = "model.pt") -> Path:
+    def export(self, checkpoint: str, name: str = "model.pt") -> Path:
         """Write one of fairseq's checkpoints as a model file beside it and return its path."""
-        export_model(
-            self.folder / checkpoint,
-            self.folder / model,
-            self.architecture,
-            self.training["tokens_per_sample"],
-            self.binary / "dict.txt",
-        )
-        return self.folder / model
+        model, window = self.folder / name, self.training["tokens_per_sample"]
+        export_model(self.folder / checkpoint, model, self.architecture, window, self.binary / "dict.txt")
+        return model
 
     def best_valid_loss(self) -> float:
         """Return the lowest validation loss, nats per BPE token, in fairseq's windows: that of `checkpoint_best.pt`."""
@@ -70,34 +57,28 @@ class Training:
         return float(table.loc[table["split"] == "valid", "loss"].min())
 
 
-def corpus_tokens(inputs: Inputs, split: str) -> np.ndarray:
-    """Return the tokens of a split, int32 (n,), memory-mapped."""
-    return load_array(inputs.stored.corpus / "tokens" / f"{split}.npy", dtype="int32")
+def lm_component(inputs: Inputs, name: str, model_file: Path, facts: dict[str, float], **place: object) -> Result:
+    """Return the component of an LM that reads valid and test as the base LM does; `place` are fields of Component.
 
-
-def log_p_of(inputs: Inputs, model_file: Path) -> dict[str, np.ndarray]:
-    """Return the log p of the gold tokens of each split, float32 (n,) in nats, read as the base LM reads them (§1.5)."""
-    windows = inputs.config["windows"]["evaluation"]
-    model = LanguageModel(model_file, inputs.stored.dictionary, inputs.device)
-    found = {}
+    All its parameters are added beside the base LM.
+    """
+    windows = inputs.windows["evaluation"]
+    model, log_p = LanguageModel(model_file, inputs.stored.dictionary, inputs.device), {}
     for split in SPLITS:
         lines = load_array(inputs.stored.corpus / "tokens" / f"{split}.lines.npy", dtype="int64")
         cut = whole_line_windows(lines, windows["context"], windows["new"])
-        found[split] = extract_states(model, inputs.gold[split], cut, with_log_p=True)[2]
-    return found
+        log_p[split] = extract_states(model, inputs.gold[split], cut, with_log_p=True)[2]  # float32 (n,)
+    added = sum(weight.numel() for weight in read_model(model_file)["weights"].values())
+    return Result(inputs.component(name, added_parameters=added, **place), log_p, facts)
 
 
 def train_perplexity(inputs: Inputs, model_file: Path, tokens: int) -> float:
-    """Return the word perplexity on a sample of about `tokens` training tokens, always the same one, without dropout."""
-    windows, text = inputs.config["windows"]["evaluation"], corpus_tokens(inputs, "train")
+    """Return the word perplexity on a sample, always the same, of about `tokens` training tokens, without dropout."""
+    windows = inputs.windows["evaluation"]
+    text = load_array(inputs.stored.corpus / "tokens" / "train.npy", dtype="int32")
     chosen = sample_windows(fixed_windows(len(text), windows["context"], windows["new"]), tokens, inputs.seed)
     gold, log_p = log_p_in_windows(LanguageModel(model_file, inputs.stored.dictionary, inputs.device), text, chosen)
     return perplexity(log_p, count_words(gold, inputs.continuation))
-
-
-def parameters(model_file: Path) -> int:
-    """Return the number of an LM's parameters: what it adds beside the base LM."""
-    return sum(weight.numel() for weight in read_model(model_file)["weights"].values())
 
 
 def file_identity(*files: Path) -> list[str]:

@@ -12,7 +12,8 @@ from knnlm.components.catalogue import main_name
 from knnlm.components.head_training import store_log_p, store_rows
 from knnlm.components.heads import even_rows, helped_weights, weighted_likelihood
 from knnlm.components.knn import gold_matches, log_p_knn
-from knnlm.hypotheses.inputs import Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import Result
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 from knnlm.retrieval.leave_one_out import training_neighbours
 
@@ -29,7 +30,7 @@ ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 
 
 def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """Return gold tokens, int32 (n,), and log p_kNN − log p_LM, float32 (n,), of a uniform sample of training tokens."""
+    """Return gold, int32 (n,), and log p_kNN − log p_LM, float32 (n,), of a uniform sample of training tokens."""
     h, metric, store, k = inputs.main["h"], inputs.main["metric"], inputs.store, inputs.retrieval["k"]
     temperature = inputs.stored_component(main_name(inputs.main, "approximate-faiss")).component.temperature
     index, values = inputs.search_index(), store.all_values()

@@ -1,12 +1,16 @@
-"""The base LM trained on without dropout until it knows its training text by heart, checkpoint by checkpoint (spec §5.12)."""
+"""The base LM trained on without dropout until it knows its training text by heart, checkpoint by checkpoint
+(docs/paper.md#memorisation).
+"""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import agreement, correlation
-from knnlm.hypotheses.inputs import Inputs, Result
-from knnlm.hypotheses.lm_training import Training, file_identity, log_p_of, parameters, train_perplexity
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.lm_training import Training, file_identity, lm_component, train_perplexity
+from knnlm.hypotheses.results import Result
 from knnlm.language_model.transformer import write_first_checkpoint
 
 NEEDS = ("training", "model", "components")
@@ -19,43 +23,30 @@ SETTINGS = {
     "train_tokens": "count",
 }
 WORK = {"updates": "updates", "updates_a_model": "every"}
-
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 CONSTANT = 10**9  # updates of a cosine's period that is flat for as long as anyone trains
 
 
 def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
-    """Yield the number of updates and the model file of every stage; what an earlier attempt has trained is used.
+    """Yield the number of updates and the model file of every stage, without training again what is there.
 
-    Each stage is a call of fairseq that goes on where the last one ended: in one call, it would leave out the checkpoints at the ends of epochs.
+    Each stage is a call of fairseq that goes on where the last one ended: a single call would leave out the checkpoints
+    at the ends of epochs.
     """
-    settings = inputs.settings
-    schedule = {
-        "learning_rate": settings["learning_rate"],
-        "warmup_updates": settings["warmup_updates"],
-        "cosine_period": CONSTANT,
-    }
-    schedule |= {
-        "clip_norm": settings["clip_norm"],
-        "updates": settings["updates"],
-        "validate_every": settings["every"],
-        "save_every": settings["every"],
-    }
-    training = Training(
-        inputs, inputs.seed, {"architecture": NO_DROPOUT, "training": schedule}, {"model": file_identity(inputs.model)}
-    )
+    every, updates = inputs.settings["every"], inputs.settings["updates"]
+    schedule = {key: inputs.settings[key] for key in ("learning_rate", "warmup_updates", "clip_norm", "updates")}
+    schedule |= {"cosine_period": CONSTANT, "validate_every": every, "save_every": every}
+    changes = {"architecture": NO_DROPOUT, "training": schedule}
+    training = Training(inputs, inputs.seed, changes, {"model": file_identity(inputs.model)})
     first = training.folder / "base.pt"
     write_first_checkpoint(inputs.model, first)
-    models = {
-        updates: training.folder / f"model-{updates}.pt"
-        for updates in range(settings["every"], settings["updates"] + 1, settings["every"])
-    }
-    for updates, model in models.items():
+    for done in range(every, updates + 1, every):
+        model = training.folder / f"model-{done}.pt"
         if not model.exists():
-            training.forget_after(updates)
-            training.run(updates, more_options={"finetune-from-model": first})
+            training.forget_after(done)
+            training.run(done, more_options={"finetune-from-model": first})
             training.export("checkpoint_last.pt", model.name)
-        yield updates, model
+        yield done, model
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
@@ -64,13 +55,7 @@ def components(inputs: Inputs) -> Iterator[Result]:
     base, sample = inputs.log_p_base["test"], inputs.settings["train_tokens"]
     inputs.run_facts["train_ppl_base"] = train_perplexity(inputs, inputs.model, sample)
     for updates, model in stages(inputs):
-        log_p = log_p_of(inputs, model)
-        likeness = {
-            "agreement": agreement(base, log_p["test"], knn),
-            "correlation": correlation(base, log_p["test"], knn),
-        }
-        facts = {"train_ppl": train_perplexity(inputs, model, sample), **likeness}
-        component = inputs.component(
-            f"updates-{updates}", added_parameters=parameters(model), series="without dropout", x=updates
-        )
-        yield Result(component, log_p, facts)
+        result = lm_component(inputs, f"updates-{updates}", model, {}, series="without dropout", x=updates)
+        log_p = result.log_p["test"]
+        facts = {"train_ppl": train_perplexity(inputs, model, sample), "agreement": agreement(base, log_p, knn)}
+        yield replace(result, facts={**facts, "correlation": correlation(base, log_p, knn)})

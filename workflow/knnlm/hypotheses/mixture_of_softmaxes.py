@@ -6,7 +6,8 @@ from functools import partial
 import torch
 
 from knnlm.components.heads import MixtureOfSoftmaxes
-from knnlm.hypotheses.inputs import Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import Result
 from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")

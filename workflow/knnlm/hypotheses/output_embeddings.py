@@ -9,7 +9,8 @@ import numpy as np
 
 from knnlm.components.head_training import store_log_p
 from knnlm.components.heads import OutputEmbedding, adaptive_rows, copied_weights, even_rows
-from knnlm.hypotheses.inputs import Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import Result
 from knnlm.hypotheses.trained_heads import generator, random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
@@ -60,7 +61,7 @@ def amounts(inputs: Inputs, extra: str) -> np.ndarray:
 
 
 def initial_head(inputs: Inputs, initial: str, row_types: np.ndarray) -> OutputEmbedding:
-    """Return the head that training begins with: random, or copies of W_sm's rows, with noise where a type has several."""
+    """Return the head that training begins with: random, or W_sm's rows, with noise where a type has several."""
     if initial == "random":
         return random_head(inputs, row_types)
     W = inputs.output_embedding

@@ -1,6 +1,8 @@
-"""A fresh LM trained on the base LM's distribution, and one on the kNN-LM's, against one trained on the text (the paper's soft-label hypothesis).
+"""A fresh LM trained on the base LM's distribution, and one on the kNN-LM's, against one trained on the text
+(docs/paper.md#soft-labels).
 
-The LM trained on hard labels is the base LM itself: the same seed, data and number of updates give the same LM, so it is not trained again.
+The LM trained on hard labels is the base LM itself: the same seed, data and number of updates give the same LM, so it
+is not trained again.
 """
 
 from collections.abc import Iterator
@@ -12,66 +14,56 @@ import numpy as np
 
 from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import optimal_weight
-from knnlm.hypotheses.inputs import Inputs, Result
-from knnlm.hypotheses.lm_training import Training, file_identity, log_p_of, parameters
-from knnlm.language_model.fairseq_runs import identity_name
-from knnlm.language_model.soft_targets import neighbour_weights
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.lm_training import Training, file_identity, lm_component
+from knnlm.hypotheses.results import Result
+from knnlm.language_model import soft_targets
 from knnlm.language_model.transformer import PLUGIN, read_model
-from knnlm.storage.files import load_array, new_array, read_manifest
+from knnlm.storage.files import identity_name, load_array, new_array, read_manifest
 from knnlm.storage.seals import verified
 
-if TYPE_CHECKING:  # it is fairseq that runs this; the workflow reads here that its code matters
+if TYPE_CHECKING:  # fairseq runs this module; the import tells the workflow that its code matters
     from fairseq_plugin import soft_labels  # noqa: F401
 
-TARGETS = PLUGIN.parent / "knnlm/language_model/soft_targets.py"
 NEEDS = ("training", "model", "datastore", "training_neighbours", "components")
 SETTINGS = {"k": "neighbours", "nprobe": "lists"}
 WORK = {"neighbours": "k", "lists": "nprobe"}
+CODE = PLUGIN / "soft_labels.py", Path(soft_targets.__file__)  # what fairseq loads beside the architecture
+ARRAYS = {"values": "int32", "weights": "float16"}  # of the neighbours, (1, tokens, k) by position
 
 
 def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path]) -> None:
-    """Put the chunks' neighbours together, of every training position: values int32, weights float16 (1, tokens, k), by position.
+    """Put the chunks' neighbours of every training position together in `files`, one for each of ARRAYS.
 
     Memory: one chunk's neighbours.
     """
     store, k = inputs.store, inputs.settings["k"]
-    with ExitStack() as open_files:
+    with ExitStack() as stack:
         write = {
-            name: open_files.enter_context(new_array(files[name], dtype, (1, store.rows, k)))
-            for name, dtype in (("values", "int32"), ("weights", "float16"))
+            name: stack.enter_context(new_array(files[name], dtype, (1, store.rows, k)))
+            for name, dtype in ARRAYS.items()
         }
         for path, chunk in zip(inputs.stored.training_neighbours, store.chunks, strict=True):
-            read_manifest(
-                path,
-                kind="training neighbours",
-                checkpoint=store.checkpoint,
-                first_position=chunk.first_position,
-                k=k,
-                **inputs.main,
-            )
-            values, similarities = (
-                load_array(path.parent / f"{name}.npy", dtype, (chunk.rows, k))
-                for name, dtype in (("values", "int32"), ("similarities", "float32"))
-            )
+            place = {"checkpoint": store.checkpoint, "first_position": chunk.first_position}
+            read_manifest(path, kind="training neighbours", k=k, **place, **inputs.main)
+            values = load_array(path.parent / "values.npy", "int32", (chunk.rows, k))
+            similarities = load_array(path.parent / "similarities.npy", "float32", (chunk.rows, k))
+            weights = soft_targets.neighbour_weights(np.asarray(similarities), temperature)
             write["values"](0, chunk.first_position, values)
-            write["weights"](0, chunk.first_position, neighbour_weights(np.asarray(similarities), temperature))
+            write["weights"](0, chunk.first_position, weights)
 
 
 def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], starts_from: dict) -> Training:
     """Train an LM on soft labels: the base LM's recipe and seed, another criterion."""
     dictionary, train_tokens = inputs.stored.dictionary, inputs.stored.corpus / "tokens" / "train.npy"
-    read_model(inputs.model, dictionary)  # fairseq checks these files as well, but tells it with a traceback
+    read_model(inputs.model, dictionary)  # fairseq would tell a fault of these files with a traceback
     for path in (train_tokens, *neighbours.values()):
         verified(path)
-    options = {
-        "criterion": "soft_labels",
-        "teacher-model": inputs.model,
-        "teacher-dictionary": dictionary,
-        "knn-weight": knn_weight,
-    }
+    teacher = {"teacher-model": inputs.model, "teacher-dictionary": dictionary}
+    options = {"criterion": "soft_labels", **teacher, "knn-weight": knn_weight}
     options |= {f"neighbour-{name}": path for name, path in neighbours.items()} | {"train-tokens": train_tokens}
     identity = {**starts_from, "knn_weight": knn_weight, "teacher": file_identity(inputs.model)}
-    training = Training(inputs, inputs.seed, {}, identity, (PLUGIN / "soft_labels.py", TARGETS))
+    training = Training(inputs, inputs.seed, {}, identity, CODE)
     training.run(training.training["updates"], "fairseq_plugin.soft_labels", options)
     return training
 
@@ -81,18 +73,13 @@ def components(inputs: Inputs) -> Iterator[Result]:
     yield Result(inputs.component("hard"), inputs.log_p_base)
     knn = inputs.stored_component(main_name(inputs.main, "approximate-faiss"))
     knn_weight, temperature = optimal_weight(inputs.log_p_base["valid"], knn.log_p["valid"]), knn.component.temperature
-    found = {"temperature": temperature, "code": file_identity(TARGETS)}
+    found = {"temperature": temperature, "code": file_identity(CODE[1])}
     found |= {"neighbours": [read_manifest(path)["files"] for path in inputs.stored.training_neighbours]}
-    name = identity_name(found)
-    files = {part: inputs.checkpoints / f"neighbours-{name}.{part}.npy" for part in ("values", "weights")}
+    files = {part: inputs.checkpoints / f"neighbours-{identity_name(found)}.{part}.npy" for part in ARRAYS}
     if not all(path.exists() for path in files.values()):
         write_neighbours(inputs, temperature, files)
     for label, weight, neighbours, starts_from in (("base", 0.0, {}, {}), ("knn", knn_weight, files, found)):
         training = trained(inputs, weight, neighbours, starts_from)
-        model = training.export("checkpoint_best.pt")
-        facts = {
-            "valid_loss": training.best_valid_loss(),
-            "lambda": weight,
-            **({"temperature": temperature} if neighbours else {}),
-        }
-        yield Result(inputs.component(label, added_parameters=parameters(model)), log_p_of(inputs, model), facts)
+        facts = {"valid_loss": training.best_valid_loss(), "lambda": weight}
+        facts |= {"temperature": temperature} if neighbours else {}
+        yield lm_component(inputs, label, training.export("checkpoint_best.pt"), facts)

@@ -1,11 +1,12 @@
-"""The base LM's softmax cut to its top k' types and renormalised (issue 3, item 7; §5.16)."""
+"""The base LM's softmax cut to its top k' types and renormalised (docs/paper.md#sparsification)."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from knnlm.components.sparse_softmax import log_p_sparsified
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import SPLITS, Result
 
 NEEDS = ("states", "model")
 SETTINGS = {"k": "counts_or_null"}
@@ -13,19 +14,20 @@ WORK = {"components": "k"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
-    """Yield `top-<k'>` for every k' of the settings; null, or k' >= V, keeps all types and is the base LM but for the float16 of the stored states."""
-    types = len(inputs.output_embedding)
-    sizes = sorted({min(size or types, types) for size in inputs.settings["k"]})
+    """Yield `top-<k'>` for every k' of the settings.
+
+    null, or k' ≥ V, keeps all types: it is the base LM but for the float16 of the stored states.
+    """
+    W = inputs.output_embedding
+    sizes = sorted({min(size or len(W), len(W)) for size in inputs.settings["k"]})
     log_p = {
-        split: log_p_sparsified(
-            inputs.queries(split, "ffn"), inputs.output_embedding, inputs.gold[split], sizes, inputs.device
-        )
+        split: log_p_sparsified(inputs.queries(split, "ffn"), W, inputs.gold[split], sizes, inputs.device)
         for split in SPLITS
-    }
+    }  # float32 (sizes, n) each
     for place, size in enumerate(sizes):
+        own = {split: log_p[split][place] for split in SPLITS}
         outside = {
-            f"share of gold tokens outside in {split}": float(np.isneginf(log_p[split][place]).mean())
-            for split in SPLITS
+            f"share of gold tokens outside in {split}": float(np.isneginf(own[split]).mean()) for split in SPLITS
         }
-        component = inputs.component(f"top-{size}", h="ffn", metric="ip", series="base LM", x=size, k=size, rows=types)
-        yield Result(component, {split: log_p[split][place] for split in SPLITS}, outside)
+        described = {"h": "ffn", "metric": "ip", "k": size, "rows": len(W), "series": "base LM", "x": size}
+        yield Result(inputs.component(f"top-{size}", **described), own, outside)

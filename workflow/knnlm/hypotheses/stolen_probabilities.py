@@ -1,4 +1,6 @@
-"""Which word types can never be the argmax of the base LM's output embedding, or of the mean keys, and what that could cost (§5.14)."""
+"""Which word types can never be the argmax of the base LM's output embedding, or of the mean keys, and what that could
+cost (docs/paper.md#stolen-probabilities).
+"""
 
 from collections.abc import Iterator
 
@@ -7,7 +9,8 @@ import numpy as np
 from knnlm.components.argmaxable import ARGMAXABLE, find_argmaxable
 from knnlm.components.catalogue import main_name
 from knnlm.components.word_centroids import word_means
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import SPLITS, Result
 
 NEEDS = ("states", "datastore", "model", "components")
 SETTINGS = {
@@ -20,33 +23,27 @@ WORK = {"components": "means"}
 
 
 def components(inputs: Inputs) -> Iterator[Result]:
-    """Yield `restored`: the base LM, but log p_kNN of the main exact component at every token whose type can never be the argmax (or is undecided).
+    """Yield `restored`: the base LM, but log p_kNN at every token whose type was not shown to be argmaxable.
 
-    Told by the gold token, it is no distribution: with it nothing can be won but on those types, so its gain is the most that stolen probabilities explain.
+    p_kNN is that of the main exact component. Since the gold token tells where it is used, `restored` is no
+    distribution: it wins on those types alone, so its gain is the most that stolen probabilities explain.
     """
     never_argmax, facts = search(inputs, inputs.output_embedding, "ffn")
     for h in inputs.settings["means"]:
-        means, _ = word_means(
-            ((chunk.keys_of(h), chunk.values_of_rows()) for chunk in inputs.store.chunks), len(inputs.continuation)
-        )
-        _, facts_of_means = search(inputs, means, h)
+        blocks = ((chunk.keys_of(h), chunk.values_of_rows()) for chunk in inputs.store.chunks)
+        _, facts_of_means = search(inputs, word_means(blocks, len(inputs.continuation))[0], h)
         inputs.run_facts |= {f"mean {h} keys: {name}": value for name, value in facts_of_means.items()}
-    main_h, metric = inputs.main["h"], inputs.main["metric"]
     knn = inputs.stored_component(main_name(inputs.main))
-    stolen = {split: never_argmax[inputs.gold[split]] for split in SPLITS}
+    stolen = {split: never_argmax[inputs.gold[split]] for split in SPLITS}  # bool (n,) each
     log_p = {split: np.where(stolen[split], knn.log_p[split], inputs.log_p_base[split]) for split in SPLITS}
-    shares = {f"share of stolen tokens in {split}": float(stolen[split].mean()) for split in SPLITS}
-    yield Result(
-        inputs.component("restored", h=main_h, metric=metric, score="real", mask="real"), log_p, facts | shares
-    )
+    facts |= {f"share of stolen tokens in {split}": float(stolen[split].mean()) for split in SPLITS}
+    yield Result(inputs.component("restored", **inputs.main, score="real", mask="real"), log_p, facts)
 
 
 def search(inputs: Inputs, rows: np.ndarray, h: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Return which rows were not shown to be the argmax for some h, bool (rows,), and the counts of how that was found."""
+    """Return which rows were not shown to be the argmax for some h, bool (rows,), and how many were by which test."""
     settings = inputs.settings
     states = np.concatenate([inputs.queries("valid", h), inputs.store.sample(h, settings["states"])])
-    processes = inputs.job.threads
-    verdict, facts = find_argmaxable(
-        rows, states, settings["perceptron_steps"], processes, settings["most_linear_programs"], inputs.device
-    )
+    limits = settings["perceptron_steps"], inputs.job.threads, settings["most_linear_programs"]
+    verdict, facts = find_argmaxable(rows, states, *limits, inputs.device)
     return verdict != ARGMAXABLE, facts

@@ -10,7 +10,8 @@ import torch
 
 from knnlm.components.head_training import Rows, log_p_of, store_rows, train_head
 from knnlm.components.heads import Head, Objective, OutputEmbedding, likelihood, random_weights
-from knnlm.hypotheses.inputs import SPLITS, Inputs, Result
+from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.results import SPLITS, Result
 
 
 def generator(inputs: Inputs) -> torch.Generator:

@@ -18,7 +18,8 @@ def main(
 
     Memory: the index without its lists, the values of the store and the chunk's neighbours.
     """
-    inputs = Inputs(settings, Stored(base=base, chunks=chunks, trained=trained, filled=filled))
+    parts = {key: value for key, value in settings.items() if key != "chunk"}
+    inputs = Inputs(**parts, stored=Stored(base=base, chunks=chunks, trained=trained, filled=filled))
     store, (h, metric), k = inputs.store, (inputs.main["h"], inputs.main["metric"]), inputs.settings["k"]
     number = settings["chunk"]
     chunk = store.chunks[number]

@@ -12,13 +12,13 @@ import pytest
 
 from knnlm.components.catalogue import BASE, Component
 from knnlm.components.columns import save_components
-from knnlm.hypotheses.kept_results import forget, keep, kept
+from knnlm.hypotheses.results import Result, forget, keep, kept
 from knnlm.storage.files import save_array
 
 STEP = """
 import os, signal, sys
 import numpy as np
-from knnlm.hypotheses.inputs import SPLITS, Result
+from knnlm.hypotheses.results import SPLITS, Result
 from knnlm.running.step import run
 from knnlm.steps import hypothesis
 
@@ -124,15 +124,15 @@ def test_what_is_not_whole_is_not_taken(tmp_path):
         tmp_path / "checkpoints" / "results",
         {"valid": np.arange(3, dtype=np.float32), "test": np.arange(2, dtype=np.float32)},
     )
-    assert kept(folder, log_p) is None
-    keep(folder, Component("a", "b", x=1 / 3), log_p, {"loss": 0.1})
-    component, found, facts = kept(folder, log_p)
-    assert (component, facts) == (Component("a", "b", x=1 / 3), {"loss": 0.1})
-    assert all(np.array_equal(found[split], log_p[split]) for split in log_p)
+    assert kept(folder) is None
+    keep(folder, Result(Component("a", "b", x=1 / 3), log_p, {"loss": 0.1}))
+    found = kept(folder)
+    assert (found.component, found.facts) == (Component("a", "b", x=1 / 3), {"loss": 0.1})
+    assert all(np.array_equal(found.log_p[split], log_p[split]) for split in log_p)
     content = bytearray((folder / "test.npy").read_bytes())
     content[-50] ^= 1
     (folder / "test.npy").write_bytes(content)
-    assert kept(folder, log_p) is None
+    assert kept(folder) is None
     forget(folder)
     assert list(tmp_path.iterdir()) == []
 
