@@ -34,6 +34,7 @@ REFERENCE = "knn-att-l2-exact-real"
 ENTRY = {"question": "Do zero rows matter?", "paper": "silent", "share": None, "against": "{main}", "candidates": None}
 SETTINGS = {
     "seed": 1,
+    "corpus": {"tokeniser": "moses"},
     "significance": {"resamples": 400, "level": 0.9},
     "main": {"h": "att", "metric": "l2"},
     "fractions": FRACTIONS,
@@ -286,6 +287,17 @@ def step(output, settings=SETTINGS, facts=("padding.facts.csv",)):
     tables_step.main(
         settings, **paths, continuation=Path("continuation.npy"), loss=Path("loss.csv"), tables=Path(output)
     )
+
+
+@pytest.mark.parametrize(
+    ("tokeniser", "said"), [("moses", "punctuation marks count"), ("characters", "Chinese"), ("none", "spaces")]
+)
+def test_summary_and_report_say_what_a_word_is(tokeniser, said, run, folder):
+    step("words", SETTINGS | {"corpus": {"tokeniser": tokeniser}})
+    for name in ("summary.txt", "verdicts.rst"):
+        text = (folder / "words" / name).read_text(encoding="utf-8").partition(".. verdicts")[0]
+        (sentence,) = [line for line in text.splitlines() if "the end of a line" in line]
+        assert said in sentence
 
 
 def test_the_step_writes_the_same_tables_twice(run, folder):

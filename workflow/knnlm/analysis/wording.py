@@ -27,9 +27,19 @@ RULE = (
     "gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain of the "
     "kNN-LM."
 )
+WORDS = {  # by `corpus.tokeniser`
+    "moses": "Words, numbers and punctuation marks count as words",
+    "characters": "Chinese characters, kana, words of other scripts, numbers and punctuation marks count as words",
+    "none": "All that stands between two spaces counts as a word",
+}
 MAIN_COLUMNS = ["On test", "Perplexity", "Gain", "λ", "τ"]
 SEARCHES = {("faiss", "faiss"): "approximate search", ("faiss", "real"): "approximate search, real scores"}
 SEARCHES[("real", "real")] = "exact search"
+
+
+def word_is(tokeniser: str) -> str:
+    """Return the sentence that says what the words of word perplexity are."""
+    return f"{WORDS[tokeniser]}, and so does the end of a line.\n"
 
 
 def summary(components: pd.DataFrame, level: float) -> str:

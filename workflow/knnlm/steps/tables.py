@@ -17,7 +17,7 @@ from knnlm.analysis.tables import (
     main_variants,
 )
 from knnlm.analysis.verdicts import input_representation_table, resampled, share_table, verdict_table
-from knnlm.analysis.wording import main_rst, summary, verdict_rst, verdict_text
+from knnlm.analysis.wording import main_rst, summary, verdict_rst, verdict_text, word_is
 from knnlm.components.catalogue import Component, main_name
 from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_components
 from knnlm.corpus.text import EVALUATED
@@ -48,6 +48,7 @@ def main(
     samples = resampled(components, read, splits, resamples, seed)
     verdicts = verdict_table(settings["hypotheses"], components, samples, main_component, rule, level)
     shares = share_table(components, samples, main_component, level)
+    words = word_is(settings["corpus"]["tokeniser"])
     base = float(components.loc[components["component"] == "base", "ppl"].iloc[-1])
     made = {
         "components.csv": components,
@@ -63,11 +64,10 @@ def main(
         "facts.csv": pd.concat(
             [pd.DataFrame(columns=FACT_COLUMNS), *(read_text_table(path, FACT_COLUMNS) for path in facts)]
         ),
-        "summary.txt": summary(components, level),
+        "summary.txt": f"{summary(components, level)}\n{words}",
         "verdicts.txt": verdict_text(verdicts, rule, level, base),
-        "verdicts.rst": "\n".join(
-            [main_rst(components, main_component, level), ".. verdicts\n", verdict_rst(verdicts, rule, level, base)]
-        ),
+        "verdicts.rst": f"{main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
+        + verdict_rst(verdicts, rule, level, base),
     }
     for name, content in made.items():
         if isinstance(content, str):
