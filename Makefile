@@ -17,8 +17,8 @@ figures: install  ## every figure again from results/<name>/tables, whatever els
 	@test -f "$(CONFIG)" || { echo "Error: CONFIG=$(CONFIG): there is no such file; name a config, such as config/sotu.yaml."; exit 1; }
 	$(RUN) redraw --configfile "$(CONFIG)"
 
-test: install lint  ## every test, the slow ones too
-	pytest
+test: install lint  ## every test, the slow ones too, by two workers; those of a file run one after another
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## style of code, format of rules, Snakemake's own lint
 	ruff check

@@ -100,6 +100,7 @@ def test_a_user_s_own_folder_of_text_becomes_a_corpus(project):
     assert "a.txt" in done.stdout
     assert "UTF-8" in done.stdout
     assert "Traceback" not in done.stdout
+    assert re.search(r"\n\nError: my texts/a\.txt: not UTF-8 .*\.\n\nComplete log", done.stdout)  # the last word, alone
 
 
 @pytest.fixture(scope="module")
