@@ -44,7 +44,9 @@ rule tables:
     resources:
         **asks("tables"),
     params:
-        settings=settings("seed", "corpus.tokeniser", "significance", "main", "fractions", "verdict", hypotheses=questions),
+        settings=settings(
+            "seed", "corpus.tokeniser", "significance", "main", "fractions", "verdict", hypotheses=questions
+        ),
     shell:
         "logged {log} python -m knnlm.steps tables --settings {params.settings:q}"
         " --descriptions {input.base} {input.descriptions} {input.hypotheses} --tokens {input.tokens}"
