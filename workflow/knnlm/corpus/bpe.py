@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer
@@ -91,18 +92,11 @@ class Encoder:
     """Encodes lines, each distinct word once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.known: dict[str, str] = {}
+        self.word = cache(partial(encode_word, tokenizer))
 
     def __call__(self, line: str) -> str:
         """Return the pieces of a tokenised line, separated by single spaces."""
         return " ".join(map(self.word, line.split()))
-
-    def word(self, word: str) -> str:
-        """Return the pieces of a word."""
-        if word not in self.known:
-            self.known[word] = encode_word(self.tokenizer, word)
-        return self.known[word]
 
 
 def count_words(path: Path) -> Counter[str]:

@@ -6,14 +6,13 @@ Documents are kept because later stages resample by document.
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from knnlm.corpus import sotu
 from knnlm.corpus.download import wikitext103
-from knnlm.corpus.text import EVALUATED, SPLITS, Document, EmptyTextError, Splits, divide, folder_files, read_lines
+from knnlm.corpus.text import EVALUATED, SPLITS, EmptyTextError, Splits, divide, folder_files, read_lines
 from knnlm.errors import KnnlmError
 
 NAMED = 5  # of the files that are left out, those that a warning names
@@ -102,13 +101,3 @@ def remedy(corpus: dict, split: str) -> str:
     if corpus["source"] == "text" and corpus["text"]["folder"] is not None:
         return f"raise corpus.text.{split}_fraction"
     return "set corpus.text.document_separator to what divides the text into documents, or give a text of more"
-
-
-def document_offsets(documents: Iterable[Document]) -> np.ndarray:
-    """Return the first line of each document and, last, the number of lines: int64 (documents+1,)."""
-    return np.cumsum([0, *map(len, documents)], dtype=np.int64)
-
-
-def lines_of(documents: Iterable[Document]) -> Iterator[str]:
-    """Yield all lines, each with its line end."""
-    return (f"{line}\n" for document in documents for line in document)

@@ -3,7 +3,6 @@
 Imports nothing heavy, since checking a config needs the folder's files too.
 """
 
-import codecs
 import os
 import re
 import unicodedata
@@ -27,12 +26,6 @@ INVISIBLE = re.compile(
     r"[\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     r"\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
 )
-MARKS_OF_ENCODINGS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 
 
 class EmptyTextError(KnnlmError):
@@ -67,12 +60,14 @@ def decode(data: bytes, name: str, normalisation: str = "none") -> list[str]:
     characters is blank. Raises EmptyTextError where all are, and KnnlmError where the text is not UTF-8 (with the
     byte offset), has a NUL byte or a word that is too long for BPE; both name `name`.
     """
+    nul = data.find(b"\0")
     if encoding := other_encoding(data):
+        sign = "a byte order mark that is not UTF-8's" if nul < 0 else f"a NUL byte at byte {nul}"
         raise KnnlmError(
-            f"{name}: has {nul_or_mark(data)} and looks like {encoding}, not UTF-8; save it as UTF-8 in an editor, "
-            f"or convert it with `iconv -f {encoding} -t UTF-8`."
+            f"{name}: has {sign} and looks like {encoding}, not UTF-8; save it as UTF-8 in an editor, or convert it "
+            f"with `iconv -f {encoding} -t UTF-8`."
         )
-    if (nul := data.find(b"\0")) >= 0:
+    if nul >= 0:
         raise KnnlmError(f"{name}: has a NUL byte at byte {nul}, so it is not plain text; give a UTF-8 text file.")
     try:
         text = data.decode("utf-8")
@@ -95,20 +90,14 @@ def decode(data: bytes, name: str, normalisation: str = "none") -> list[str]:
 
 def other_encoding(data: bytes) -> str | None:
     """Return which other encoding of Unicode a text looks like: by its first mark, or if every other byte is NUL."""
-    for mark, encoding in MARKS_OF_ENCODINGS.items():
-        if data.startswith(mark):
+    for encoding in ("UTF-32", "UTF-16"):  # in this order: UTF-32's little-endian mark begins with UTF-16's
+        if data.startswith(("\ufeff".encode(f"{encoding}-le"), "\ufeff".encode(f"{encoding}-be"))):
             return encoding
     head = data[:4096]
     even, odd = (head[first::2].count(0) / max(len(head) // 2, 1) for first in (0, 1))
     if max(even, odd) < 0.7 or min(even, odd) > 0.2:
         return None
     return "UTF-16LE" if odd > even else "UTF-16BE"
-
-
-def nul_or_mark(data: bytes) -> str:
-    """Name what betrays a text that is not UTF-8."""
-    nul = data.find(b"\0")
-    return f"a NUL byte at byte {nul}" if nul >= 0 else "a byte order mark that is not UTF-8's"
 
 
 def read_lines(path: str | Path, normalisation: str = "none") -> list[str]:

@@ -16,6 +16,9 @@ from knnlm.running.devices import Job, device_for
 COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
 
 NEVER = 10**9  # epochs: validation and checkpoints are counted in updates
+DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
+# Keys of the config's `lm` that fairseq calls the same.
+AS_IN_FAIRSEQ = (*DROPOUTS, "weight_decay", "clip_norm", "warmup_updates", "tokens_per_sample")
 
 
 @dataclass(frozen=True)
@@ -97,20 +100,13 @@ def fairseq_command(
         "decoder-embed-dim": architecture["width"],
         "decoder-ffn-embed-dim": architecture["feed_forward_width"],
         "decoder-attention-heads": architecture["heads"],
-        "dropout": architecture["dropout"],
-        "attention-dropout": architecture["attention_dropout"],
-        "activation-dropout": architecture["activation_dropout"],
         "optimizer": training["optimiser"],
-        "weight-decay": training["weight_decay"],
-        "clip-norm": training["clip_norm"],
         "lr": training["learning_rate"],
         "lr-scheduler": "cosine",
-        "warmup-updates": training["warmup_updates"],
         "warmup-init-lr": training["warmup_initial_learning_rate"],
         "min-lr": training["minimum_learning_rate"],
         "lr-period-updates": period,
         "max-update": training["updates"],
-        "tokens-per-sample": training["tokens_per_sample"],
         "sample-break-mode": "none",
         "batch-size": training["batch_samples"],
         "batch-size-valid": training["batch_samples"],
@@ -128,6 +124,8 @@ def fairseq_command(
         "save-dir": checkpoints,
         "distributed-world-size": max(devices.gpus, 1),
     }
+    lm = architecture | training
+    options |= {name.replace("_", "-"): lm[name] for name in AS_IN_FAIRSEQ}
     if training["optimiser"] == "adam":
         options["adam-betas"] = "({}, {})".format(*training["betas"])
     else:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from knnlm.corpus.sources import document_offsets, lines_of, load, warn
+import numpy as np
+
+from knnlm.corpus.sources import load, warn
 from knnlm.corpus.text import SPLITS
 from knnlm.storage.files import atomic, save_array, write_manifest
 
@@ -14,6 +16,7 @@ def main(settings: dict, texts: Sequence[Path], documents: Sequence[Path], manif
     warn(splits, settings["corpus"])
     for split, text, offsets in zip(SPLITS, texts, documents, strict=True):
         with atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines_of(splits[split]))
-        save_array(offsets, document_offsets(splits[split]))
+            file.writelines(f"{line}\n" for document in splits[split] for line in document)
+        first_lines = np.cumsum([0, *map(len, splits[split])], dtype=np.int64)  # (documents+1,)
+        save_array(offsets, first_lines)
     write_manifest(manifest, [*texts, *documents], kind="text")
