@@ -75,7 +75,7 @@ def test_a_training_is_cut_until_memory_and_time_are_enough(overlay):
     found = training.affordable(whole, vocabulary, 24e9, 1e11, "cpu")
     cut = found["lm"]["training"]
     assert whole == before
-    assert training_stage(Run(found, {}, vocabulary)).memory_bytes <= 12e9
+    assert training_stage(Run(found, dict.fromkeys(("train", "valid", "test"), 0), vocabulary)).memory_bytes <= 12e9
     assert training.LEAST_UPDATES <= cut["updates"] <= training.MOST_UPDATES
     assert not cut["fp16"]
     if not overlay:

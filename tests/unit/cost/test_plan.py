@@ -43,7 +43,7 @@ STAGES = plan(Run(PAPER, PAPER["corpus"]["token_counts"], 33_344))
 
 
 def parameters(architecture: dict, vocabulary: int) -> int:
-    return Run({"lm": {"architecture": architecture}}, {}, vocabulary).parameters
+    return Run({**PAPER, "lm": {"architecture": architecture}}, PAPER["corpus"]["token_counts"], vocabulary).parameters
 
 
 def test_parameters_of_the_paper():

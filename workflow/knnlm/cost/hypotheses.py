@@ -32,66 +32,61 @@ LOADED = {
 }
 
 
-class Said:
-    """What a hypothesis says of its work: for each word of its `WORK` the values of the settings that it names."""
+def said_by(run: Run, name: str) -> dict[str, list]:
+    """Return what a hypothesis says of its work: for each word of COUNTED the values of the settings that WORK names.
 
-    def __init__(self, run: Run, name: str):
-        self.hypothesis, self.step = name, f"knnlm/hypotheses/{run.config['hypotheses'][name]['family']}.py"
-        self.settings = run.config["hypotheses"][name]["settings"]
-        self.words = registry.work(run.config, name)
-        self.needs = registry.needs(run.config, name)
-        self.hidden_states, self.passes = max(1, len(self["hidden_states"])), max([1, *self["passes"]])
+    Raises KnnlmError if there is no such setting.
+    """
+    entry, nprobe = run.config["hypotheses"][name], run.config["index"]["nprobe"]
+    said = {"hidden_states": [None], "heads": [1], "passes": [1], "queries": [run.evaluated], "lists": [nprobe]}
+    said |= {"neighbours": [run.k], "updates": [run.config["lm"]["training"]["updates"]]}
+    said = {word: said.get(word, []) for word in registry.COUNTED}
+    for word, paths in registry.work(run.config, name).items():
+        try:
+            found = [value for path in paths.split(", ") for value in _values(entry["settings"], path)]
+        except (KeyError, TypeError, AttributeError):
+            step = f"knnlm/hypotheses/{entry['family']}.py"
+            raise KnnlmError(f"{step}: WORK names {paths}, which is no setting of {name}; correct WORK.") from None
+        said[word] = found or said[word]
+    return said
 
-    def __getitem__(self, word: str) -> list:
-        """Return the values, empty where the step does not say the word."""
-        return (
-            [value for path in self.words[word].split(", ") for value in self._values(path)]
-            if word in self.words
-            else []
-        )
 
-    def _values(self, path: str) -> list:
-        """Return the values of a setting, one for each entry of a list.
+def _values(settings: dict, path: str) -> list:
+    """Return the values of a setting, one for each entry of a list.
 
-        `a.*.b` means `b` of every section in `a`; `a for each b` repeats `a` as often as `b` has entries.
-        """
-        path, _, each = path.partition(" for each ")
-        found = [self.settings]
-        for key in path.split("."):
-            try:
-                found = [value for section in found for value in (section.values() if key == "*" else [section[key]])]
-            except (KeyError, TypeError, AttributeError):
-                raise KnnlmError(
-                    f"{self.step}: WORK names {path}, which is no setting of {self.hypothesis}; correct WORK."
-                ) from None
-        found = [entry for value in found for entry in (value if isinstance(value, list) else [value])]
-        return found * len(self._values(each)) if each else found
+    `a.*.b` means `b` of every section in `a`; `a for each b` repeats `a` as often as `b` has entries.
+    """
+    path, _, each = path.partition(" for each ")
+    found = [settings]
+    for key in path.split("."):
+        found = [value for section in found for value in (section.values() if key == "*" else [section[key]])]
+    found = [entry for value in found for entry in (value if isinstance(value, list) else [value])]
+    return found * len(_values(settings, each)) if each else found
 
 
 def hypothesis(run: Run, wildcards: dict) -> Work:
     """Return the work of one hypothesis."""
-    said = Said(run, wildcards["hypothesis"])
-    work = _heads(run, said) + _temperatures(run, said)
-    work += Work(likely=Counter(seconds=SECONDS))
-    if "training" in said.needs:
-        work += _trainings(run, said)
-    if "index" in said.needs:
+    name = wildcards["hypothesis"]
+    said, needs = said_by(run, name), registry.needs(run.config, name)
+    work = Work(likely=Counter(seconds=SECONDS)) + _heads(run, said, needs) + _temperatures(run, said, needs)
+    if "training" in needs:
+        work += _trainings(run, said, needs)
+    if "index" in needs:
         work += _searches(run, said)
     if said["k_means"]:
         work += _clusters(run, said)
-    keys = HALF * run.width * run.train * said.passes * said.hidden_states if "datastore" in said.needs else 0
-    loaded = (
-        sum(LOADED[need](run) for need in said.needs if need in LOADED) + 10 * 8 * run.evaluated + work.memory_bytes
-    )
+    times = max(said["passes"]) * len(said["hidden_states"]) if "datastore" in needs else 0
+    keys = HALF * run.width * run.train * times
+    loaded = sum(LOADED[need](run) for need in needs if need in LOADED) + 10 * 8 * run.evaluated + work.memory_bytes
     return work + Work(loaded, SINGLE * run.evaluated * 100, spare=Counter(disk_bytes=keys))
 
 
 def training_neighbours(run: Run, wildcards: dict) -> Work:
     """Find the neighbours of one chunk's own positions in the main index."""
-    said = Said(run, wildcards["hypothesis"])
-    nprobe = max(said["lists"], default=run.config["index"]["nprobe"])
+    said = said_by(run, wildcards["hypothesis"])
+    nprobe, k = max(said["lists"]), max(said["neighbours"])
     choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + nprobe * PQ_CENTROIDS)
-    found = 2 * SINGLE * run.chunk_rows * (max(said["neighbours"], default=run.k) + 1)
+    found = 2 * SINGLE * run.chunk_rows * (k + 1)
     values, lists = SINGLE * run.train, stages.list_bytes(run, run.factory.code_bytes)
     lookups = stages.looked_up(run.factory, run.width, run.chunk_rows, nprobe, run.train)
     done = Counter(choosing_flops=choosing, lookups=lookups, disk_bytes=found)
@@ -100,49 +95,49 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
     return Work(memory, found, done, read, passing_bytes=lists)
 
 
-def _heads(run: Run, said: Said) -> Work:
+def _heads(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
     """Train output embeddings, 6 · d · R operations for each row and pass, R rows of the matrix, head and hidden state.
 
     Steps that read states and the base LM evaluate logits of valid and test: 2 · d · V for each token and head, or for
     the base LM alone if they train no head.
     """
     matrix, rows = run.width * run.vocabulary, sum(count or run.train for count in said["rows"])
-    flops = 6.0 * matrix * rows * said.passes
-    if {"states", "model"} <= set(said.needs):
+    flops = 6.0 * matrix * rows * max(said["passes"])
+    if {"states", "model"} <= set(needs):
         flops += 2.0 * matrix * run.evaluated
-    flops *= max(1, sum(said["heads"])) * said.hidden_states
-    return Work(5 * SINGLE * matrix * max([1, *said["heads"]]) if rows else 0, likely=Counter(head_flops=flops))
+    flops *= sum(said["heads"]) * len(said["hidden_states"])
+    return Work(5 * SINGLE * matrix * max(said["heads"]) if rows else 0, likely=Counter(head_flops=flops))
 
 
-def _temperatures(run: Run, said: Said) -> Work:
+def _temperatures(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
     """Tune temperatures of kNN distributions on valid.
 
     A job asks time to tune one for every component, over valid and test.
     """
     tried = stages.temperatures_tried(run) * run.tokens["valid"] + run.evaluated
-    likely = len(said["temperatures"]) * tried * run.k if "temperature" in said.needs else 0
+    likely = len(said["temperatures"]) * tried * run.k if "temperature" in needs else 0
     components = len(said["components"]) + MORE_COMPONENTS
     most = components * (len(run.config["temperature"]["grid"]) + MOST_TRIED) * run.evaluated * run.k
     memory = 3 * SINGLE * run.largest_split * run.k
     return Work(memory, likely=Counter(neighbour_terms=likely), spare=Counter(neighbour_terms=max(0, most - likely)))
 
 
-def _trainings(run: Run, said: Said) -> Work:
+def _trainings(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
     """Train one LM like the base LM, for as many updates as said.
 
     With training neighbours train two, on labels with them and without; a teacher reads along with each.
     """
     base, of_base = stages.training_job(run), run.config["lm"]["training"]["updates"]
-    with_neighbours = "training_neighbours" in said.needs
+    with_neighbours = "training_neighbours" in needs
     trained, neighbours = (2 * TEACHER, 2 * SINGLE * sum(said["neighbours"])) if with_neighbours else (1, 0)
-    updates = sum(said["updates"]) or of_base
+    updates = sum(said["updates"])
     models = updates // sum(said["updates_a_model"]) if said["updates_a_model"] else math.ceil(trained)
     done = base.share(trained * updates / of_base, trained * updates / of_base).likely
     done += Counter({TRAINING[0]: models * stages.states(run).flops, "seconds": 2 * TRAINING_SECONDS})
     return Work(3 * neighbours * run.chunk_rows, models * base.disk_bytes + neighbours * run.train, done)
 
 
-def _searches(run: Run, said: Said) -> Work:
+def _searches(run: Run, said: dict) -> Work:
     """Search the main index with the most lists that are asked for; fill and search indexes with other codes.
 
     The main index's lists are joined on disk, those of the others are in memory, and so is the sample that they are
@@ -150,8 +145,8 @@ def _searches(run: Run, said: Said) -> Work:
     """
     nprobe, factory = run.config["index"]["nprobe"], run.factory
     codes = [code for code in said["codes"] if run.width % code == 0 and code != factory.code_bytes]
-    compared = max([nprobe, *said["lists"]]) * (factory.sub_quantisers or 2 * run.width) + nprobe * sum(codes)
-    looked_up = (sum(said["queries"]) or run.evaluated) * run.train / factory.lists * compared
+    compared = max(nprobe, *said["lists"]) * (factory.sub_quantisers or 2 * run.width) + nprobe * sum(codes)
+    looked_up = sum(said["queries"]) * run.train / factory.lists * compared
     filling = len(codes) * stages.index_filling(run).flops
     sample = SINGLE * min(run.config["index"]["training_rows"], run.train) * run.width
     memory = stages.list_bytes(run, max(codes)) + sample if codes else 0
@@ -160,7 +155,7 @@ def _searches(run: Run, said: Said) -> Work:
     return Work(memory, 0, done, Counter(disk_bytes=2 * lists), passing_bytes=lists)
 
 
-def _clusters(run: Run, said: Said) -> Work:
+def _clusters(run: Run, said: dict) -> Work:
     """Cluster a sample of the store and assign all of its rows, three times for each hidden state.
 
     Rows of the words, and a copy of them, are held in memory. The sample is in memory in float32. A row is compared
@@ -170,6 +165,6 @@ def _clusters(run: Run, said: Said) -> Work:
     sample = min(k_means["rows_per_centroid"] * centroids, run.train)
     lists = math.sqrt(centroids) * 4  # of an inverted index; a flat one compares with all
     compared = centroids if k_means["factory"] == "Flat" else lists + centroids * min(1, k_means["nprobe"] / lists)
-    rows = (sample * k_means["iterations"] + run.train) * 3 * said.hidden_states
+    rows = (sample * k_means["iterations"] + run.train) * 3 * len(said["hidden_states"])
     held = max(sample, 2 * min(sum(said["held_rows"]), run.train))
     return Work(SINGLE * run.width * held, likely=Counter(exact_flops=2.0 * run.width * compared * rows))

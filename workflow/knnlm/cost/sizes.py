@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from knnlm.components.catalogue import Component, knn_components, retrievals
+from knnlm.components.catalogue import knn_components, retrievals, searched_fractions
 from knnlm.config.checks import most_training_tokens
-from knnlm.datastore.factory import PQ_CENTROIDS, IndexFactory, parse_factory
+from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
 from knnlm.retrieval.query_blocks import block_edges
 
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
@@ -19,74 +19,32 @@ TYPES_BEYOND_MERGES = 1400  # single characters and the like: the paper's 33,344
 WIKITEXT103 = {"train": 112735284, "valid": 237669, "test": 268161}  # tokens, where neither the config nor a text tells
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """The config with defaults filled, tokens of each split, and types of the vocabulary (V)."""
+    """The config with defaults filled, tokens of each split, types of the vocabulary (V), and the sizes that follow."""
 
     config: dict
     tokens: dict[str, int]
     vocabulary: int
 
-    @property
-    def train(self) -> int:
-        """Tokens of the training text, which are the rows of the store (T)."""
-        return self.tokens["train"]
-
-    @property
-    def evaluated(self) -> int:
-        """Tokens of valid and test together (E)."""
-        return self.tokens["valid"] + self.tokens["test"]
-
-    @property
-    def largest_split(self) -> int:
-        """Tokens of the larger of valid and test."""
-        return max(self.tokens["valid"], self.tokens["test"])
-
-    @property
-    def width(self) -> int:
-        """Dimension of a key (d)."""
-        return self.config["lm"]["architecture"]["width"]
-
-    @property
-    def k(self) -> int:
-        """Neighbours of each query."""
-        return self.config["retrieval"]["k"]
-
-    @property
-    def factory(self) -> IndexFactory:
-        """What the index stores."""
-        return parse_factory(self.config["index"]["factory"], self.width)
-
-    @property
-    def codewords(self) -> int:
-        """Centroids of each sub-quantiser, 0 without PQ."""
-        return PQ_CENTROIDS if self.factory.sub_quantisers else 0
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the LM (P): layers and two embeddings of V·d (untied, no bias; positions have none)."""
-        return layer_parameters(self.config["lm"]["architecture"]) + 2 * self.vocabulary * self.width
-
-    @property
-    def chunks(self) -> int:
-        """Chunks of the datastore."""
-        return self.config["datastore"]["chunks"]
-
-    @property
-    def chunk_rows(self) -> int:
-        """Rows of the largest chunk (n): its share of the windows."""
-        new = self.config["windows"]["train"]["new"]
-        return min(self.train, math.ceil(math.ceil(self.train / new) / self.chunks) * new)
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """The combinations of hidden state and metric that are indexed and searched."""
-        return sorted({(h, metric) for h, metric, _ in retrievals(self.config)})
-
-    @property
-    def knn_components(self) -> list[Component]:
-        """All kNN components of the run."""
-        return [found for retrieval in retrievals(self.config) for found in knn_components(self.config, *retrieval)]
+    def __post_init__(self):
+        """Compute all sizes."""
+        config, lm, new = self.config, self.config["lm"]["architecture"], self.config["windows"]["train"]["new"]
+        self.train = self.tokens["train"]  # T: tokens of the training text, rows of the store
+        self.evaluated = self.tokens["valid"] + self.tokens["test"]  # E
+        self.largest_split = max(self.tokens["valid"], self.tokens["test"])
+        self.width = lm["width"]  # d: dimension of a key
+        self.parameters = layer_parameters(lm) + 2 * self.vocabulary * self.width  # P: embeddings untied, no bias
+        self.k = config["retrieval"]["k"]  # neighbours of each query
+        self.chunks = config["datastore"]["chunks"]
+        windows = math.ceil(self.train / new)
+        self.chunk_rows = min(self.train, math.ceil(windows / self.chunks) * new)  # n: rows of the largest chunk
+        self.factory = parse_factory(config["index"]["factory"], self.width)
+        self.codewords = PQ_CENTROIDS if self.factory.sub_quantisers else 0  # of each sub-quantiser
+        self.centroid_bytes = SINGLE * self.width * (self.factory.lists + self.codewords)  # of an index without rows
+        self.pairs = sorted({(h, metric) for h, metric, _ in retrievals(config)})  # all that is indexed and searched
+        self.searches = sum(len(searched_fractions(config, *pair)) for pair in self.pairs)
+        self.knn_components = [made for found in retrievals(config) for made in knn_components(config, *found)]
 
     def with_config(self, section: str, **values: object) -> "Run":
         """Return the run with other values in one section of its config."""
@@ -129,22 +87,20 @@ def estimated_vocabulary(bpe_merges: int) -> int:
 
 
 def layer_parameters(architecture: dict) -> int:
-    """Return the parameters of all layers: L · (4d² + 4d [attention] + 2df + f + d [feed-forward] + 4d [norms])."""
+    """Return the parameters of all layers."""
     d, f = architecture["width"], architecture["feed_forward_width"]
-    return architecture["layers"] * (4 * d * d + 4 * d + 2 * d * f + f + d + 4 * d)
+    attention, feed_forward, norms = 4 * d * d + 4 * d, 2 * d * f + f + d, 4 * d
+    return architecture["layers"] * (attention + feed_forward + norms)
 
 
 def tokens_per_update(config: dict) -> int:
-    """Return the tokens of one update: tokens_per_sample · batch_samples · accumulate, on however many devices."""
+    """Return the tokens of one update, on however many devices."""
     training = config["lm"]["training"]
     return training["tokens_per_sample"] * training["batch_samples"] * training["accumulate"]
 
 
 def forward_flops(architecture: dict, length: int, vocabulary: int = 0) -> float:
-    """Return operations of the forward pass for one token in an input of `length`.
-
-    2·(layer parameters) + 2·L·d·length + 2·d·V. The second term is attention, 4·L·d for each of length/2 positions on
-    average; without `vocabulary` no logits are made and the third is left out.
-    """
+    """Return operations of the forward pass for one token in an input of `length`; without `vocabulary` no logits."""
     layers, d = architecture["layers"], architecture["width"]
-    return 2 * layer_parameters(architecture) + 2 * layers * d * length + 2 * d * vocabulary
+    attention = 2 * layers * d * length  # 4·d in each layer for each of length/2 positions on average
+    return 2 * layer_parameters(architecture) + attention + 2 * d * vocabulary

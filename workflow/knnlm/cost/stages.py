@@ -1,8 +1,8 @@
 """What each stage of a run takes, over all its jobs: the formulas behind the plan, the jobs' requests and the hours.
 
-Symbols in the docstrings: T tokens of train, E of valid and test together; L layers, d width, f inner width, V types, P
-parameters; k neighbours; c bytes a row has in the index; n rows of the largest chunk. Bytes on disk and rows are exact
-for the files they count; memory and operations are estimates, meant to be right within a factor of two.
+Symbols in comments: T tokens of train, E of valid and test together; d width, f inner width, V types, P parameters; k
+neighbours. Bytes on disk and rows are exact for the files they count; memory and operations are estimates, meant to be
+right within a factor of two.
 """
 
 import math
@@ -28,22 +28,19 @@ BYTES_PER_TABLE_ROW = 250
 
 
 def training(run: Run) -> Work:
-    """Train the base LM.
-
-    Operations: 3 · forward · tokens seen. Disk: the model, 4P, and three checkpoints of weights and s moments (2 for
-    adam, 1 for nag). Memory (of one device): 4P · (2 + s), in float16 4P more, and the activations of one forward pass:
-    for each token and layer 10d + 2f values and 3 attention weights for each head and position, and V logits with their
-    float32 softmax and gradient.
-    """
+    """Train the base LM; memory is that of one device."""
     settings, architecture = run.config["lm"]["training"], run.config["lm"]["architecture"]
     moments, size = 2 if settings["optimiser"] == "adam" else 1, HALF if settings["fp16"] else SINGLE
     length, seen = settings["tokens_per_sample"], settings["updates"] * tokens_per_update(run.config)
+    # Activations of a token: in each layer 10d + 2f values and 3 attention weights for each head and position; V logits
+    # with their float32 softmax and gradient.
     layer = size * (10 * run.width + 2 * architecture["feed_forward_width"] + 3 * architecture["heads"] * length)
     token = architecture["layers"] * layer + run.vocabulary * (size + 2 * SINGLE)
-    weights = SINGLE * run.parameters * (2 + moments + settings["fp16"])
-    disk = run.parameters * (SINGLE + 3 * (size + SINGLE * moments))
-    kind, flops = TRAINING[settings["fp16"]], 3.0 * seen * forward_flops(architecture, length, run.vocabulary)
-    return Work(weights + settings["batch_samples"] * length * token, disk, Counter({kind: flops}), rows=seen)
+    weights = SINGLE * run.parameters * (2 + moments + settings["fp16"])  # gradient, moments, a float16 copy
+    disk = run.parameters * (SINGLE + 3 * (size + SINGLE * moments))  # the model and three checkpoints
+    flops = 3.0 * seen * forward_flops(architecture, length, run.vocabulary)  # the backward pass takes two
+    done = Counter({TRAINING[settings["fp16"]]: flops})
+    return Work(weights + settings["batch_samples"] * length * token, disk, done, rows=seen)
 
 
 def training_job(run: Run) -> Work:
@@ -60,31 +57,22 @@ def training_job(run: Run) -> Work:
 
 
 def states(run: Run) -> Work:
-    """Run the LM over valid and test.
-
-    Disk: E rows of two float16 vectors, 2 · 2d. Operations: forward over context and new tokens, with logits for the
-    new ones only. Memory: the model, the states of the larger split, and one batch.
-    """
-    architecture, window = run.config["lm"]["architecture"], run.config["windows"]["evaluation"]
-    length, row = window["context"] + window["new"], KEY_TYPES * HALF * run.width
-    forward = length / window["new"] * forward_flops(architecture, length) + 2 * run.width * run.vocabulary
-    memory = run.largest_split * row + _model_memory(run, length) + 2 * SINGLE * TOKENS_AT_ONCE * run.vocabulary
+    """Run the LM over valid and test: forward over context and new tokens, with logits for the new ones only."""
+    length, new = _window(run, "evaluation")
+    row = KEY_TYPES * HALF * run.width
+    forward = length / new * forward_flops(run.config["lm"]["architecture"], length) + 2 * run.width * run.vocabulary
+    logits = 2 * SINGLE * TOKENS_AT_ONCE * run.vocabulary
+    memory = run.largest_split * row + _model_memory(run, length) + logits
     done, written = Counter(states_flops=run.evaluated * forward), run.evaluated * row
     return Work(memory, written, done, Counter(disk_bytes=written), rows=run.evaluated)
 
 
 def datastore(run: Run) -> Work:
-    """Run the LM over train and store keys and values.
-
-    Disk: T rows of two float16 keys (2 · 2d), an int32 value and an int64 position. Operations: forward without logits.
-    Memory: the model, one batch, and one chunk with a shuffled copy of one key type, n · (3 · 2d + 12). A job asks time
-    to write and to shuffle.
-    """
-    window = run.config["windows"]["train"]
-    length = window["context"] + window["new"]
-    row = KEY_TYPES * HALF * run.width + SINGLE + 8
-    memory = run.chunk_rows * (row + HALF * run.width) + _model_memory(run, length)
-    flops = run.train * length / window["new"] * forward_flops(run.config["lm"]["architecture"], length)
+    """Run the LM over train and store keys and values; a job asks time to write them and to shuffle them."""
+    length, new = _window(run, "train")
+    row = KEY_TYPES * HALF * run.width + SINGLE + 8  # keys, value and an int64 position
+    memory = run.chunk_rows * (row + HALF * run.width) + _model_memory(run, length)  # a shuffled copy of one key type
+    flops = run.train * length / new * forward_flops(run.config["lm"]["architecture"], length)
     done, written = Counter(states_flops=flops), run.train * row
     return Work(memory, written, done, Counter(disk_bytes=2 * written), rows=run.train)
 
@@ -103,63 +91,48 @@ def index(run: Run) -> Work:
 
 
 def index_training(run: Run) -> Work:
-    """Train one index.
-
-    Disk: the centroids, lists · 4d, with PQ also 256 · 4d. Operations: k-means, 2 · 10 · rows · lists · d on at most
-    256 rows a list, and 2 · 25 · 65,536 · 256 · d for PQ. Memory: the sample in float32 and a copy.
-    """
+    """Train one index: k-means for its lists on at most 256 rows a list, and for PQ on at most 65,536 rows."""
     sampled, lists = min(run.config["index"]["training_rows"], run.train), run.factory.lists
     coarse = 2 * COARSE_ITERATIONS * min(sampled, 256 * lists) * lists * run.width
     fine = 2 * PQ_ITERATIONS * min(sampled, PQ_TRAINING_ROWS) * run.codewords * run.width
-    memory = _centroid_bytes(run) + 2 * SINGLE * sampled * run.width
+    memory = run.centroid_bytes + 2 * SINGLE * sampled * run.width  # the sample in float32 and a copy
     done, read = Counter(exact_flops=coarse + fine), Counter(disk_bytes=HALF * sampled * run.width)
-    return Work(memory, _centroid_bytes(run), done, read, rows=sampled)
+    return Work(memory, run.centroid_bytes, done, read, rows=sampled)
 
 
 def index_filling(run: Run) -> Work:
-    """Fill one trained index, chunk by chunk.
-
-    Disk: T · (c + 8), and in each chunk's file the centroids. Operations: 2 · T · (lists + 256) · d. Memory: a filled
-    chunk and one block of keys.
-    """
-    row, lists = run.factory.code_bytes + ID_BYTES, run.factory.lists
-    memory = _centroid_bytes(run) + run.chunk_rows * row + ROWS_AT_ONCE * run.width * (SINGLE + HALF)
-    flops, keys = 2.0 * run.train * (lists + run.codewords) * run.width, HALF * run.train * run.width
-    written = run.train * row + run.chunks * _centroid_bytes(run)
-    return Work(memory, written, Counter(exact_flops=flops), Counter(disk_bytes=keys), rows=run.train)
+    """Fill one trained index, chunk by chunk: compare each key with the centroids of lists and codes."""
+    row = run.factory.code_bytes + ID_BYTES
+    memory = run.centroid_bytes + run.chunk_rows * row + ROWS_AT_ONCE * run.width * (SINGLE + HALF)
+    flops = 2.0 * run.train * (run.factory.lists + run.codewords) * run.width
+    written = run.train * row + run.chunks * run.centroid_bytes  # every chunk's file has the centroids
+    read = Counter(disk_bytes=HALF * run.train * run.width)
+    return Work(memory, written, Counter(exact_flops=flops), read, rows=run.train)
 
 
 def exact_retrieval(run: Run) -> Work:
     """Search all keys for each hidden state and metric, all fractions in one pass.
 
-    Disk: an int32 id and a float32 similarity for each of E · k neighbours at each fraction. Operations: 2 · E · T · d
-    for each. Memory: queries (float32, and float16 while they are read), the running neighbours, one block of keys (as
-    stored, in float32 and as factors, which may be float32) and one of results. A job asks time to read the keys and to
-    merge what each block of them has.
+    A job asks time to read the keys and to merge what each block of them has.
     """
+    # A block of keys is held as stored, in float32 and as factors, which may be float32.
     keys = min(BLOCK_KEYS, run.train) * (run.width * (SINGLE + HALF) + (run.width + WIDER) * SINGLE)
-    found = _searched(run) * run.evaluated * run.k * 2 * SINGLE
+    found = _found_bytes(run)
     flops = 2.0 * len(run.pairs) * run.evaluated * run.train * run.width
     merged = run.evaluated * run.k * run.train / BLOCK_KEYS
-    done, more = (
-        Counter(exact_flops=flops, disk_bytes=found),
-        Counter(merged_neighbours=merged, disk_bytes=HALF * run.train * run.width),
-    )
-    return Work(_queries_and_neighbours(run) + keys, found, done, more, rows=run.evaluated)
+    spare = Counter(merged_neighbours=merged, disk_bytes=HALF * run.train * run.width)
+    done = Counter(exact_flops=flops, disk_bytes=found)
+    return Work(_queries_and_neighbours(run) + keys, found, done, spare, rows=run.evaluated)
 
 
 def approximate_retrieval(run: Run) -> Work:
-    """Search the indexes, from one fraction to the next.
+    """Search the indexes, from one fraction to the next: lists are chosen at each, and scanned once for all.
 
-    Disk: as exact retrieval. Operations, for each hidden state and metric: at each fraction 2 · E · lists · d to choose
-    lists and with PQ 2 · E · nprobe · 256 · d for look-up tables; and once for all fractions E · T · nprobe / lists
-    rows, one look-up for each PQ code, else 2d. Memory: queries and neighbours, and centroids; the lists, and those of
-    a band between two fractions that are joined, stay on disk. A job asks time to read the lists.
+    The lists, and those of a band between two fractions that are joined, stay on disk. A job asks time to read them.
     """
-    nprobe, found = run.config["index"]["nprobe"], _searched(run) * run.evaluated * run.k * 2 * SINGLE
-    sizes = run.factory, run.width, run.evaluated, nprobe
+    sizes, found = (run.factory, run.width, run.evaluated, run.config["index"]["nprobe"]), _found_bytes(run)
     lookups = len(run.pairs) * looked_up(*sizes, run.train)
-    done = Counter(choosing_flops=_searched(run) * choosing(*sizes), lookups=lookups, disk_bytes=found)
+    done = Counter(choosing_flops=run.searches * choosing(*sizes), lookups=lookups, disk_bytes=found)
     lists = Counter(disk_bytes=list_bytes(run, run.factory.code_bytes))
     return Work(_approximate_memory(run), found, done, lists, joined_bytes(run), run.evaluated)
 
@@ -167,8 +140,7 @@ def approximate_retrieval(run: Run) -> Work:
 def real_scores(run: Run) -> Work:
     """Score the neighbours that FAISS found with their stored keys, at the smallest and the largest fraction.
 
-    Disk: a float32 for each of E · k neighbours. Operations: 2 · E · k · d. Memory: as approximate retrieval, and the
-    scores and one block of keys. A job asks time to read all keys twice.
+    A job asks time to read all keys twice.
     """
     scored = sum(len(real_score_fractions(run.config, *pair)) for pair in run.pairs) * run.evaluated * run.k
     keys = min(KEYS_AT_ONCE, run.train) * run.width * (SINGLE + HALF)
@@ -180,30 +152,27 @@ def real_scores(run: Run) -> Work:
 def components(run: Run) -> Work:
     """Tune temperatures on valid and write log p of every component, the base LM's included.
 
-    Disk: a float32 for each component and token. Operations: 10 · k for each token and temperature, over valid for the
-    search and what it begins with, over valid and test for curves of the whole grid at the smallest and the full store.
-    Memory: all values, 4T, matches of both splits, and three float32 arrays of the larger split's neighbours.
+    Curves of the whole grid, over valid and test, are those at the smallest and the full store.
     """
     found, grid, ends = run.knn_components, len(run.config["temperature"]["grid"]), {run.config["fractions"][0], 1.0}
     tuned = [component for component in found if component.temperature is None]
     curves = sum(component.fraction in ends for component in tuned)
-    searched = curves * grid + (len(tuned) - curves) * temperatures_tried(run) + curves * TEMPERATURES_SEARCHED
+    searched = curves * (grid + TEMPERATURES_SEARCHED) + (len(tuned) - curves) * temperatures_tried(run)
     scored = searched * run.tokens["valid"] + (curves * grid + len(found)) * run.evaluated
+    # All values, matches of both splits, and three float32 arrays of the larger split's neighbours.
     memory = SINGLE * run.train + run.evaluated * run.k + 3 * SINGLE * run.largest_split * run.k
     disk = (len(found) + 1) * run.evaluated * SINGLE
     return Work(memory, disk, Counter(neighbour_terms=run.k * scored), rows=run.evaluated)
 
 
 def tables(run: Run) -> Work:
-    """Interpolate each component with the base LM and resample.
+    """Interpolate each component with the base LM and resample, which takes next to no operations.
 
-    Rows: of `components.csv`, one a component and split. Disk: those, as many again for datastore size, λ and
-    temperature curves, 250 bytes each. Operations: 10 for each component, token of valid and λ tried; the bootstrap
-    works on sums of documents and is left out. Memory: log p of two components in float64 and the bootstrap's
-    perplexities.
+    Rows are those of `components.csv`, one a component and split.
     """
     rows = 2 * (len(run.knn_components) + 1)
     temperatures = 2 * len(run.pairs) * 3 * len(run.config["temperature"]["grid"])
+    # log p of two components in float64, twice, and the bootstrap's perplexities
     memory = 4 * 8 * run.evaluated + rows * 8 * run.config["significance"]["resamples"]
     done = Counter(table_operations=OPERATIONS_OF_A_WEIGHT * rows / 2 * run.tokens["valid"] * WEIGHTS_SEARCHED)
     return Work(memory, BYTES_PER_TABLE_ROW * (2 * rows + temperatures), done, rows=rows)
@@ -230,7 +199,7 @@ def index_memory(run: Run, metric: str) -> int:
     FAISS makes look-up tables for `l2` with PQ, for the trained index and for the searched one. Lists are on disk.
     """
     tables = run.factory.lists * run.factory.sub_quantisers * PQ_CENTROIDS * SINGLE if metric == "l2" else 0
-    return (run.chunks + 2) * _centroid_bytes(run) + 2 * tables
+    return (run.chunks + 2) * run.centroid_bytes + 2 * tables
 
 
 def list_bytes(run: Run, code_bytes: int) -> int:
@@ -244,6 +213,12 @@ def joined_bytes(run: Run) -> int:
     return math.ceil(max(high - low for low, high in bands) * list_bytes(run, run.factory.code_bytes))
 
 
+def _window(run: Run, of: str) -> tuple[int, int]:
+    """Return the tokens of a window, and the new ones among them."""
+    window = run.config["windows"][of]
+    return window["context"] + window["new"], window["new"]
+
+
 def _model_memory(run: Run, length: int) -> int:
     """Return bytes of the model's weights and of one layer's activations in a batch of states."""
     architecture = run.config["lm"]["architecture"]
@@ -251,14 +226,9 @@ def _model_memory(run: Run, length: int) -> int:
     return SINGLE * (run.parameters + max(TOKENS_AT_ONCE, length) * layer)
 
 
-def _centroid_bytes(run: Run) -> int:
-    """Return bytes of an index that holds no rows: centroids of its lists and of its PQ codes."""
-    return SINGLE * run.width * (run.factory.lists + run.codewords)
-
-
-def _searched(run: Run) -> int:
-    """Return how many searches of the store there are, one for each fraction of each pair."""
-    return sum(len(searched_fractions(run.config, *pair)) for pair in run.pairs)
+def _found_bytes(run: Run) -> int:
+    """Return bytes of an int32 id and a float32 similarity for each neighbour of each search."""
+    return run.searches * run.evaluated * run.k * 2 * SINGLE
 
 
 def _queries_and_neighbours(run: Run) -> int:

@@ -30,8 +30,8 @@ class Measured:
 class Bench:
     """How thoroughly to measure, and where.
 
-    `pairs` rounds; `seconds` that one of them should take at the machine's best; `rows` of the smallest store of the
-    scaling; `folder` for what is written on the way; `speed`, float32 FLOP/s of this machine, by which sizes are chosen.
+    `pairs` rounds; `seconds` that one should take at the machine's best; `rows` of the smallest store of the scaling;
+    `folder` for what is written on the way; `speed`, float32 FLOP/s of this machine, by which sizes are chosen.
     """
 
     pairs: int

@@ -24,8 +24,8 @@ def memory_bytes(field: str) -> float:
 class PeakMemory:
     """The highest memory of this process while it is open.
 
-    `own` leaves out pages of memory-mapped files, which the kernel may drop at any time. The kernel keeps no record of its
-    highest value, so it is read every few milliseconds. `resident`, all resident pages, is the kernel's record.
+    `own` leaves out pages of memory-mapped files, which the kernel may drop at any time. It is read every few
+    milliseconds, as the kernel keeps no record of its highest value. `resident`, all pages, is the kernel's record.
     """
 
     def __init__(self):

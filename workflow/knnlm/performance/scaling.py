@@ -1,4 +1,4 @@
-"""Time and memory of the stages at 1×, 2×, 4× and 8× the rows, each size in a fresh process, with chunks of one size."""
+"""Time and memory of the stages at 1×, 2×, 4× and 8× the rows, each in a fresh process, with chunks of one size."""
 
 import multiprocessing
 import shutil
@@ -140,7 +140,7 @@ def _send(connection: Connection, stage: str, sizes: Sizes, times: int) -> None:
 
 
 def one_size(stage: str, sizes: Sizes, times: int) -> list[dict]:
-    """Do a stage at one size a few times and return a row for each, with this process's peak memory over all of them."""
+    """Do a stage at one size a few times and return a row for each, with this process's peak memory over all."""
     with redirect_stderr(StringIO()), PeakMemory() as peak:
         job = STAGES[stage](sizes, times)
         taken = [seconds_of(job, sizes.device) for _ in range(1 + REPEATS[stage])]
@@ -178,7 +178,7 @@ def fill(sizes: Sizes, times: int) -> Job:
 
 
 def exact(sizes: Sizes, times: int) -> Job:
-    """Search the whole of the first `times` chunks exactly; without fractions, blocks of keys are as large as they get."""
+    """Search the whole of the first `times` chunks exactly; without fractions blocks of keys are at their largest."""
     store, queries = sizes.searched(times)
     return lambda: sizes.retrieval.exact(store, queries, sizes.device, WHOLE)
 
@@ -199,7 +199,10 @@ STAGES: dict[str, Callable[[Sizes, int], Job]] = {
 
 
 def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
-    """Return the slopes of log seconds against log rows, float64 (repeats,): of the first measurement at every size, ..."""
+    """Return the slopes of log seconds against log rows, float64 (repeats,).
+
+    One is of the first measurement at every size, one of the second, and so on.
+    """
     sizes = table[table["stage"] == stage].groupby("times", sort=True)
     seconds = np.array([part["seconds"].to_numpy() for _, part in sizes])
     return np.polyfit(np.log(sizes["rows"].first().to_numpy()), np.log(seconds), 1)[0]
@@ -208,8 +211,8 @@ def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
 def judged(table: pd.DataFrame) -> list[dict]:
     """Return the rows of the table of performance: the speed of each stage at 8× against 1×, as fitted, and its memory.
 
-    Less memory is better, so its ratio is that of 1× to 8×. Memory of searches has no goal if the smallest store fills no
-    block of exact search: below that it must grow.
+    Less memory is better, so its ratio is that of 1× to 8×. Memory of searches has no goal if the smallest store fills
+    no block of exact search: below that it must grow.
     """
     found = []
     for stage in STAGES:

@@ -1,4 +1,4 @@
-"""Retrieval on a store of random keys: exact and approximate search and real scores, each against the least it takes."""
+"""Retrieval on a store of random keys: both searches and the real scores, each against the least that it takes."""
 
 from collections.abc import Callable
 
@@ -89,8 +89,8 @@ def faiss_search(queries: np.ndarray, keys: np.ndarray, k: int, metric: str, dev
 def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Bench) -> Measured:
     """Compare approximate search of the whole store, which joins the chunks' indexes, with a search of one index.
 
-    A search of a store with no more rows than the index has lists tells how long choosing the lists takes; look-ups take
-    the rest of the time.
+    A search of a store with no more rows than the index has lists tells how long choosing the lists takes; look-ups
+    take the rest of the time.
     """
     queries, factory = queries_for(retrieval, store, bench, MORE_APPROXIMATE), retrieval.parsed_factory
     bare = join_indexes(index.trained, index.filled, store.chunks, 0.0, 1.0, index.folder)

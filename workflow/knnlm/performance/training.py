@@ -48,8 +48,10 @@ def affordable(config: dict, vocabulary: int, memory_bytes: float, speed: float,
     architecture, whole = config["lm"]["architecture"], config["lm"]["training"]
     cut = whole | STILL | {"fp16": whole["fp16"] and device == "cuda", "updates": 1}
 
+    no_tokens = dict.fromkeys(("train", "valid", "test"), 0)
+
     def memory() -> int:
-        return training(Run(_with_training(config, cut), {}, vocabulary)).memory_bytes
+        return training(Run(_with_training(config, cut), no_tokens, vocabulary)).memory_bytes
 
     while memory() > memory_bytes / 2 and cut["batch_samples"] * cut["tokens_per_sample"] > 8:
         cut["batch_samples" if cut["batch_samples"] > 1 else "tokens_per_sample"] //= 2
