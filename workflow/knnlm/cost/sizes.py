@@ -6,10 +6,11 @@ One multiply-add counts as two operations.
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from knnlm.components.catalogue import knn_components, retrievals, searched_fractions
+from knnlm.components.catalogue import Component, knn_components, retrievals, searched_fractions
 from knnlm.config.checks import most_training_tokens
 from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
 from knnlm.retrieval.query_blocks import block_edges
@@ -44,7 +45,11 @@ class Run:
         self.centroid_bytes = SINGLE * self.width * (self.factory.lists + self.codewords)  # of an index without rows
         self.pairs = sorted({(h, metric) for h, metric, _ in retrievals(config)})  # all that is indexed and searched
         self.searches = sum(len(searched_fractions(config, *pair)) for pair in self.pairs)
-        self.knn_components = [made for found in retrievals(config) for made in knn_components(config, *found)]
+
+    @cached_property
+    def knn_components(self) -> list[Component]:
+        """All kNN components of the run."""
+        return [made for found in retrievals(self.config) for made in knn_components(self.config, *found)]
 
     def with_config(self, section: str, **values: object) -> "Run":
         """Return the run with other values in one section of its config."""
