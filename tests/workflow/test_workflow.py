@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,37 @@ def test_every_step_runs_with_a_log_beside_which_it_leaves_its_times():
     assert len(others) <= 1
 
 
+def test_a_job_s_code_is_all_that_its_step_imports(project):
+    """The rules look for imports with a pattern; a parser is the judge."""
+    said = project("-n", "--printshellcmds", "hypotheses", config="config/tiny.yaml").stdout
+    jobs = re.findall(
+        r"^ +input: (.*)$(?:.|\n)*?python -m knnlm.steps (\w+)(?: --family (\w+))?", said, flags=re.MULTILINE
+    )
+    assert {step for _, step, _ in jobs} > {"corpus_text", "train_lm", "hypothesis", "tables", "plot"}
+    for files, step, family in jobs:
+        wanted = {f"steps/{step}", "steps/__main__"} | ({f"hypotheses/{family}"} if family else set())
+        pending, code = [ROOT / f"workflow/knnlm/{name}.py" for name in wanted], set()
+        while pending:
+            if (path := pending.pop()).is_file() and path not in code:
+                code.add(path)
+                pending += imported(path)
+        listed = {file for file in files.split(", ") if file.endswith(".py")}
+        assert listed == {str(path.relative_to(ROOT)) for path in code}, step
+
+
+@cache
+def imported(path: Path) -> list[Path]:
+    """Return files that may be those of what a module imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    places = [ROOT.joinpath("workflow", *name.split(".")) for name in names]
+    return [place for base in places for place in (base.with_suffix(".py"), base / "__init__.py")]
+
+
 @pytest.mark.parametrize(("more", "together"), [([], False), (["--resources", "gpu=2"], True)])
 def test_the_local_profile_lets_one_job_have_the_gpu_at_a_time(more, together, tmp_path):
     """Each of two jobs waits a while for the other to be there too; which it never is where there is one GPU for both."""
@@ -176,7 +208,7 @@ rule on_gpu:
     output: "{name}"
     resources: gpu=1
     shell:
-        "touch here-{wildcards.name}; for i in $(seq 30); do [ $(ls here-* | wc -l) = 2 ] && touch both; sleep 0.1; done; "
+        "touch here-{wildcards.name}; for i in $(seq 50); do [ $(ls here-* | wc -l) = 2 ] && touch both; sleep 0.1; done; "
         "rm here-{wildcards.name}; touch {output}"
 """
     )
