@@ -19,13 +19,13 @@ from knnlm.cost.hours import (
     SNAKEMAKE_JOB,
     SNAKEMAKE_START,
     TORCH,
-    TRAINING,
     job_seconds,
     measured_seconds,
     predicted_seconds,
     ratios,
     read_rates,
 )
+from knnlm.cost.hypotheses import TRAINING_SECONDS
 from knnlm.cost.plan import plan, whole_plan
 from knnlm.cost.rules import RULES, TRAINED, jobs
 from knnlm.cost.sizes import Run, forward_flops
@@ -73,7 +73,7 @@ def test_every_rule_has_a_stage_and_amounts_and_every_job_its_name(run):
 def test_training_by_hand():
     """19.4 TFLOP of training and 4 validations at 10 GFLOP/s, on both of two cores."""
     validated = 4 * 16743 * forward_flops(DEMO.config["lm"]["architecture"], 256, 8160)
-    seconds = FAISS_OR_PANDAS + TRAINING + (stages.training(DEMO).flops + validated) / 1e10
+    seconds = FAISS_OR_PANDAS + TRAINING_SECONDS + (stages.training(DEMO).flops + validated) / 1e10
     assert job_seconds(DEMO, job(DEMO, "train_lm"), RATES) == (pytest.approx(seconds), 1.0)
     assert predicted_seconds(DEMO, RATES)["training"] == pytest.approx(seconds)
 
@@ -111,7 +111,7 @@ def test_a_faster_machine_takes_less(operation):
 def test_a_gpu_s_rates_are_those_of_each_gpu_and_one_job_at_a_time_holds_it():
     one, eight = (changed(PAPER, resources={"training_gpus": count}) for count in (1, 8))
     slow, fast = (job_seconds(run, job(run, "train_lm"), RATES) for run in (one, eight))
-    starts = FAISS_OR_PANDAS + TRAINING
+    starts = FAISS_OR_PANDAS + TRAINING_SECONDS
     assert slow[0] - starts == pytest.approx(8 * (fast[0] - starts))
     assert slow[1] == fast[1] == 1.0
 

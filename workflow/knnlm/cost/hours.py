@@ -9,6 +9,7 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
+from knnlm.cost.hypotheses import TRAINING_SECONDS
 from knnlm.cost.plan import SNAKEMAKE
 from knnlm.cost.requests import devices_of, threads_of
 from knnlm.cost.rules import RULES, TRAINED, Job, jobs
@@ -32,19 +33,14 @@ CONSTANT = {
 }
 TOKENISED_BYTES = 2e5  # a second, of each core
 FAISS_OR_PANDAS, TORCH = 0.7, 2.0  # seconds from a job's start to its step's first own line, by the heaviest import
-FAIRSEQ, TRAINING, FIGURE = (
-    2.5,
-    5.0,
-    1.0,
-)  # to import fairseq later; to start a training and keep its checkpoints; to draw and write
+FAIRSEQ, FIGURE = 2.5, 1.0  # seconds to import fairseq, where a step does so later; to draw a figure and write it
 STARTS = {
     "binarise": FAISS_OR_PANDAS + FAIRSEQ,
-    "train_lm": FAISS_OR_PANDAS + TRAINING,
+    "train_lm": FAISS_OR_PANDAS + TRAINING_SECONDS,
     "plot": FAISS_OR_PANDAS + FIGURE,
     **dict.fromkeys(("evaluation_states", "datastore_chunk"), TORCH + FAIRSEQ),
-    **dict.fromkeys(
-        ("retrieve_exact", "retrieve_approximate", "knn_components", "training_neighbours", "hypothesis"), TORCH
-    ),
+    **dict.fromkeys(("retrieve_exact", "retrieve_approximate", "training_neighbours"), TORCH),
+    **dict.fromkeys(("knn_components", "hypothesis"), TORCH),
 }  # of the other rules FAISS_OR_PANDAS
 SNAKEMAKE_START, SNAKEMAKE_JOB = 3.0, 0.1  # seconds in which no job runs: at its start, and for each job
 

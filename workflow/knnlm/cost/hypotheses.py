@@ -85,7 +85,7 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
     """Find the neighbours of one chunk's own positions in the main index."""
     said = said_by(run, wildcards["hypothesis"])
     nprobe, k = max(said["lists"]), max(said["neighbours"])
-    choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + nprobe * PQ_CENTROIDS)
+    choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + nprobe * PQ_CENTROIDS)  # as if with PQ
     found = 2 * SINGLE * run.chunk_rows * (k + 1)
     values, lists = SINGLE * run.train, stages.list_bytes(run, run.factory.code_bytes)
     lookups = stages.looked_up(run.factory, run.width, run.chunk_rows, nprobe, run.train)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from knnlm.cost.rules import RULES, TEXT_RULES
 from knnlm.cost.sizes import Run, run_of, tokens_of
-from knnlm.cost.work import OPERATIONS, PRODUCTS, TRAINING, Work
+from knnlm.cost.work import OPERATIONS_OF, PRODUCTS, TRAINING, Work
 from knnlm.hypotheses import registry
 
 CORE_FLOPS = 1e10  # matrix products on one CPU core: a quarter of what the demo's training and exact search do
@@ -22,13 +22,13 @@ CORE_OPERATIONS = 5e8  # all else, such as look-ups of codes and terms of a soft
 # that are in none of these tables take no time.
 ON_GPU = dict.fromkeys((*TRAINING, *PRODUCTS), GPU_FLOPS) | {
     "training_half_flops": GPU_HALF_FLOPS,
-    "real_score_bytes": GPU_FLOPS / OPERATIONS["real_score_bytes"],
+    "real_score_bytes": GPU_FLOPS / OPERATIONS_OF["real_score_bytes"],
 }
 ON_CORES = dict.fromkeys((*TRAINING, *PRODUCTS), CORE_FLOPS) | {
-    "real_score_bytes": CORE_FLOPS / OPERATIONS["real_score_bytes"],
+    "real_score_bytes": CORE_FLOPS / OPERATIONS_OF["real_score_bytes"],
     "lookups": CORE_OPERATIONS,
-    "neighbour_terms": CORE_OPERATIONS / OPERATIONS["neighbour_terms"],
-    "merged_neighbours": CORE_OPERATIONS / OPERATIONS["neighbour_terms"],
+    "neighbour_terms": CORE_OPERATIONS / OPERATIONS_OF["neighbour_terms"],
+    "merged_neighbours": CORE_OPERATIONS / OPERATIONS_OF["neighbour_terms"],
     **{f"{rule}_bytes": 1e5 for rule in TEXT_RULES},
 }
 ON_ONE_CORE = {"table_operations": CORE_OPERATIONS, "counted_tokens": CORE_OPERATIONS / 20, "measuring_seconds": 1.0}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 # Operations of one of each kind, a multiply-add counted as two; all other kinds count for none in the plan.
 TRAINING = ("training_flops", "training_half_flops")  # the second where a GPU makes them in float16
 PRODUCTS = ("states_flops", "exact_flops", "choosing_flops", "head_flops")
-OPERATIONS = {
+OPERATIONS_OF = {
     **dict.fromkeys((*TRAINING, *PRODUCTS, "lookups", "table_operations"), 1),
     "real_score_bytes": 1 / 2,  # a key's number of four bytes is multiplied and added
     "neighbour_terms": 10,  # of the kNN softmax, the exponential included
@@ -34,7 +34,7 @@ class Work:
     rows: int | None = None
 
     def __add__(self, other: "Work") -> "Work":
-        """Return both, one after the other: the larger memory, the rows of this one, all else added."""
+        """Return both, one after the other: the larger of memory and passing files, the rows of this, the rest added."""
         return Work(
             max(self.memory_bytes, other.memory_bytes),
             self.disk_bytes + other.disk_bytes,
@@ -58,4 +58,4 @@ class Work:
     @property
     def flops(self) -> float:
         """All operations of those kinds that the plan counts."""
-        return float(sum(OPERATIONS.get(kind, 0) * amount for kind, amount in self.asked_for.items()))
+        return float(sum(OPERATIONS_OF.get(kind, 0) * amount for kind, amount in self.asked_for.items()))

@@ -1,0 +1,1 @@
+"""How fast every stage is, on random data, against what the machine can do."""
