@@ -1,11 +1,15 @@
 """A download that the server refuses, and one that may yet succeed, told by a server of our own."""
 
+import functools
+import hashlib
 import http.server
 import threading
+import zipfile
 
+import numpy as np
 import pytest
 
-from knnlm.corpus.download import download
+from knnlm.corpus.download import download, wikitext103
 from knnlm.errors import KnnlmError
 
 
@@ -66,3 +70,42 @@ def test_the_last_failure_is_told_with_its_number(server, tmp_path):
     with pytest.raises(KnnlmError, match=r"could not be downloaded \(HTTP status 503, Service Unavailable\)"):
         download(url_of(server, "503"), tmp_path / "kept.zip", None, wait=0.001)
     assert server.asked == [503] * 4
+
+
+def test_wikitext_over_http(archive, tmp_path, run_step):
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=archive.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/wiki.zip"
+        run_step(tmp_path / "out", {"source": "wikitext103", "wikitext103": {"url": url, "sha256": digest}})
+        server.shutdown()
+    assert (tmp_path / "out/wikitext-103-v1.zip").read_bytes() == archive.read_bytes()
+    assert (tmp_path / "out/text/valid.txt").read_text().split("\n") == [
+        " ".join(line.split())
+        for line in zipfile.Path(archive, "wikitext-103/wiki.valid.tokens").read_text().split("\n")
+    ]
+    assert np.load(tmp_path / "out/text/valid.documents.npy").tolist() == [0, 7, 10]
+
+
+def test_wikitext_offline_says_what_to_do(tmp_path, capsys):
+    url = (tmp_path / "absent.zip").as_uri()
+    with pytest.raises(KnnlmError, match=r"could not be downloaded .*put it at .*kept\.zip, or .*tokeniser none"):
+        download(url, tmp_path / "kept.zip", None, wait=0.001)
+    assert capsys.readouterr().err.count("trying again") == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wikitext_checksum_and_damage(archive, tmp_path, capsys):
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    kept = tmp_path / "kept.zip"
+    with pytest.raises(KnnlmError, match=rf"SHA-256 is {digest}, but .*{'0' * 64}"):
+        wikitext103(archive.as_uri(), "0" * 64, kept)
+    assert not kept.exists()
+    wikitext103(archive.as_uri(), None, kept)
+    assert digest in capsys.readouterr().err
+    kept.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(KnnlmError, match=r"kept\.zip: SHA-256"):
+        wikitext103(archive.as_uri(), digest, kept)
+    with pytest.raises(KnnlmError, match=r"kept\.zip: not the zip"):
+        wikitext103(archive.as_uri(), None, kept)

@@ -31,6 +31,42 @@ def corpus(folder: Path, **changed: object) -> dict:
     return {"source": "text", "token_counts": None, "text": SECTION | {"folder": str(folder)} | changed}
 
 
+def test_lines_are_normalised_and_blank_lines_kept():
+    data = "\ufeffone \t two\r\n\r\nthree\u00a0four\rfive\n".encode()
+    assert text.decode(data, "file") == ["one two", "", "three four", "five"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b" \n\r\n", "empty"),
+        (b"ab\nc\xe9d\n", "not UTF-8 at byte 4"),
+        (b"ab\x00c", "NUL byte at byte 2"),
+    ],
+)
+def test_bad_text_is_named(data, words):
+    with pytest.raises(KnnlmError, match=f"name.*{words}"):
+        text.decode(data, "name")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(KnnlmError, match=r"absent\.txt: cannot be read \(No such file"):
+        text.read_lines(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize(
+    ("separator", "documents"),
+    [
+        ("file", [["= A =", "= = a = =", "x", "= B =", "y"]]),
+        ("blank_line", [["= A ="], ["= = a = =", "x"], ["= B ="], ["y"]]),
+        ("heading", [["", "= A =", "", "= = a = =", "x", ""], ["= B =", "", "", "y"]]),
+    ],
+)
+def test_documents_of_a_file(separator, documents):
+    assert text.divide(["", "= A =", "", "= = a = =", "x", "", "= B =", "", "", "y"], separator) == documents
+
+
 def test_files_of_a_folder_and_of_its_folders(tmp_path):
     write(
         tmp_path,

@@ -1,0 +1,100 @@
+"""The addresses against the files of their package."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from knnlm.corpus import sotu
+from knnlm.corpus.text import SPLITS
+
+
+def test_sotu_against_the_packaged_files():
+    splits = sotu.splits(
+        {"first_year": 1948, "last_year": 1960, "kinds": ["spoken"], "period": 10, "valid": 3, "test": 8}
+    )
+    data = resources.files("sotu") / "data"
+    with (data / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["sotu_type"] == "spoken"]
+    for split, years in {"valid": [1953], "test": [1948, 1958]}.items():
+        assert len(splits[split]) == len(years)
+        for year, document in zip(years, splits[split], strict=True):
+            words = [
+                word
+                for row in rows
+                if int(row["year"]) == year
+                for word in (data / "speeches" / f"{row['fileid']}.txt").read_text("utf-8").split()
+            ]
+            assert " ".join(document).split() == words
+            assert all(document)
+    assert len(splits["train"]) == len(
+        {row["year"] for row in rows if 1948 <= int(row["year"]) <= 1960} - {"1953", "1948", "1958"}
+    )
+
+
+def test_sotu_addresses_of_one_year_are_one_document():
+    both = sotu.splits(
+        {"first_year": 1972, "last_year": 1974, "kinds": ["spoken", "written"], "period": 3, "valid": 2, "test": 0}
+    )
+    spoken = sotu.splits(
+        {"first_year": 1972, "last_year": 1974, "kinds": ["spoken"], "period": 3, "valid": 2, "test": 0}
+    )
+    assert [len(both[split]) for split in SPLITS] == [1, 1, 1]
+    assert set(spoken["train"][0]) < set(both["train"][0])
+
+
+@pytest.fixture
+def sotu_package(tmp_path) -> Path:
+    """A package of the name sotu with the data of the installed one, of three years."""
+    package, data = tmp_path / "packages" / "sotu", resources.files("sotu") / "data"
+    (package / "data/speeches").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    shutil.copy(data / "metadata.csv", package / "data")
+    for path in (data / "speeches").iterdir():
+        if path.name.startswith(("1791", "1792", "1793")):
+            shutil.copy(path, package / "data/speeches")
+    return package
+
+
+def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
+    """One letter of one address is another; before, the same command takes the same package as it was."""
+    years = {"first_year": 1791, "last_year": 1793, "kinds": ["spoken", "written"], "period": 3, "valid": 0, "test": 1}
+    settings = json.dumps({"seed": 1, "corpus": {"source": "sotu", "normalisation": "nfc", "sotu": years}})
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(sotu_package.parent), str(Path(sotu.__file__).parents[2])])
+    }
+
+    def step(output: str) -> subprocess.CompletedProcess:
+        paths = [[str(tmp_path / output / f"{split}.{kind}") for split in SPLITS] for kind in ("txt", "documents.npy")]
+        command = [
+            sys.executable,
+            "-m",
+            "knnlm.steps",
+            "corpus_text",
+            "--settings",
+            settings,
+            "--texts",
+            *paths[0],
+            "--documents",
+            *paths[1],
+        ]
+        command += ["--manifest", str(tmp_path / output / "manifest.json")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert step("as-it-was").returncode == 0
+    address = next((sotu_package / "data/speeches").glob("1792*"))
+    content = address.read_bytes()
+    address.write_bytes(content.replace(b"e", b"a", 1))
+    done = step("changed")
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"Error: sotu package: data/speeches/{address.name} is not the published file (SHA-256 differs); reinstall the package sotu.\n"
+    )
+    assert not (tmp_path / "changed").exists()
