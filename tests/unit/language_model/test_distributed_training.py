@@ -1,4 +1,4 @@
-"""Training on several devices is the training on one: fairseq's own processes, with gloo on the CPU in place of NCCL on GPUs."""
+"""Training on several devices is the training on one: fairseq's own processes, with gloo in place of NCCL."""
 
 import os
 import socket
@@ -25,8 +25,10 @@ ARCHITECTURE = {
     "activation_dropout": 0.0,
 }
 TRAINING = {
-    "optimiser": "nag", "learning_rate": 0.5, "minimum_learning_rate": 1e-5, "warmup_updates": 2, "warmup_initial_learning_rate": 1e-7,
-    "cosine_period": None, "updates": 6, "tokens_per_sample": 32, "batch_samples": 2, "accumulate": 4, "clip_norm": 1.0, "momentum": 0.9,
+    "optimiser": "nag", "learning_rate": 0.5, "minimum_learning_rate": 1e-5, "warmup_updates": 2,
+    "warmup_initial_learning_rate": 1e-7,
+    "cosine_period": None, "updates": 6, "tokens_per_sample": 32, "batch_samples": 2, "accumulate": 4, "clip_norm": 1.0,
+    "momentum": 0.9,
     "betas": [0.9, 0.98], "weight_decay": 0.0, "validate_every": 3, "save_every": 3, "fp16": False,
 }  # fmt: skip
 ON_CPU = ["--cpu", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", "--distributed-no-spawn"]
@@ -57,7 +59,7 @@ def binary(tmp_path_factory):
 
 
 def started(binary: Path, folder: Path, processes: int) -> list[subprocess.Popen]:
-    """Start the processes of one training; each has the options that a GPU's would have, but for what CUDA is needed for."""
+    """Start the processes of one training; each has the options of a GPU's, but for those that need CUDA."""
     command = fairseq_command(
         ARCHITECTURE, TRAINING, 1, Devices(processes if processes > 1 else 0), binary, PLUGIN, folder
     )

@@ -78,13 +78,14 @@ RECORD = json.dumps(dict.fromkeys(COLUMNS, 1)) + "\n"
 def test_records_that_are_missing_or_damaged_name_the_folder_to_delete(content, tmp_path):
     if content is not None:
         (tmp_path / HISTORY).write_bytes(content)
-    sentence = rf"^{tmp_path}/{HISTORY}: missing or damaged; delete the folder {tmp_path} and rerun: the training starts anew\.$"
+    remedy = rf"delete the folder {tmp_path} and rerun: the training starts anew\."
+    sentence = rf"^{tmp_path}/{HISTORY}: missing or damaged; {remedy}$"
     with pytest.raises(KnnlmError, match=sentence):
         history(tmp_path)
 
 
 def test_fairseq_unpickles_no_code_whatever_the_environment_says(tmp_path, monkeypatch):
-    """PyTorch reads a file of objects with its own environment, and refuses it with fairseq's, even where the call allows it."""
+    """PyTorch reads a file of objects in its own environment; in fairseq's it refuses, even if the call allows it."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     torch.save({"path": tmp_path}, tmp_path / "objects.pt")
     for call, ours, fairseqs in (
@@ -118,8 +119,8 @@ def test_the_exception_is_in_the_sentence_and_the_rest_beside_the_log(tmp_path, 
     monkeypatch.setenv("KNNLM_LOG", str(tmp_path / "train_lm.log"))
     said = str(failure(2, TRACEBACK, tmp_path))
     assert (
-        said
-        == f"fairseq-train ended with status 2: ValueError: no such  optimiser; see {tmp_path}/train_lm.output.txt for what else it said."
+        said == "fairseq-train ended with status 2: ValueError: no such  optimiser; "
+        f"see {tmp_path}/train_lm.output.txt for what else it said."
     )
     assert (tmp_path / "train_lm.output.txt").read_text() == TRACEBACK
     assert capsys.readouterr() == ("", "")

@@ -127,7 +127,7 @@ def shell_words(path: Path) -> list[str]:
 
 
 def test_what_the_user_writes_reaches_a_shell_quoted():
-    """Settings are quoted. What is not has names of files below results/<run> and of rules: letters, digits, hyphens and underscores."""
+    """Settings are quoted. Else there are names of rules and of files below results/<run>, without odd characters."""
     words = {word for path in RULES for word in shell_words(path)}
     assert "params.settings:q" in words
     unquoted = {word for word in words if word.startswith("params.") and not word.endswith(":q")}

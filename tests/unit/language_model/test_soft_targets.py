@@ -27,8 +27,11 @@ ARCHITECTURE = {
     "activation_dropout": 0.0,
 }
 TRAINING = {
-    "optimiser": "adam", "learning_rate": 0.01, "minimum_learning_rate": 1e-9, "warmup_updates": 1, "warmup_initial_learning_rate": 1e-7,
-    "cosine_period": None, "updates": 6, "tokens_per_sample": SAMPLE, "batch_samples": 4, "accumulate": 1, "clip_norm": 1.0, "momentum": 0.99,
+    "optimiser": "adam", "learning_rate": 0.01, "minimum_learning_rate": 1e-9, "warmup_updates": 1,
+    "warmup_initial_learning_rate": 1e-7,
+    "cosine_period": None, "updates": 6, "tokens_per_sample": SAMPLE, "batch_samples": 4,
+    "accumulate": 1, "clip_norm": 1.0,
+    "momentum": 0.99,
     "betas": [0.9, 0.98], "weight_decay": 0.0, "validate_every": 3, "save_every": 3, "fp16": False,
 }  # fmt: skip
 
@@ -98,7 +101,7 @@ def test_tiles_have_the_loss_and_the_gradient_of_all_rows_at_once(tile_rows, knn
 
 
 def test_half_precision_keeps_what_a_loss_scale_lifts():
-    """Rare types have a gradient below the least float16 number; scaled, it must be there, as with torch's own cross-entropy of float32 logits."""
+    """Rare types have a gradient below the least float16 number; scaled, it is there, as with torch's float32."""
     scale, width = 2.0**12, 8
     features, output_embedding = torch.ones(5, width).half().requires_grad_(), torch.zeros(TYPES, width).half()
     output_embedding[4] = 2.25  # p of every other type is e^-18
@@ -137,7 +140,7 @@ def test_positions_of_samples(tokens, size, data):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """A random corpus with blank lines, as the pipeline makes it, a teacher, and random neighbours of every training token."""
+    """A random corpus with blank lines, as the pipeline makes it, a teacher, and random neighbours of every token."""
     folder = tmp_path_factory.mktemp("soft")
     generator = np.random.default_rng(0)
     dictionary = folder / "dictionary.txt"
@@ -289,7 +292,7 @@ def are_close(one, other, tolerance):
 
 @pytest.mark.slow
 def test_trainings_on_soft_labels(corpus, tmp_path):
-    """Both criterions through fairseq: they train, once, and begin with the weights and the batches of a training on hard labels."""
+    """Both criterions through fairseq: they train, and begin with the weights and batches of hard labels."""
     from knnlm.hypotheses.lm_training import Training
     from knnlm.hypotheses.soft_labels import trained
 

@@ -38,18 +38,25 @@ TRAINING = {
 # Lines of a real log, shortened; around them what fairseq also says.
 LOG = """\
 2026-01-01 10:00:00 | INFO | fairseq.tasks.text_to_speech | Please install tensorboardX: pip install tensorboardX
-2026-01-01 10:00:03 | INFO | fairseq_cli.train | {'_name': None, 'common': {'_name': None, 'log_interval': 1, 'log_format': 'json'}}
+2026-01-01 10:00:03 | INFO | fairseq_cli.train | {'_name': None, 'common': {'_name': None, 'log_interval': 1, \
+'log_format': 'json'}}
   (decoder): TransformerDecoder(
-2026-01-01 10:00:05 | INFO | train_inner | {"epoch": 1, "update": 0.014, "loss": "10.631", "ppl": "1585.83", "wps": "0", "ups": "0", "wpb": "512", \
+2026-01-01 10:00:05 | INFO | train_inner | {"epoch": 1, "update": 0.014, "loss": "10.631", "ppl": "1585.83", \
+"wps": "0", "ups": "0", "wpb": "512", \
 "bsz": "8", "num_updates": "1", "lr": "0.00100009", "gnorm": "1.035", "clip": "100", "train_wall": "0", "wall": "2"}
-2026-01-01 10:00:06 | INFO | train_inner | {"epoch": 1, "update": 0.145, "loss": "9.761", "ppl": "867.42", "wps": "5466.4", "ups": "10.68", \
-"wpb": "512", "bsz": "8", "num_updates": "10", "lr": "0.01", "gnorm": "0.755", "clip": "0", "train_wall": "0", "wall": "3"}
+2026-01-01 10:00:06 | INFO | train_inner | {"epoch": 1, "update": 0.145, "loss": "9.761", "ppl": "867.42", \
+"wps": "5466.4", "ups": "10.68", \
+"wpb": "512", "bsz": "8", "num_updates": "10", "lr": "0.01", "gnorm": "0.755", "clip": "0", "train_wall": "0", \
+"wall": "3"}
 2026-01-01 10:00:06 | INFO | fairseq_cli.train | begin validation on "valid" subset
-2026-01-01 10:00:06 | INFO | valid | {"epoch": 1, "valid_loss": "9.385", "valid_ppl": "668.49", "valid_wps": "52251.8", "valid_wpb": "503.8", \
+2026-01-01 10:00:06 | INFO | valid | {"epoch": 1, "valid_loss": "9.385", "valid_ppl": "668.49", \
+"valid_wps": "52251.8", "valid_wpb": "503.8", \
 "valid_bsz": "7.9", "valid_num_updates": "10"}
 2026-01-01 10:00:06 | INFO | fairseq.trainer | Saving checkpoint to somewhere/checkpoint_1_10.pt
-2026-01-01 10:00:07 | INFO | train | {"epoch": 2, "train_loss": "9.097", "train_ppl": "547.43", "train_wps": "2787.7", "train_num_updates": "30"}
-2026-01-01 10:00:08 | INFO | valid | {"epoch": 2, "valid_loss": "8.143", "valid_ppl": "282.73", "valid_wps": "17381.9", "valid_wpb": "503.8", \
+2026-01-01 10:00:07 | INFO | train | {"epoch": 2, "train_loss": "9.097", "train_ppl": "547.43", \
+"train_wps": "2787.7", "train_num_updates": "30"}
+2026-01-01 10:00:08 | INFO | valid | {"epoch": 2, "valid_loss": "8.143", "valid_ppl": "282.73", \
+"valid_wps": "17381.9", "valid_wpb": "503.8", \
 "valid_bsz": "7.9", "valid_num_updates": "20", "valid_best_loss": "8.143"}
 """.splitlines(keepends=True)
 

@@ -60,7 +60,7 @@ def source():
 
 
 def parameters(types, layers, d, f):
-    """Embedding and output; per layer query, key, value and output projection, two feed-forward matrices, two LayerNorms."""
+    """Embedding and output; per layer four projections of the attention, two feed-forward matrices, two LayerNorms."""
     return 2 * types * d + layers * (4 * d * d + 4 * d + 2 * d * f + f + d + 4 * d)
 
 
@@ -77,7 +77,7 @@ def test_the_architecture_is_the_papers(model):
 
 
 def test_the_full_size_of_the_paper():
-    assert parameters(33344, 16, 1024, 4096) == 269_828_096  # spec §1.1: the formula is the paper's
+    assert parameters(33344, 16, 1024, 4096) == 269_828_096  # the paper's own count
     assert parameters(33344, 0, 1024, 4096) == 2 * 34_144_256
 
 
@@ -89,7 +89,7 @@ def test_ffn_times_the_output_embedding_is_the_models_own_logits(model, source):
 
 
 def test_att_and_ffn_are_those_of_the_papers_last_layer(model, source):
-    """Spec §2.1, from the network's modules and its stream before the last layer; attention written out."""
+    """As docs/paper.md#hidden-states says, from the network's modules and its stream before the last layer."""
     decoder, layer = model.decoder, model.decoder.layers[-1]
     with torch.inference_mode():
         _, extra = decoder.extract_features(source, None)
