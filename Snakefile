@@ -72,7 +72,7 @@ onerror:
 
 
 rule all:
-    """Tables and figures of the main result, and of every hypothesis that needs no other training of the LM; with `seeds`, once for each."""
+    """Tables and figures of the main result and of every hypothesis that trains no LM; with `seeds`, once for each."""
     default_target: IS_DEFAULT
     input:
         rules.seed_tables.output if config["seeds"] else rules.figures.input,

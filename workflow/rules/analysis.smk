@@ -157,7 +157,7 @@ rule redraw:
 
 
 rule plan:
-    """Print rows, bytes, peak memory, FLOPs and, with measured rates, hours of every stage before anything heavy runs."""
+    """Print rows, bytes, peak memory, FLOPs and, with measured rates, hours of every stage before anything runs."""
     input:
         known_tokens,
         code=sources("plan"),

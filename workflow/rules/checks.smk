@@ -38,7 +38,7 @@ for path in (Path(".snakemake"), Path(".snakemake/log"), *Path(".snakemake/log")
 
 
 def stop_at_mistake(check, *given):
-    """Call a check; at a user's mistake Snakemake ends with its sentence. A WorkflowError would name places in the code as well."""
+    """Call a check; a user's mistake ends Snakemake with its sentence. A WorkflowError would name lines of code too."""
     try:
         check(*given)
     except KnnlmError as error:
@@ -46,15 +46,15 @@ def stop_at_mistake(check, *given):
 
 
 def own_file(path):
-    """Return where one of the workflow's own config files is: in the folder where Snakemake works, else beside the Snakefile.
+    """Return where one of the workflow's own config files is: in the working folder, else beside the Snakefile.
 
-    A module reads the latter alone, since a config/ in the working folder is that of the workflow that uses it.
+    A module reads only the file beside the Snakefile: a config/ in the working folder is of the workflow that uses it.
     """
     return path if Path(path).exists() and not IN_MODULE else os.path.relpath(ROOT / path)
 
 
 def over_own_files(given):
-    """Return the config that a module is given over the workflow's own files: Snakemake reads no config file for a module.
+    """Return the config that a module is given, over the workflow's own files: Snakemake reads none for a module.
 
     A config with every section, such as that of one seed, is complete and returned as it is.
     """
@@ -67,7 +67,7 @@ def over_own_files(given):
 
 
 def check_files(*own):
-    """Stop with one sentence if a config file, of the workflow's `own` or from the command line, is not YAML or repeats a key."""
+    """Stop with one sentence if a config file, `own` or from the command line, is not YAML or repeats a key."""
     for folder in (ROOT, Path.cwd()):
         stop_at_mistake(files.check_folder, folder)
     for path in (*own, *map(os.path.relpath, workflow.config_settings.configfiles)):
@@ -75,7 +75,7 @@ def check_files(*own):
 
 
 def check_submission():
-    """Stop with one sentence if jobs go to a cluster and its shells would read a folder, a config file or a value from the command line as code."""
+    """Stop with one sentence if jobs go to a cluster whose shells would run a folder's name or a value as code."""
     if workflow.non_local_exec:
         settings = workflow.config_settings
         try:
@@ -98,7 +98,7 @@ def forget_sizes(whole, given):
 
 
 def complete(given):
-    """Choose the sizes that a config leaves open, say what is left out or looks wrong, and return what was chosen, by key."""
+    """Choose the sizes that a config leaves open, say what looks wrong, and return what was chosen, by key."""
     chosen, lines = sizes.complete(given)
     if workflow.is_main_process and not IN_MODULE:
         for line in (*lines, *checks.warnings(given)):
@@ -111,12 +111,12 @@ def check_combinations(given):
     stop_at_mistake(checks.check_combinations, given)
 
 
-# Whether runs share what is long to make. Where they do not, nothing is offered for it, since Snakemake prints a line for every such offer.
+# Whether runs share what takes long to make. If not, no rule offers it, since Snakemake prints a line for every offer.
 SHARED = workflow.workflow_settings is not None and workflow.workflow_settings.cache is not None
 
 
 def check_cache():
-    """Stop with one sentence if the cache between runs is asked for and cannot be used: Snakemake would say so after the first long job."""
+    """Stop with one sentence if the cache between runs cannot be used: Snakemake says so after the first long job."""
     if SHARED:
         stop_at_mistake(check_cache_folder, os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
 
@@ -130,31 +130,28 @@ def check_cache_folder(folder):
             f"SNAKEMAKE_OUTPUT_CACHE: {folder} is not a folder that can be written to; make it, or name another."
         )
     if os.stat(folder).st_mode & 0o007:  # Snakemake makes what it puts there writable for everyone
-        raise KnnlmError(
-            f"SNAKEMAKE_OUTPUT_CACHE: {folder} is open to every user of this machine, who could change what is in it; chmod o-rwx it."
-        )
+        problem = f"{folder} is open to every user of this machine, who could change what is in it; chmod o-rwx it"
+        raise KnnlmError(f"SNAKEMAKE_OUTPUT_CACHE: {problem}.")
 
 
 def lock_runs():
-    """Stop with one sentence if another Snakemake works on this run or on one of its seeds; ours keeps them locked until it ends, however it ends."""
+    """Lock this run and its seeds until Snakemake ends; stop with one sentence if another Snakemake works on one."""
     for name in [config["name"], *(f"{config['name']}-seed-{seed}" for seed in config["seeds"])]:
         folder = Path(placed("results"), name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if locks.lock(folder / ".lock") is None:
-                logger.warning(
-                    f"{folder}: this file system has no locks; see to it yourself that no other Snakemake works on this run."
-                )
+                remedy = "see to it yourself that no other Snakemake works on this run"
+                logger.warning(f"{folder}: this file system has no locks; {remedy}.")
         except BlockingIOError:
-            raise WorkflowError(
-                f"{folder}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."
-            )
+            remedy = "wait until it has ended, or stop it and run the same command again"
+            raise WorkflowError(f"{folder}: another Snakemake works on this run; {remedy}.")
         except OSError as error:
             raise WorkflowError(f"{error.filename}: {error.strerror}; put that right and run the same command again.")
 
 
 def repeat_mistakes(logs):
-    """Say at the end why steps have failed: the sentence of each, from the logs that Snakemake's own `logs` name for errors."""
+    """Say at the end why steps have failed: the sentence of each, from the logs that Snakemake's own `logs` name."""
     said = "".join(Path(log).read_text(encoding="utf-8", errors="replace") for log in logs)
     sentences = {}
     for names in re.findall(r"^ *log: (.+) \(check log file", said, flags=re.MULTILINE):

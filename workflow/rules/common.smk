@@ -1,4 +1,4 @@
-"""What rules share: names of files, the part of the config that a rule sees, what its jobs ask for, entries of the report."""
+"""What rules share: names of files, a rule's part of the config, what its jobs ask for, entries of the report."""
 
 import json
 
@@ -23,7 +23,7 @@ BINARY = [
 TOKENS = placed(f"results/{config['name']}/corpus/tokens/manifest.json")
 # Figures of the measurement of performance, each drawn from the table of its name.
 PERFORMANCE_FIGURES = ["performance", "scaling"]
-# All that shapes the work of the main result but the text; the measurement of performance does the same work.
+# Keys that shape the work of the main result, the text left aside; the measurement of performance does the same work.
 SHAPING = ["seed", "corpus.bpe_merges", "lm", "windows.train", "datastore", "index", "retrieval", "main", "fractions"]
 SHAPING += ["temperature", "significance"]
 # Of a job that computes on a device, beside what every job asks for.
@@ -31,9 +31,9 @@ DEVICE = ["gres", "nodes", "mpi", "tasks", "tasks_per_gpu"]
 
 
 def settings(*keys, **facts):
-    """Return the function that gives a job its settings as canonical JSON: all that it sees of the config, in whatever order that was written.
+    """Return the function that gives a job its settings as canonical JSON, whatever the order in the config file.
 
-    They are the config below the dotted keys, the job's wildcards, and further facts, which may be functions of the wildcards.
+    A job sees the config below the dotted keys, its wildcards, and further facts, which may be functions of them.
     """
 
     def of_job(wildcards):
@@ -51,7 +51,7 @@ def settings(*keys, **facts):
 
 
 def asked(rule, what):
-    """Return the function that tells one of the resources (`knnlm.cost.requests.Request`) that a rule's job asks for at an attempt."""
+    """Return the function that tells what a rule's job asks for at an attempt: one field of `cost.requests.Request`."""
 
     def amount(wildcards, attempt):
         from knnlm.cost import requests  # a run that is finished does not need it
@@ -62,12 +62,12 @@ def asked(rule, what):
 
 
 def asks(rule, *more):
-    """Return the resources that a rule's jobs ask for by the size of their data: GPUs, memory, disk, minutes, and those named."""
+    """Return what a rule's jobs ask for by the size of their data: GPUs, memory, disk, minutes, and `more` by name."""
     return {what: asked(rule, what) for what in ("gpu", "mem_mb", "disk_mb", "runtime", *more)}
 
 
 def behind_manifest(files):
-    """Mark inputs whose checksums stand in a manifest that is an input beside them: its content tells whether they have changed."""
+    """Mark inputs whose checksums a manifest has that is an input too: its content tells whether they have changed."""
     return ancient(files)
 
 
@@ -124,7 +124,7 @@ def known_tokens(wildcards):
 
 
 def measured_rates(wildcards):
-    """Return the table of this machine's rates: that of this run, else the newest of any; none if `performance` has never run here."""
+    """Return the table of this machine's rates: this run's, else the newest; none if `performance` has never run."""
     found = sorted(Path(placed("results")).glob("*/tables/rates.csv"), key=os.path.getmtime)
     measured = [path.parent.parent.name for path in found]
     run = config["name"] if config["name"] in measured else measured[-1] if measured else None

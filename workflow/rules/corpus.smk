@@ -118,7 +118,7 @@ rule binarise:
 
 
 rule check_size:
-    """Refuse what the training text is too short for: early, and apart from the corpus, which another k leaves as it is."""
+    """Refuse a stage that the training text is too short for; not part of the corpus, which another k keeps."""
     input:
         manifest=rules.binarise.output.manifest,
         code=sources("check_size"),

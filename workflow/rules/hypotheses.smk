@@ -86,7 +86,7 @@ rule training_neighbours:
 
 
 rule helped_tokens:
-    """Ask which tokens the main kNN component helps: by frequency, place in the word, place in the document, and what may follow."""
+    """Ask which tokens the main kNN component helps: by frequency, place in word and document, and what may follow."""
     input:
         corpus=rules.binarise.output.manifest,
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),

@@ -50,7 +50,7 @@ def training_neighbour_settings(wildcards):
 
 
 def filled(pattern, **fields):
-    """Fill a path with these fields, the main retrieval's h and metric, and every split, search and chunk, where it has them."""
+    """Fill a path with these fields, the main h and metric, and every split, search and chunk, where it has them."""
     every = {"split": EVALUATION_SPLITS, "search": SEARCHES, "chunk": CHUNKS, **config["main"]}
     return collect(pattern, **{**every, **fields})
 
@@ -80,7 +80,7 @@ def hypothesis_arrays(wildcards):
 
 
 def needed_components(*kinds):
-    """Return the function that lists files of the kNN components, and of the hypotheses that a hypothesis comes after, where it needs components."""
+    """Return the function that lists files of the kNN components and of earlier hypotheses, where they are needed."""
 
     def files(wildcards):
         if "components" not in needs(wildcards):
@@ -93,7 +93,7 @@ def needed_components(*kinds):
 
 
 def shown_hypotheses():
-    """List the hypotheses of tables and figures: all that read stored files, and those that train an LM where this is asked for or was done before."""
+    """List the hypotheses of tables and figures; one that trains an LM only if that is asked for or was done before."""
     wanted = EVERY_HYPOTHESIS in workflow.dag_settings.targets
     done = {name for name in TRAINED if Path(placed(f"results/{config['name']}/hypotheses/{name}.json")).exists()}
     return [name for name in HYPOTHESES if name not in TRAINED or wanted or name in done]

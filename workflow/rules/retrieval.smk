@@ -65,7 +65,7 @@ for search, arrays in JOINED.items():
     neighbours = f"results/<run>/neighbours/{{h}}-{{metric}}-{search}"
 
     rule:
-        """Put the neighbours of all blocks of queries together; the files are those that one search of all queries writes."""
+        """Put the neighbours of all blocks of queries together, as one search of all queries writes them."""
         name:
             f"join_{search}"
         input:

@@ -5,10 +5,11 @@ import re
 import time
 from functools import cache
 
-# Replacing the prefix drops strict mode, so it is said again. The allocator keeps freed pages and idle threads sleep: both measured to pay.
-# A step ends with the Snakemake that runs it. On a cluster that is the one inside the job, so jobs outlive the one that submitted them.
+# Our prefix replaces Snakemake's own, which sets strict mode, so it is set again here.
+# The allocator keeps freed pages, and idle threads sleep: both were measured to pay.
+# A step ends with the Snakemake that runs it: on a cluster the one in the job, so that jobs outlive the submitting one.
 # Steps speak UTF-8 in every locale; names of files stay in the locale's encoding, in which Snakemake has found them.
-# `logged LOG COMMAND` runs a step, shows what it says and keeps it in LOG; the step leaves its times beside it.
+# `logged LOG COMMAND` runs a step, shows what it says and keeps it in LOG; the step leaves its times beside LOG.
 DRIVER = os.getpid()
 DRIVER_STARTED = time.time() - time.process_time()  # the imports of Snakemake itself counted
 shell.prefix(
@@ -34,7 +35,7 @@ def imported_files(path):
 
 
 def sources(step, *modules):
-    """List every library file that a step executes, and those of further modules, so that a change of code reruns what depends on it."""
+    """List the library files that a step and further modules execute: a change of code reruns what depends on it."""
     names = ["steps/__main__", f"steps/{step}", *modules]
     pending, found = [LIBRARY / "knnlm" / f"{name}.py" for name in names], set()
     while pending:

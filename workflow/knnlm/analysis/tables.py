@@ -26,7 +26,6 @@ COMPONENT_COLUMNS = [
     *DESCRIPTION, "split", "tokens", "words", "ppl_alone", "lambda", "ppl", "ppl_low", "ppl_high", "oracle", "gain",
     "gain_low", "gain_high", *HYPOTHESIS, "helped", "agreement",
 ]
-TEMPERATURE_COLUMNS = ["component", "h", "metric", "mask", "score", "fraction", "temperature", "split", "lambda", "ppl"]
 # fmt: on
 COLUMN_TYPES = dict.fromkeys(["k", "added_parameters", "rows"], "Int64")  # the base LM has none of these
 COLUMN_TYPES |= dict.fromkeys(["temperature", "fraction", "x"], "float64")

@@ -10,6 +10,7 @@ from knnlm.components.interpolation import best_mixture
 
 WALK = 1.5  # factor from one τ to the next where the search leaves the grid
 TOLERANCE = 1e-3  # of log τ
+CURVE_COLUMNS = ["component", "h", "metric", "mask", "score", "fraction", "temperature", "split", "lambda", "ppl"]
 Loss = Callable[[float], tuple[float, float]]
 
 

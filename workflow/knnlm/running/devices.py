@@ -20,7 +20,8 @@ SECONDS_BETWEEN_TRIES = 1.0
 class Job:
     """The GPUs that a step's job was given, of all its nodes, and the CPU threads of each node.
 
-    Slurm sites that know no other way write the GPUs of one node as `gres`, such as `gpu:2` or `gpu:a100:2`; it counts in place of `gpus`.
+    Where a Slurm site knows no other way, `gres` asks for the GPUs of one node, such as `gpu:2` or `gpu:a100:2`, and
+    counts in place of `gpus`.
     """
 
     gpus: int = 0
@@ -30,19 +31,15 @@ class Job:
 
     @property
     def gpus_of_node(self) -> int:
-        """The GPUs of this node; raises KnnlmError if `gres` names none, or if the GPUs cannot be spread evenly over the nodes."""
+        """The GPUs of one node; raises KnnlmError if `gres` names none, or if the nodes cannot share `gpus` evenly."""
         if self.gres:
             if not (match := re.fullmatch(r"gpu(?::[A-Za-z][\w.]*)?(?::(\d+))?", self.gres)):
-                raise KnnlmError(
-                    f"resource gres: {self.gres!r} is not a request for GPUs; write gpu:<number> or gpu:<type>:<number> "
-                    "in the profile."
-                )
+                remedy = "write gpu:<number> or gpu:<type>:<number> in the profile"
+                raise KnnlmError(f"resource gres: {self.gres!r} is not a request for GPUs; {remedy}.")
             return int(match[1] or 1)
         if self.gpus % self.nodes:
-            raise KnnlmError(
-                f"config key resources.training_nodes: {self.gpus} GPUs cannot be spread evenly over {self.nodes} nodes; "
-                "choose a divisor."
-            )
+            problem = f"{self.gpus} GPUs cannot be spread evenly over {self.nodes} nodes; choose a divisor"
+            raise KnnlmError(f"config key resources.training_nodes: {problem}.")
         return self.gpus // self.nodes
 
     @property
@@ -54,12 +51,12 @@ class Job:
 def device_for(gpus: int) -> str:
     """Return the torch device for a job that was given this many GPUs; raises KnnlmError where they are not there.
 
-    Where CUDA shows more of them, as on a workstation, the process claims as many until it ends and sees no others: no two jobs share one.
+    Where CUDA shows more of them, as on a workstation, the process claims as many until it ends and sees no others. So
+    no two jobs share a GPU.
     """
     if (wanted := os.environ.get(VARIABLE, "cuda")) not in ("cpu", "cuda"):
-        raise KnnlmError(
-            f"environment variable {VARIABLE}: {wanted!r} is not a device; write cpu, or unset it to use the GPUs that jobs are given."
-        )
+        remedy = "write cpu, or unset it to use the GPUs that jobs are given"
+        raise KnnlmError(f"environment variable {VARIABLE}: {wanted!r} is not a device; {remedy}.")
     if gpus and wanted == "cpu":
         print(f"{VARIABLE} is cpu: this job was given {gpus} GPU(s) and computes on the CPU.", flush=True)
     if gpus == 0 or wanted == "cpu":
@@ -67,23 +64,22 @@ def device_for(gpus: int) -> str:
     import torch
 
     if (there := torch.cuda.device_count()) < gpus:
-        raise KnnlmError(
-            f"this step was given {gpus} GPU(s) but CUDA shows {there}; to use the CPU, set resources.gpus and resources.training_gpus of the config "
-            "to 0, or on one machine run with --resources gpu=0."
-        )
+        remedy = "set resources.gpus and resources.training_gpus of the config to 0, or on one machine run with"
+        remedy = f"to use the CPU, {remedy} --resources gpu=0"
+        raise KnnlmError(f"this step was given {gpus} GPU(s) but CUDA shows {there}; {remedy}.")
     if there > gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(number) for number in range(there)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(
-            claim(gpus, names, Path(tempfile.gettempdir(), f"knnlm-gpus-{os.getuid()}"))
-        )
+        folder = Path(tempfile.gettempdir(), f"knnlm-gpus-{os.getuid()}")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claim(gpus, names, folder))
     return "cuda"
 
 
 def claim(wanted: int, names: Sequence[str], folder: Path) -> list[str]:
-    """Return the names of `wanted` devices that no other process holds, waiting for them; they are this process's until it ends, however it ends.
+    """Wait for `wanted` devices that no other process holds, and return their names.
 
-    A device is held by a lock on a file of its name in `folder`. Never some of them are held while waiting for others.
+    They are this process's until it ends, however it ends: a lock on a file of its name in `folder` holds a device. A
+    process that waits holds none, so that two cannot wait for each other.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     while True:

@@ -1,7 +1,7 @@
-"""Processes that a step starts: how they end with it, and what one has said that has failed.
+"""Processes that a step starts: they end with it, and the one that fails says why.
 
-A process ends with the one it works for, however that ends: an orphan would go on writing into a run that has been started again. Both ways are
-Linux's own; elsewhere they do nothing, and whoever kills a process should kill its children.
+A process ends with the one it works for, however that ends. An orphan would go on writing into a run that has been
+started again. Only Linux has ways to do this; elsewhere, whoever kills a process should kill its children too.
 """
 
 import ctypes
@@ -17,14 +17,14 @@ LONGEST_REASON = 300  # characters
 
 
 def die_with_parent() -> None:
-    """Have Linux kill this process when its parent ends; for what a process calls first in a child of its own."""
+    """Have Linux kill this process when its parent ends; a child process calls it first."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def die_with(process: int) -> None:
-    """Kill this process when another one, which need not be its parent, ends or has ended already."""
+    """Kill this process when another one, its parent or not, ends or has ended already."""
     if not hasattr(os, "pidfd_open"):
         return
     try:
@@ -42,15 +42,14 @@ def die_with(process: int) -> None:
 
 
 def reason_in(output: str) -> str:
-    """Return why a program has failed, the last line of its output that is not empty, and where to find the rest: the end of a sentence.
+    """Return the end of a sentence: why a program has failed, by the last line of its output, and where the rest is.
 
-    The output, most often a traceback, is kept beside the log of the job and not in it, as the terminal shows what is there; where that cannot
-    be, it is shown.
+    The output is most often a traceback. The terminal shows the log of a job, so the output is kept in a file beside
+    it; if that is not possible, it is printed.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
-    reason = "".join(character if character.isprintable() else " " for character in lines[-1][:LONGEST_REASON]).rstrip(
-        ". "
-    )
+    last = lines[-1][:LONGEST_REASON]
+    reason = "".join(character if character.isprintable() else " " for character in last).rstrip(". ")
     if log := os.environ.get("KNNLM_LOG"):
         kept = Path(log).with_suffix(".output.txt")
         with suppress(OSError):

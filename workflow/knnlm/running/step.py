@@ -1,4 +1,4 @@
-"""How a step runs: its command line follows from the signature of its `main`; errors end in a sentence, times stay beside the log."""
+"""How a step runs: the command line is the signature of `main`, errors are sentences, times lie beside the log."""
 
 import argparse
 import errno
@@ -20,6 +20,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.running.processes import die_with
+from knnlm.storage.atomic import atomic
 
 REMEDIES = {
     errno.ENOSPC: "make room on that disk",
@@ -34,23 +35,20 @@ LONGEST_REASON = 160  # characters
 
 STARTED = time.time() - time.process_time()  # of this process, near enough
 
-# A step ends with the Snakemake that has started it; seen to here, because the imports that follow take seconds.
+# A step ends with the Snakemake that has started it, from the first moment on: the imports that follow take seconds.
 if driver := os.environ.get("KNNLM_DRIVER"):
     die_with(int(driver))
 
 
 def options(function: Callable) -> Iterator[tuple[str, type, object]]:
     """Yield name, type and default of every parameter; one that is a dataclass stands for its fields."""
-    kinds = get_type_hints(function)
     for name, parameter in signature(function).parameters.items():
-        if is_dataclass(kinds[name]):
-            yield from options(kinds[name])
-        else:
-            yield name, kinds[name], parameter.default
+        kind = get_type_hints(function)[name]
+        yield from options(kind) if is_dataclass(kind) else [(name, kind, parameter.default)]
 
 
 def reading(kind: type) -> dict:
-    """Return how argparse reads an option: `dict` is JSON, `Sequence[T]` any number of words, `T | None` one or none."""
+    """Return how argparse reads an option: `dict` as JSON, `Sequence[T]` as words, `T | None` as one word or none."""
     if kind is dict:
         return {"type": from_json, "metavar": "JSON"}
     if isinstance(kind, UnionType):
@@ -67,29 +65,25 @@ def from_json(text: str) -> object:
 
 
 def call(function: Callable, values: dict) -> object:
-    """Call a function with the values of its options, by name; a parameter that is a dataclass is made of its fields."""
+    """Call a function with its options' values by name; a parameter that is a dataclass is made of its fields."""
     kinds = get_type_hints(function)
+    kinds.pop("return", None)
     return function(
-        **{
-            name: call(kinds[name], values) if is_dataclass(kinds[name]) else values[name]
-            for name in signature(function).parameters
-        }
+        **{name: call(kind, values) if is_dataclass(kind) else values[name] for name, kind in kinds.items()}
     )
 
 
 def parser_of(main: Callable[..., None]) -> argparse.ArgumentParser:
-    """Return the parser of a step's command line: `main(chunk_folder: Path, k: int = 1)` reads `--chunk-folder` and `--k`."""
+    """Return the parser of a step: `main(chunk_folder: Path, k: int = 1)` has `--chunk-folder` and `--k`."""
     parser = argparse.ArgumentParser(prog=main.__module__, description=main.__doc__, allow_abbrev=False)
     for name, kind, default in options(main):
-        required = default is Parameter.empty
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", required=required, default=None if required else default, **reading(kind)
-        )
+        how = {"required": True} if default is Parameter.empty else {"default": default}
+        parser.add_argument(f"--{name.replace('_', '-')}", **reading(kind), **how)
     return parser
 
 
 def run(main: Callable[..., None], words: Sequence[str] | None = None) -> None:
-    """Call `main` with what the command line says; where the workflow runs the step, its times are left beside its log.
+    """Call `main` with what the command line says; in a workflow, leave the step's times beside its log.
 
     A KnnlmError ends the step with its sentence and status 1. So do used-up memory, a refusal of the operating system,
     such as a full disk, and an interruption. Any other error keeps its traceback.
@@ -112,18 +106,18 @@ def run(main: Callable[..., None], words: Sequence[str] | None = None) -> None:
 
 
 def want_of_memory(error: Exception) -> str | None:
-    """Return the sentence for an error of Python, NumPy, FAISS, PyTorch or the system that says that memory is used up; None for any other."""
+    """Return the sentence for used-up memory, told by Python, a library or the system; None for other errors."""
     told = isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))
     if not (told or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM):
         return None
-    first_line = (
-        str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2] or "Python could not have any more"
-    )
-    reason = textwrap.shorten(first_line, LONGEST_REASON, placeholder=" ...").rstrip(".")
+    first_line = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+    told = first_line or "Python could not have any more"
+    reason = textwrap.shorten(told, LONGEST_REASON, placeholder=" ...").rstrip(".")
     smaller = "or lower the settings of what `snakemake plan` shows to need it, then run the same command again."
     if ON_A_GPU.search(str(error)):
         return f"this step ran out of the memory of its GPU ({reason}); give it a GPU with more, {smaller}"
-    return f"this step ran out of memory ({reason}); give its job more (on Slurm it starts again with twice as much by itself), {smaller}"
+    more = "give its job more (on Slurm it starts again with twice as much by itself)"
+    return f"this step ran out of memory ({reason}); {more}, {smaller}"
 
 
 def refusal(error: Exception) -> str | None:
@@ -135,12 +129,11 @@ def refusal(error: Exception) -> str | None:
 
 
 def leave_times(log: Path, began: dict[str, float]) -> None:
-    """Write beside a job's log, as JSON, when its step started, began to compute and ended (`knnlm.cost.step_times.Times`).
+    """Write beside a job's log, as JSON, when its step started, began to compute and ended (`cost.step_times.Times`).
 
-    One file a job: several nodes cannot append to one file of a shared file system without losing lines. A disk that is full is no reason to fail.
+    Each job has a file: several nodes that append to one file of a shared file system lose lines. A step does not fail
+    because the disk is too full for its times.
     """
-    from knnlm.storage.files import atomic  # imports NumPy, as all steps do that write something
-
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     facts = {
         "driver_started": float(os.environ["KNNLM_DRIVER_STARTED"]),

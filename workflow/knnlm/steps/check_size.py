@@ -1,4 +1,4 @@
-"""Refuse what the training text is too short for as soon as its tokens are counted, not when a stage that needs them comes hours later."""
+"""Refuse a stage that the training text is too short for as soon as its tokens are counted, not hours later."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Build one chunk of the datastore: run the LM over its share of the training text and store shuffled (key, value) pairs."""
+"""Build one chunk of the datastore: run the LM over a share of the training text and store its rows in random order."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from knnlm.storage.seals import verified
 
 
 def main(settings: dict, job: Job, model: Path, dictionary: Path, tokens: Path, chunk: Path) -> None:
-    """Extract, shuffle and store; the rows are exactly the tokens of this chunk's windows."""
+    """Extract, shuffle and store; the rows are exactly the tokens of the windows of this chunk, a folder."""
     windows, number, chunks = settings["windows"]["train"], settings["chunk"], settings["datastore"]["chunks"]
     lm, text = LanguageModel(model, dictionary, job.device), load_array(tokens, dtype="int32")
     cut = fixed_windows(len(text), windows["context"], windows["new"])

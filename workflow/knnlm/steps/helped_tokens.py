@@ -47,12 +47,7 @@ def main(
         raise KnnlmError(f"{documents[1]}: does not span the tokens of test; rerun the step that makes the corpus.")
     pieces = read_pieces(dictionary)
     if len(pieces) != continues.size:
-        raise KnnlmError(
-            f"{dictionary}: has {len(pieces)} pieces, {continuation} {continues.size}; rerun the corpus steps."
-        )
-    tables = {
-        table: helped_table(scored, text, np.asarray(borders), np.asarray(continues)),
-        types_table: type_table(scored, text, pieces),
-    }
-    for path, content in tables.items():
-        write_table(path, content, DIGITS)
+        sizes = f"has {len(pieces)} pieces, {continuation} {continues.size}"
+        raise KnnlmError(f"{dictionary}: {sizes}; rerun the corpus steps.")
+    write_table(table, helped_table(scored, text, np.asarray(borders), np.asarray(continues)), DIGITS)
+    write_table(types_table, type_table(scored, text, pieces), DIGITS)

@@ -16,9 +16,9 @@ from knnlm.storage.tables import DIGITS, write_table
 def main(
     settings: dict, family: str, stored: Stored, job: Job, checkpoints: Path, descriptions: Path, facts: Path
 ) -> None:
-    """Make every component with the family's `components`, and write all of them at the end, whole or not at all.
+    """Make every component with the family's `components`; write all of them at the end, whole or not at all.
 
-    `settings` names fields of Inputs; `checkpoints` is a folder that survives a crash.
+    `settings` names fields of Inputs. The folder `checkpoints` survives a crash.
     """
     inputs, results = Inputs(**settings, family=family, stored=stored, job=job, checkpoints=checkpoints), []
     for result in import_module(f"knnlm.hypotheses.{family}").components(inputs):

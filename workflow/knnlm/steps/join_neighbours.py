@@ -12,17 +12,15 @@ OF_ONE_MANIFEST = ("format", "software", "files", "sha256")  # what every manife
 
 
 def read_blocks(manifests: list[Path]) -> dict:
-    """Return what the blocks' manifests agree on, without their numbers; refuses, by name, blocks that do not belong together."""
+    """Return what the manifests of the blocks agree on; raises KnnlmError, naming one that does not belong there."""
     whole = None
     for number, path in enumerate(manifests):
-        facts = {
-            key: value for key, value in read_manifest(path, kind="neighbours").items() if key not in OF_ONE_MANIFEST
-        }
-        settings = facts["settings"]
-        if settings.pop("block", None) != [number, len(manifests)] or (whole is not None and facts != whole):
-            raise KnnlmError(
-                f"{path}: does not belong to the same search as {manifests[0]}; delete the folder of the blocks and rerun."
-            )
+        facts = read_manifest(path, kind="neighbours")
+        facts = {key: value for key, value in facts.items() if key not in OF_ONE_MANIFEST}
+        is_next = facts["settings"].pop("block", None) == [number, len(manifests)]
+        if not is_next or (whole is not None and facts != whole):
+            remedy = "delete the folder of the blocks and rerun"
+            raise KnnlmError(f"{path}: does not belong to the same search as {manifests[0]}; {remedy}.")
         whole = facts
     return whole
 
@@ -33,13 +31,11 @@ def main(blocks: Sequence[Path], neighbours: Path) -> None:
     names = {"ids": facts["fractions"], "similarities": facts["fractions"], "real": facts["real_score_fractions"]}
     files = [(split, name) for split in EVALUATED for name, slabs in names.items() if slabs]
     for split, name in files:
-        parts = [
-            load_array(path.parent / f"{split}.{name}.npy", DTYPES[name], (len(names[name]), None, facts["k"]))
-            for path in blocks
-        ]
-        shape = (len(names[name]), sum(part.shape[1] for part in parts), facts["k"])
-        with new_array(neighbours / f"{split}.{name}.npy", DTYPES[name], shape) as write:
-            for slab in range(len(names[name])):
+        slabs, file = len(names[name]), f"{split}.{name}.npy"
+        parts = [load_array(path.parent / file, DTYPES[name], (slabs, None, facts["k"])) for path in blocks]
+        shape = (slabs, sum(part.shape[1] for part in parts), facts["k"])
+        with new_array(neighbours / file, DTYPES[name], shape) as write:
+            for slab in range(slabs):
                 first = 0
                 for part in parts:
                     write(slab, first, part[slab])

@@ -14,13 +14,10 @@ from knnlm.cost.step_times import computed_and_wall_seconds, read_times
 from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, stores, training
 from knnlm.performance.bench import COLUMNS, Bench, Measured, row
 from knnlm.running.devices import Job
-from knnlm.storage.files import atomic
+from knnlm.storage.tables import write_table
 
 UNITS = {
-    "training_flops": "FLOP/s",
-    "states_flops": "FLOP/s",
-    "exact_flops": "FLOP/s",
-    "choosing_flops": "FLOP/s",
+    **{f"{kind}_flops": "FLOP/s" for kind in ("training", "states", "exact", "choosing")},
     "lookups": "look-ups/s",
     "real_score_bytes": "bytes/s",
     "neighbour_terms": "terms/s",
@@ -33,36 +30,32 @@ DISK_BYTES_A_SECOND = 2**29  # of the seconds of one measurement: how much is wr
 
 
 def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> None:
-    """Measure one stage after the other, with `folder` for what is written on the way, and write all tables at the end."""
+    """Measure one stage after the other, and write all tables at the end; `folder` holds what is written on the way."""
     wanted, device = settings["performance"], job.device
     vocabulary, retrieval = estimated_vocabulary(settings["corpus"]["bpe_merges"]), stores.Retrieval.of(settings)
     finished = whole_run(logs)  # first, since a damaged log would end this
     with emptied(folder):
         sizes = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
         bench = Bench(*sizes, device, folder, machine.product_speed(device))
-        known = machine.description(device) | machine.speeds(
-            device, folder, math.ceil(wanted["seconds"] * DISK_BYTES_A_SECOND)
-        )
+        written = math.ceil(wanted["seconds"] * DISK_BYTES_A_SECOND)
+        known = machine.description(device) | machine.speeds(device, folder, written)
         rows, rates = [], {"disk_bytes": known["disk_bytes"], "threads": known["threads"]}
         for measured in stages(settings, vocabulary, retrieval, bench):
             rows, rates = rows + measured.rows, rates | measured.rates
             for found in measured.rows:
-                print(
-                    f"{found['stage']}: {found['ours']:.4g} / {found['reference']:.4g} {found['unit']} = {found['ratio']:.3g}",
-                    flush=True,
-                )
+                comparison = f"{found['ours']:.4g} / {found['reference']:.4g} {found['unit']} = {found['ratio']:.3g}"
+                print(f"{found['stage']}: {comparison}", flush=True)
         sized = scaling.measure(scaling.sizes_of(settings, retrieval, bench), vocabulary)
     made = {
         "performance": pd.DataFrame(rows + scaling.judged(sized) + finished, columns=COLUMNS),
         "scaling": sized[scaling.COLUMNS],
         "machine": pd.DataFrame(known.items(), columns=["fact", "value"]),
         "rates": pd.DataFrame(
-            [(name, rates[name], unit) for name, unit in UNITS.items()], columns=["operation", "rate", "unit"]
+            [(name, rates[name], UNITS[name]) for name in UNITS], columns=["operation", "rate", "unit"]
         ),
     }
     for name, table in made.items():
-        with atomic(tables / f"{name}.csv") as unfinished:
-            table.to_csv(unfinished, index=False)
+        write_table(tables / f"{name}.csv", table)
 
 
 def stages(config: dict, vocabulary: int, retrieval: stores.Retrieval, bench: Bench) -> Iterator[Measured]:
@@ -72,9 +65,8 @@ def stages(config: dict, vocabulary: int, retrieval: stores.Retrieval, bench: Be
     yield training.measure(config, vocabulary, bench)
     yield language_model.measure(config, vocabulary, model, bench)
     folder, chunks = bench.folder / "store", config["datastore"]["chunks"]
-    store = stores.random_store(
-        folder, retrieval, math.ceil(search.store_rows(retrieval, bench) / chunks), chunks, bench.seed
-    )
+    chunk_rows = math.ceil(search.store_rows(retrieval, bench) / chunks)
+    store = stores.random_store(folder, retrieval, chunk_rows, chunks, bench.seed)
     stores.write_trained(folder, retrieval, store, bench.seed)
     stores.write_filled(folder, retrieval, store)
     yield search.measure(retrieval, store, stores.opened_index(folder, retrieval, store), bench)
@@ -83,18 +75,16 @@ def stages(config: dict, vocabulary: int, retrieval: stores.Retrieval, bench: Be
 
 
 def whole_run(logs: Path) -> list[dict]:
-    """Return a row that tells which part of the finished run's time was computing, start-ups, imports and scheduling aside; none without a run."""
+    """Return a row, how much of the finished run's time its steps computed; none without a run."""
     computed, wall = computed_and_wall_seconds(read_times(logs))
-    return (
-        [row("whole run: its steps' own computing", "s", np.array([computed]), np.array([wall]), COMPUTING_GOAL)]
-        if wall
-        else []
-    )
+    if not wall:
+        return []
+    return [row("whole run: its steps' own computing", "s", np.array([computed]), np.array([wall]), COMPUTING_GOAL)]
 
 
 @contextmanager
 def emptied(folder: Path) -> Iterator[None]:
-    """Make a folder for what is written on the way, without what a killed attempt has left; in the end it is removed."""
+    """Make a folder, without what a killed attempt left in it, and remove it at the end."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

@@ -16,11 +16,17 @@ from knnlm.storage.files import atomic, read_manifest
 HEADINGS = ("stage", "rows", "disk (GB)", "memory (GB)", "TFLOP", "hours", "it took")
 COLUMNS = ("stage", "rows", "disk_bytes", "memory_bytes", "flops", "predicted_seconds", "measured_seconds")
 NO_RATES = "For hours, measure what this machine can do: snakemake performance --cores all, with the same --configfile."
+ESTIMATES = (
+    "Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/stages.py` has the formulas."
+)
 Seconds = dict[str, float]
 
 
 def formatted(stages: dict[str, Work], predicted: Seconds, measured: Seconds) -> str:
-    """Return the plan as an aligned table in gigabytes (10⁹ bytes), teraflop (10¹² operations) and hours; without rates or times of jobs no such column."""
+    """Return the plan as an aligned table in gigabytes (10⁹ bytes), teraflop (10¹² operations) and hours.
+
+    Without rates there are no predicted hours, and without times of jobs no measured ones.
+    """
     columns = HEADINGS[: 5 + bool(predicted)] + HEADINGS[6:] * bool(measured)
     cells = [columns]
     for stage, work in stages.items():
@@ -29,24 +35,19 @@ def formatted(stages: dict[str, Work], predicted: Seconds, measured: Seconds) ->
         rows = "" if work.rows is None else f"{work.rows:,}"
         cells.append((stage, rows, *(f"{number:,.{3 if number < 10 else 1}f}" for number in numbers)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    layout = "  ".join(["{:<%d}", *["{:>%d}"] * (len(columns) - 1)]) % tuple(widths)
+    head, *lines = (layout.format(*row) for row in cells)
+    return "\n".join([head, "-" * len(head), *lines])
 
 
 def sizes(corpus: dict, manifest: Path | None) -> tuple[dict[str, int], int]:
-    """Return tokens of each split and types of the vocabulary: counted where the corpus is there, else as the config knows them."""
+    """Return tokens of each split and types of the vocabulary: the corpus's if it is there, else the config's."""
     if manifest and manifest.exists():
         facts = read_manifest(manifest)
         return facts["tokens"], facts["vocabulary_size"]
     if corpus["token_counts"] is None:
-        raise KnnlmError(
-            "config key corpus.token_counts: not given, and there is no corpus to count; give it or make the corpus first."
-        )
+        problem = "not given, and there is no corpus to count; give it or make the corpus first"
+        raise KnnlmError(f"config key corpus.token_counts: {problem}.")
     return corpus["token_counts"], estimated_vocabulary(corpus["bpe_merges"])
 
 
@@ -71,12 +72,9 @@ def main(
     print(formatted(stages, predicted, measured))
     if settings["seeds"]:
         print(f"\nThe table is that of one of {len(settings['seeds'])} seeds.")
-    print(
-        f"\nAn epoch of an output embedding would take {times_saved_by_states(planned):.1f} times as many operations if the LM ran before it."
-    )
-    print(
-        "Memory of training is that of one device. Memory and TFLOP are estimates; `knnlm/cost/stages.py` has the formulas."
-    )
+    times = f"{times_saved_by_states(planned):.1f} times as many operations"
+    print(f"\nAn epoch of an output embedding would take {times} if the LM ran before it.")
+    print(ESTIMATES)
     print(f"Hours are those of a machine like the one on which {rates} was measured." if predicted else NO_RATES)
     for stage in text_limits.CHECKS:
         for key, problem in text_limits.problems(stage, settings, tokens["train"]):

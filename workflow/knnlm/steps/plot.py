@@ -10,36 +10,13 @@ from knnlm.errors import KnnlmError
 from knnlm.figures.plots import draw, save
 from knnlm.storage.tables import read_table
 
-# The columns of all tables that are drawn as numbers.
-NUMBERS = {
-    "ppl",
-    "gain",
-    "gain_low",
-    "gain_high",
-    "lambda",
-    "temperature",
-    "fraction",
-    "x",
-    "added_parameters",
-    "share",
-    "share_low",
-    "share_high",
+# fmt: off
+NUMBERS = {  # the columns of all tables that are drawn as numbers
+    "ppl", "gain", "gain_low", "gain_high", "lambda", "temperature", "fraction", "x", "added_parameters", "share",
+    "share_low", "share_high", "threshold", "update", "loss", "tokens", "helped", "share_of_gain", "ratio", "ratio_low",
+    "ratio_high", "goal", "rows", "seconds", "memory_bytes", "exponent",
 }
-NUMBERS |= {
-    "threshold",
-    "update",
-    "loss",
-    "tokens",
-    "helped",
-    "share_of_gain",
-    "ratio",
-    "ratio_low",
-    "ratio_high",
-    "goal",
-    "rows",
-    "seconds",
-}
-NUMBERS |= {"memory_bytes", "exponent"}
+# fmt: on
 
 
 def main(figure: str, settings: dict, table: Path, pdf: Path, png: Path, components: Path | None = None) -> None:
@@ -51,18 +28,17 @@ def main(figure: str, settings: dict, table: Path, pdf: Path, png: Path, compone
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:
-    """Read a table, refusing by name what is not one, and a column of numbers that has something else."""
+    """Read a table; raises KnnlmError, naming the file, if it is none or a column of numbers has something else."""
     table = read_table(path)
     for name in (name for name in table if name in NUMBERS and len(table)):
         if (other := pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()).any():
-            raise KnnlmError(
-                f"{path}: the column {name} has {shown(table[name][other].iloc[0])}, which is no number; remake the tables."
-            )
+            wrong = shown(table[name][other].iloc[0])
+            raise KnnlmError(f"{path}: the column {name} has {wrong}, which is no number; remake the tables.")
     return table
 
 
 def drawn(path: str | Path, figure: str, *content: object) -> Figure:
-    """Return the picture that `draw` makes of a table's content and the rest; its sentence names the table's path too."""
+    """Return the picture that `draw` makes of a table's content; the sentence of a mistake also names its path."""
     try:
         return draw(figure, *content)
     except KnnlmError as error:

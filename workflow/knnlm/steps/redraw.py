@@ -18,20 +18,18 @@ def main(settings: dict, folders: Sequence[Path]) -> None:
         figures = [(name, table, None) for name, table in settings["tables"].items()]
         for name in tried(of_run["components"], folder / "tables" / "components.csv"):
             if name not in settings["hypotheses"]:
-                raise KnnlmError(
-                    f"{folder}/tables/components.csv: the config has no hypothesis {name}; give the config that the tables were made with."
-                )
+                remedy = "give the config that the tables were made with"
+                raise KnnlmError(f"{folder}/tables/components.csv: the config has no hypothesis {name}; {remedy}.")
             figures.append((f"hypothesis-{name}", "components", settings["hypotheses"][name]))
         for name, table, about in progress(figures, f"figures of {folder}"):
-            picture = drawn(
-                folder / "tables" / f"{table}.csv", name, of_run[table], of_run["components"], settings["main"], about
-            )
+            path, content = folder / "tables" / f"{table}.csv", (of_run[table], of_run["components"], settings["main"])
+            picture = drawn(path, name, *content, about)
             for kind in ("pdf", "png"):
                 save(picture, folder / "figures" / f"{name}.{kind}", settings["figures"]["dpi"])
 
 
 def tried(components: pd.DataFrame, path: Path) -> list[str]:
-    """Return the names of the hypotheses that have components; raises KnnlmError, naming the path, where the table does not tell."""
+    """Return the names of the hypotheses that have components; raises KnnlmError, naming the path, if none are told."""
     if "hypothesis" not in components:
         raise KnnlmError(f"{path}: there is no column 'hypothesis'; remake the tables.")
     return components["hypothesis"].dropna().unique().tolist()

@@ -1,7 +1,7 @@
-"""Find the k nearest rows of every evaluation token, or of one block of them, once, at every fraction of the store that the config asks for."""
+"""Find the k nearest rows of every evaluation token, or of one block of them, at every fraction of the store."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +17,7 @@ from knnlm.retrieval.query_blocks import rows_of_splits
 from knnlm.running.devices import Job
 from knnlm.storage.files import check_same_model, load_array, new_array, read_manifest, write_manifest
 
-
-def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the queries of a block, float32 (n, width), valid's before test's, and how many are of each split; refuses states of another LM."""
-    manifest = folder / "manifest.json"
-    check_same_model(
-        manifest, read_manifest(manifest, kind="evaluation states")["checkpoint"], store.manifest, store.checkpoint
-    )
-    splits = {
-        split: load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=(None, store.width))
-        for split in EVALUATED
-    }
-    rows = rows_of_splits({split: len(states) for split, states in splits.items()}, block, blocks)
-    parts = {split: states[rows[split]] for split, states in splits.items()}
-    return np.concatenate(list(parts.values())).astype(np.float32), {split: len(part) for split, part in parts.items()}
+Write = Callable[[str, float, np.ndarray], None]
 
 
 def main(
@@ -42,58 +29,72 @@ def main(
     trained: Path | None = None,
     filled: Sequence[Path] = (),
 ) -> None:
-    """Search, score again with the real keys where asked for, and store ids and similarities of each split, one slab a fraction."""
-    h, metric, k = settings["h"], settings["metric"], settings["retrieval"]["k"]
-    store = open_datastore(chunks)
-    fractions = searched_fractions(settings, h, metric)
-    if k > int(fractions[0] * store.rows):
+    """Search once, score again with the real keys where asked for, and store ids and similarities of each split."""
+    h, metric, k, search = settings["h"], settings["metric"], settings["retrieval"]["k"], settings["search"]
+    store, fractions = open_datastore(chunks), searched_fractions(settings, h, metric)
+    if k > (smallest := int(fractions[0] * store.rows)):
         raise KnnlmError(
-            f"config key retrieval.k: {k} is more than the {int(fractions[0] * store.rows)} rows of the smallest store; lower it."
+            f"config key retrieval.k: {k} is more than the {smallest} rows of the smallest store; lower it."
         )
-    rescored = real_score_fractions(settings, h, metric) if settings["search"] == "approximate" else []
     queries, sizes = load_queries(states, store, h, *settings.get("block", (0, 1)))
-    if settings["search"] == "exact":
+    if search == "exact":
+        rescored = []
         snapshots = exact_search(queries, store, h, metric, k, fractions, job.device)
     else:
+        rescored = real_score_fractions(settings, h, metric)
         empty = open_trained(trained, h, metric, store.width, store.checkpoint)
         parts, nprobe = open_filled(filled, trained, store, h, metric), settings["index"]["nprobe"]
         snapshots = approximate_search(queries, store, empty, parts, nprobe, k, fractions, job.device, filled[0].parent)
-    with ExitStack() as open_files:
-        writers = {
-            (split, name): open_files.enter_context(
-                new_array(neighbours / f"{split}.{name}.npy", dtype, (len(parts), size, k))
-            )
-            for split, size in sizes.items()
-            for name, dtype, parts in (
-                ("ids", "int32", fractions),
-                ("similarities", "float32", fractions),
-                ("real", "float32", rescored),
-            )
-            if parts
-        }
-
-        def write(name: str, slab: int, array: np.ndarray) -> None:
-            for split, part in zip(EVALUATED, np.split(array, [sizes[EVALUATED[0]]]), strict=True):
-                writers[split, name](slab, 0, part)
-
+    slabs = {"ids": fractions, "similarities": fractions} | ({"real": rescored} if rescored else {})
+    with open_arrays(neighbours, sizes, k, slabs) as write:
         for fraction, ids, similarities in snapshots:
-            write("ids", fractions.index(fraction), ids)
-            write("similarities", fractions.index(fraction), similarities)
+            write("ids", fraction, ids)
+            write("similarities", fraction, similarities)
             if fraction in rescored:
-                write("real", rescored.index(fraction), real_similarities(queries, ids, store, h, metric))
+                write("real", fraction, real_similarities(queries, ids, store, h, metric))
+    of_store = {"rows": store.rows, "width": store.width, "checkpoint": store.checkpoint, "store": store.identity}
+    of_search = {"h": h, "metric": metric, "search": search, "k": k, "fractions": fractions}
     write_manifest(
         neighbours / "manifest.json",
-        files=[neighbours / f"{split}.{name}.npy" for split, name in writers],
+        files=[neighbours / f"{split}.{name}.npy" for split in EVALUATED for name in slabs],
         kind="neighbours",
-        h=h,
-        metric=metric,
-        search=settings["search"],
-        k=k,
-        fractions=fractions,
+        **of_search,
         real_score_fractions=rescored,
-        rows=store.rows,
-        width=store.width,
-        checkpoint=store.checkpoint,
-        store=store.identity,
+        **of_store,
         settings=settings,
     )
+
+
+def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the queries of a block, float32 (n, width), valid's before test's, and how many are of each split.
+
+    Raises KnnlmError, naming the manifest, for states of another LM than the store's.
+    """
+    manifest = folder / "manifest.json"
+    checkpoint = read_manifest(manifest, kind="evaluation states")["checkpoint"]
+    check_same_model(manifest, checkpoint, store.manifest, store.checkpoint)
+    shape = (None, store.width)
+    states = {split: load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=shape) for split in EVALUATED}
+    rows = rows_of_splits({split: len(of_split) for split, of_split in states.items()}, block, blocks)
+    parts = {split: states[split][rows[split]] for split in EVALUATED}
+    return np.concatenate(list(parts.values())).astype(np.float32), {split: len(part) for split, part in parts.items()}
+
+
+@contextmanager
+def open_arrays(folder: Path, sizes: dict[str, int], k: int, slabs: dict[str, list[float]]) -> Iterator[Write]:
+    """Open, for each split and name, a file of an array (slabs, n, k) that is whole at the end or not there.
+
+    Yields `write(name, fraction, rows)`, which writes the slab of a fraction: rows (n, k), valid's before test's.
+    """
+    with ExitStack() as files:
+        writers = {}
+        for split, size in sizes.items():
+            for name, fractions in slabs.items():
+                dtype, path = "int32" if name == "ids" else "float32", folder / f"{split}.{name}.npy"
+                writers[split, name] = files.enter_context(new_array(path, dtype, (len(fractions), size, k)))
+
+        def write(name: str, fraction: float, rows: np.ndarray) -> None:
+            for split, part in zip(EVALUATED, np.split(rows, [sizes[EVALUATED[0]]]), strict=True):
+                writers[split, name](slabs[name].index(fraction), 0, part)
+
+        yield write

@@ -9,7 +9,6 @@ import pandas as pd
 
 from knnlm.analysis.tables import (
     LOSS_COLUMNS,
-    TEMPERATURE_COLUMNS,
     Split,
     component_table,
     datastore_size_table,
@@ -20,6 +19,7 @@ from knnlm.analysis.verdicts import input_representation_table, resampled, share
 from knnlm.analysis.wording import main_rst, summary, verdict_rst, verdict_text, word_is
 from knnlm.components.catalogue import Component, main_name
 from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_components
+from knnlm.components.temperature import CURVE_COLUMNS
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import atomic, load_array
@@ -52,7 +52,7 @@ def main(
     base = float(components.loc[components["component"] == "base", "ppl"].iloc[-1])
     made = {
         "components.csv": components,
-        "temperature.csv": pd.concat([read_text_table(path, TEMPERATURE_COLUMNS) for path in temperatures]),
+        "temperature.csv": pd.concat([read_text_table(path, CURVE_COLUMNS) for path in temperatures]),
         "datastore_size.csv": datastore_size_table(components, h, metric, settings["fractions"]),
         "lambda.csv": lambda_table(main_variants(components, h, metric), read, splits),
         "loss.csv": read_text_table(loss, LOSS_COLUMNS),
@@ -78,7 +78,7 @@ def main(
 
 
 def read_splits(tokens: Sequence[Path], documents: Sequence[Path], continuation: Path) -> list[Split]:
-    """Read valid and test; a split whose documents do not span its tokens is refused by name."""
+    """Read valid and test; raises KnnlmError, naming the file, if documents do not span the tokens of their split."""
     continues, splits = load_array(continuation, "bool", (None,)), []
     for name, gold, borders in zip(EVALUATED, tokens, documents, strict=True):
         arrays = load_array(gold, "int32", (None,)), load_array(borders, "int64", (None,))
@@ -94,7 +94,10 @@ def read_splits(tokens: Sequence[Path], documents: Sequence[Path], continuation:
 
 
 def read_components(paths: list[Path], splits: list[Split]) -> dict[str, tuple[Component, dict[str, np.ndarray]]]:
-    """Open every component by name: its description, and for each split its log p, memory-mapped; all must belong to the base LM of the first file."""
+    """Open every component by name: its description, and for each split its log p, float32 (n,), memory-mapped.
+
+    Raises KnnlmError, naming the file, if one does not belong to the base LM of the first file.
+    """
     opened: dict[str, tuple[Component, dict[str, np.ndarray]]] = {}
     checkpoint = checkpoint_of(paths[0])
     for path in paths:
@@ -105,14 +108,13 @@ def read_components(paths: list[Path], splits: list[Split]) -> dict[str, tuple[C
 
 
 def reader(components: dict[str, tuple[Component, dict[str, np.ndarray]]]) -> Callable[[str, str], np.ndarray]:
-    """Return the function that reads one component's log p on one split and refuses what cannot be log-probabilities."""
+    """Return the function that reads one component's log p on one split; it refuses what is no log-probability."""
 
     def read(component: str, split: str) -> np.ndarray:
         log_p = np.array(components[component][1][split])
         if not (log_p <= 1e-3).all():  # NaN fails too; float32 rounding may exceed 0 a little
-            raise KnnlmError(
-                f"component {component}, {split}: not log-probabilities (NaN or above 0); rerun the step that makes it."
-            )
+            problem = "not log-probabilities (NaN or above 0); rerun the step that makes it"
+            raise KnnlmError(f"component {component}, {split}: {problem}.")
         return log_p
 
     return read
