@@ -56,8 +56,7 @@ def test_any_text_runs_with_five_lines(words, word_bytes, tmp_path):
     assert not list(warnings(config))
     # What is counted: at least one token a word, and at most one a byte; eight of the ten documents are trained on.
     for tokens in (words * 8 // 10, words * word_bytes * 8 // 10):
-        for stage in text_limits.CHECKS:
-            assert not list(text_limits.problems(stage, config, tokens))
+        assert not list(text_limits.problems(config, tokens))
     factory, rows = parse_factory(config["index"]["factory"], 128), words * 8 // 10
     assert config["index"]["nprobe"] <= factory.lists
     assert min(config["index"]["training_rows"], rows) >= factory.least_training_rows
@@ -135,10 +134,7 @@ def test_token_counts_that_a_text_cannot_have_are_said(tmp_path):
 def test_a_single_large_document_may_be_dealt_to_any_split(tmp_path):
     config = config_of(folder_of(tmp_path, [1_000_000, *[4_000] * 9]))
     check_combinations(config)
-    for stage in text_limits.CHECKS:
-        assert not list(
-            text_limits.problems(stage, config, 8 * 4_000 // 10)
-        )  # ten bytes a token, without the large one
+    assert not list(text_limits.problems(config, 8 * 4_000 // 10))  # ten bytes a token, without the large one
 
 
 def test_sizes_of_the_demo_are_for_its_own_text():

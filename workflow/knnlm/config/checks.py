@@ -51,9 +51,8 @@ def warnings(config: dict) -> Iterator[str]:
     if counts and not tokens / DOUBTFUL < counts["train"] < tokens * DOUBTFUL:
         problem = f"{counts['train']} is given, but a text of this size has about {tokens} BPE tokens"
         yield f"corpus.token_counts.train: {problem}; correct it."
-    for stage in text_limits.CHECKS:
-        for key, problem in text_limits.problems(stage, config, tokens, "about"):
-            yield f"{key}: will probably be refused when the tokens are counted: {problem}"
+    for key, problem in text_limits.problems(config, tokens, "about"):
+        yield f"{key}: will probably be refused when the tokens are counted: {problem}"
 
 
 def _refuse(key: str, problem: str) -> None:
@@ -137,10 +136,8 @@ def _temperature_problems(config: dict) -> Problems:
 
 def _size_problems(config: dict) -> Problems:
     """Find what needs more training tokens than there can be."""
-    if (most := most_training_tokens(config)) is None:
-        return
-    for stage in text_limits.CHECKS:
-        yield from text_limits.problems(stage, config, most, "" if config["corpus"]["token_counts"] else "at most")
+    if (most := most_training_tokens(config)) is not None:
+        yield from text_limits.problems(config, most, "" if config["corpus"]["token_counts"] else "at most")
 
 
 def _setting_problems(config: dict) -> Problems:

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 
 from knnlm.config.corpus import training_bytes
 from knnlm.config.hypotheses import leave_out_what_is_missing
+from knnlm.config.values import section_of
 from knnlm.datastore.factory import FACTORY, PQ_CENTROIDS
 from knnlm.hypotheses import registry
 from knnlm.hypotheses.settings import values_of_kind
 
-LIKELY_BYTES, MOST_BYTES = (
-    5,
-    16,
-)  # of UTF-8 for each BPE token: English has 4.7, long words in other scripts have up to 12
-UNKNOWN_BYTES = {"wikitext103": 540_000_000}  # of a training text that is not here
-SMALL_BYTES = 400_000  # the same for any other source
+# Bytes of UTF-8 for each BPE token: English has 4.7, long words in other scripts have up to 12.
+LIKELY_BYTES, MOST_BYTES = 5, 16
+UNKNOWN_BYTES = {"wikitext103": 540_000_000, "sotu": 400_000, "text": 400_000}  # of a training text that is not here
 FRACTIONS = [0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
 LEAST_K, MOST_K, TOKENS_PER_NEIGHBOUR = 64, 1024, 400
 ROWS_PER_LIST, LEAST_ROWS_PER_LIST = 256, 39  # on which an inverted index is trained: FAISS's own most and least
@@ -40,7 +38,7 @@ def text_of(config: dict) -> Text:
     if (found := training_bytes(config)) is None:
         if corpus["token_counts"]:
             return Text(*[corpus["token_counts"]["train"]] * 2)
-        found = [UNKNOWN_BYTES.get(corpus["source"], SMALL_BYTES)] * 2
+        found = [UNKNOWN_BYTES[corpus["source"]]] * 2
     return Text(max(found[0] // LIKELY_BYTES, 1), max(found[1] // MOST_BYTES, 1))
 
 
@@ -57,10 +55,7 @@ def fill(config: dict) -> dict[str, object]:
     """Give every open size a value, in place, and return the chosen ones by key."""
     text, chosen = text_of(config), {}
     for key, choose in CHOICES.items():
-        *path, last = key.split(".")
-        section = config
-        for part in path:
-            section = section[part]
+        section, last = section_of(config, key)
         if section[last] is None:
             chosen[key] = section[last] = choose(config, text)
     return chosen
@@ -69,15 +64,12 @@ def fill(config: dict) -> dict[str, object]:
 def forget(config: dict, given: dict, source: str) -> None:
     """Open the sizes of config.yaml, in place, if the `given` config names another source of text than `source`.
 
-    The sizes of config.yaml are those of its own text. Sizes in `given` stay.
+    The sizes of config.yaml are those of its own text. Sizes in `given` stay; it may get empty sections.
     """
     if config.get("corpus", {}).get("source", source) == source:
         return
     for key in CHOICES:
-        *path, last = key.split(".")
-        section, own = config, given
-        for part in path:
-            section, own = section.setdefault(part, {}), own.get(part, {})
+        (section, last), (own, _) = section_of(config, key), section_of(given, key)
         if last not in own:
             section[last] = None
 
@@ -106,10 +98,7 @@ def _fitted(entry: dict, place: str, kind: str, limit: int, why: str) -> Iterato
         if isinstance(value, int) and value > limit:
             too_many.setdefault(key, []).append(value)
     for key, values in too_many.items():
-        *path, last = key.split(".")
-        section = entry["settings"]
-        for part in path:
-            section = section[part]
+        section, last = section_of(entry["settings"], key)
         if isinstance(section[last], list):
             yield f"{place}.{key}: {', '.join(map(str, values))} left out, as {why}"
         else:

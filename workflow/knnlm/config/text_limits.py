@@ -5,7 +5,7 @@ Each check reads its part of the config, `KEYS`, and yields (config key, what is
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 from knnlm.datastore.factory import parse_factory
 
@@ -14,10 +14,8 @@ Problems = Iterator[tuple[str, str]]
 
 def _sample(config: dict, tokens: int, text: str) -> Problems:
     if (needed := config["lm"]["training"]["tokens_per_sample"]) > tokens:
-        yield (
-            "lm.training.tokens_per_sample",
-            f"a sample of {needed} tokens is too long, {text}; lower it or give more text.",
-        )
+        problem = f"a sample of {needed} tokens is too long, {text}; lower it or give more text."
+        yield "lm.training.tokens_per_sample", problem
 
 
 def _neighbours(config: dict, tokens: int, text: str) -> Problems:
@@ -34,21 +32,13 @@ def _index(config: dict, tokens: int, text: str) -> Problems:
 
 
 def _chunks(config: dict, tokens: int, text: str) -> Problems:
-    chunks = config["datastore"]["chunks"]
-    if chunks > (windows := math.ceil(tokens / config["windows"]["train"]["new"])):
-        yield (
-            "datastore.chunks",
-            f"{chunks} is more than the {windows} windows of the training text ({text}); lower it.",
-        )
+    if (chunks := config["datastore"]["chunks"]) > (windows := math.ceil(tokens / config["windows"]["train"]["new"])):
+        problem = f"{chunks} is more than the {windows} windows of the training text ({text}); lower it."
+        yield "datastore.chunks", problem
 
 
-# What is checked, by the stage that would end in it, and which keys of the config it reads.
-CHECKS: dict[str, Callable[[dict, int, str], Problems]] = {
-    "training": _sample,
-    "retrieval": _neighbours,
-    "index": _index,
-    "datastore": _chunks,
-}
+# By the stage that would end in it: the check, and the keys of the config that it reads.
+CHECKS = {"training": _sample, "retrieval": _neighbours, "index": _index, "datastore": _chunks}
 KEYS = {
     "training": ("lm.training.tokens_per_sample", "corpus.token_counts"),
     "retrieval": ("retrieval.k", "fractions"),
@@ -57,12 +47,15 @@ KEYS = {
 }
 
 
-def problems(stage: str, config: dict, tokens: int, known: str = "") -> Problems:
-    """Yield what a stage needs more training tokens for than there are.
+def problems(config: dict, tokens: int, known: str = "", stages: Iterable[str] = tuple(CHECKS)) -> Problems:
+    """Yield what the stages need more training tokens for than there are.
 
     `known` says how well their number is known: it is counted, or `at most` or `about` this.
     """
-    return CHECKS[stage](config, tokens, f"the training text has {f'{known} ' if known else ''}{tokens} BPE tokens")
+    for stage in stages:
+        yield from CHECKS[stage](
+            config, tokens, f"the training text has {known + ' ' if known else ''}{tokens} BPE tokens"
+        )
 
 
 def difference(given: dict[str, int] | None, counted: dict[str, int]) -> str | None:

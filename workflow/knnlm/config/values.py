@@ -18,6 +18,14 @@ def dotted(path: Iterable[str | int]) -> str:
     ).removeprefix(".")
 
 
+def section_of(config: dict, key: str) -> tuple[dict, str]:
+    """Return the section in which a dotted key stands, and the last part of the key; missing sections are made."""
+    *path, last = key.split(".")
+    for part in path:
+        config = config.setdefault(part, {})
+    return config, last
+
+
 def shown(value: object, longest: int = SHOWN) -> str:
     """Return a value of the config for a sentence: on one line, and not the whole of it where it is long."""
     if isinstance(value, datetime.date):

@@ -13,5 +13,5 @@ def main(stage: str, settings: dict, manifest: Path) -> None:
     tokens = read_manifest(manifest)["tokens"]
     if differs := text_limits.difference(settings.get("corpus", {}).get("token_counts"), tokens):
         print(f"Warning: {differs}", file=sys.stderr)
-    for key, problem in text_limits.problems(stage, settings, tokens["train"]):
+    for key, problem in text_limits.problems(settings, tokens["train"], stages=[stage]):
         raise KnnlmError(f"config key {key}: {problem}")

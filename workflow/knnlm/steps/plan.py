@@ -76,9 +76,8 @@ def main(
     print(f"\nAn epoch of an output embedding would take {times} if the LM ran before it.")
     print(ESTIMATES)
     print(f"Hours are those of a machine like the one on which {rates} was measured." if predicted else NO_RATES)
-    for stage in text_limits.CHECKS:
-        for key, problem in text_limits.problems(stage, settings, tokens["train"]):
-            raise KnnlmError(f"config key {key}: {problem}")
+    for key, problem in text_limits.problems(settings, tokens["train"]):
+        raise KnnlmError(f"config key {key}: {problem}")
 
 
 def write_table(path: Path, stages: dict[str, Work], predicted: Seconds, measured: Seconds) -> None:
