@@ -55,7 +55,7 @@ def problems(value: object, schema: dict, key: str = "", *, unknown: Callable[[s
     `unknown` says what to do about an unknown name, from the name, its section's key and the section's schema. Two
     rules are stricter than JSON schema: 1.0 is not a whole number and NaN is no number.
     """
-    errors = _validator(schema).iter_errors(value)
+    errors = _validator()(schema).iter_errors(value)
     for error in sorted(errors, key=lambda error: (error.validator != "additionalProperties", len(error.path))):
         place = [*([key] if key else []), *error.absolute_path]
         if error.validator == "additionalProperties":
@@ -68,7 +68,8 @@ def problems(value: object, schema: dict, key: str = "", *, unknown: Callable[[s
             yield dotted(place) or "(the whole file)", _sentence(error)
 
 
-def _validator(schema: dict) -> jsonschema.Draft202012Validator:
+@cache
+def _validator() -> type[jsonschema.Draft202012Validator]:
     plain = jsonschema.Draft202012Validator
     types = plain.TYPE_CHECKER.redefine_many(
         {
@@ -78,7 +79,7 @@ def _validator(schema: dict) -> jsonschema.Draft202012Validator:
             ),
         }
     )
-    return jsonschema.validators.extend(plain, type_checker=types)(schema)
+    return jsonschema.validators.extend(plain, type_checker=types)
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:
