@@ -89,9 +89,9 @@ def clustered(inputs: Inputs, h: str, spherical: bool = False, unit: bool = Fals
     wanted = int(inputs.settings["ratio"] * types)
     sample = inputs.store.sample(h, settings["rows_per_centroid"] * wanted)  # (rows, width)
     if len(sample) < wanted:
-        where = f"config key hypotheses.{inputs.hypothesis}.settings.ratio"
-        divided = f"{len(sample)} rows cannot be divided into {wanted} clusters"
-        raise KnnlmError(f"{where}: {divided}, {types} word types times the ratio; lower it.")
+        ratio = f"hypotheses.{inputs.hypothesis}.settings.ratio"
+        print(f"{ratio}: {wanted} clusters lowered to {len(sample)}, as many as the store has rows", flush=True)
+        wanted = len(sample)
     search = settings["factory"], settings["nprobe"]
     keys = unit_length(sample) if unit else sample
     centroids, index = k_means(keys, wanted, settings["iterations"], inputs.seed, spherical, *search)
