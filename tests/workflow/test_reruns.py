@@ -37,12 +37,13 @@ def searched(search: str) -> set[str]:
 
 
 def hypotheses(*names: str) -> set[str]:
-    """Return the jobs of hypotheses; the neighbours of training positions that soft labels are made from are temporary."""
+    """Return the jobs of hypotheses; those of soft labels read neighbours of training positions, which are temporary."""
     neighbours = {f"training_neighbours soft-labels {chunk}" for chunk in CHUNKS} if "soft-labels" in names else set()
     return {f"hypothesis {name}" for name in names} | neighbours
 
 
-# Those that read the kNN components: the mixture of two metrics, tokens that are stolen, what the kNN helps, and the LMs compared with or taught by it.
+# Those that read the kNN components: the mixture of two metrics, stolen tokens, weights of helped tokens, and the LMs that
+# are compared with the kNN or learn from it.
 ON_COMPONENTS = hypotheses(
     "ensembling", "stolen-probabilities", "loss-weighting", "memorisation", "soft-labels", "second-seed-and-knn"
 )
@@ -73,7 +74,8 @@ def test_touching_every_file_reruns_nothing(project):
     ):  # in this order, components look older than the neighbours they were made from
         if path.is_file() and ".snakemake" not in path.parts:
             os.utime(path)
-    # Arrays are larger than this, as those of a real run are larger than what the profile compares by content: their manifests stand for them.
+    # Arrays are larger than this, as in a real run they are larger than the files that the profile compares by content:
+    # their manifests stand for them.
     assert project.jobs("--max-checksum-file-size", "60000") == set()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert project.jobs() == set()
@@ -135,7 +137,8 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
         ),
         pytest.param(
             "\nhypotheses:\n",
-            '\nhypotheses:\n  pair: {family: sparsification, question: "Are two words enough?", paper: silent, settings: {k: [2]}}\n',
+            '\nhypotheses:\n  pair: {family: sparsification, question: "Are two words enough?", paper: silent, '
+            "settings: {k: [2]}}\n",
             hypotheses("pair") | TABLES | {"plot_hypothesis pair"},
             id="new hypothesis",
         ),
@@ -175,7 +178,7 @@ def test_a_deleted_chunk_is_made_again_with_all_that_reads_it_or_by_its_name_alo
 
 @pytest.fixture
 def clone(finished, new_project):
-    """Return a project that has nothing of `tiny` but the tables, as a clone has it: every file is as old as the checkout, whatever it was made from."""
+    """Return a project that has only the tables of `tiny`; as in a clone, every file is as old as the checkout."""
     project = new_project("clone")
     shutil.copytree(
         finished.folder / "results/tiny/tables", project.folder / "results/tiny/tables", copy_function=shutil.copyfile
@@ -201,7 +204,7 @@ def test_a_clone_with_tables_alone_draws_every_figure(clone, finished):
 
 
 def test_a_clone_of_this_repository_draws_every_figure_of_sotu_and_trains_nothing(new_project):
-    """What the repository holds: results/sotu has nothing but tables and figures, of which the tables alone are taken."""
+    """The repository has only tables and figures in results/sotu, of which the tables alone are taken."""
     project, committed = new_project("sotu"), ROOT / "results/sotu"
     made = project.folder / "results/sotu"
     shutil.copytree(committed / "tables", made / "tables", copy_function=shutil.copyfile)

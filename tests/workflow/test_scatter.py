@@ -1,4 +1,4 @@
-"""A search that is divided into blocks of queries, through the rules: the same files as one job wrote, and no trace of the blocks."""
+"""The rules divide a search into blocks of queries: the files are those that one job writes, without trace of it."""
 
 import re
 from pathlib import Path

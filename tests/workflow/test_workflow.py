@@ -1,4 +1,4 @@
-"""What can be said of the workflow without running it: the config's errors, the plan, and how rules name their files."""
+"""What the workflow says without running: the config's errors, the plan, and how rules name their files."""
 
 import ast
 import re
@@ -90,8 +90,10 @@ def test_a_user_s_own_folder_of_text_becomes_a_corpus(project):
     shutil.copy(ROOT / "config/README.md", folder / "b.txt")
     shutil.copy(ROOT / "LICENSE", folder / "c.txt")
     (project.folder / "config/mine.yaml").write_text(
-        "name: mine\ncorpus: {source: text, text: {folder: my texts, valid_fraction: 0.3, test_fraction: 0.3}, bpe_merges: 100}\n"
-        "lm: {training: {tokens_per_sample: 32}}\nwindows: {train: {context: 16, new: 16}, evaluation: {context: 24, new: 8}}\n"
+        "name: mine\n"
+        "corpus: {source: text, text: {folder: my texts, valid_fraction: 0.3, test_fraction: 0.3}, bpe_merges: 100}\n"
+        "lm: {training: {tokens_per_sample: 32}}\n"
+        "windows: {train: {context: 16, new: 16}, evaluation: {context: 24, new: 8}}\n"
         "retrieval: {k: 2}\nindex: {factory: 'IVF2,PQ8', training_rows: 300, nprobe: 1}\n"
     )
     project("binarise", config="config/mine.yaml")
@@ -106,7 +108,7 @@ def test_a_user_s_own_folder_of_text_becomes_a_corpus(project):
 
 @pytest.fixture(scope="module")
 def announced(project):
-    """Return what a dry run says of one job of each rule, everything that can be asked for in turn: rule, and text by what it is about."""
+    """Return what dry runs of all targets say of one job of each rule: text by what it is about, by rule."""
     said = project("-n", "--forceall", "hypotheses", "performance", "plan", config="config/tiny.yaml").stdout
     said += project("-n", "--forceall", "redraw", config="config/tiny.yaml").stdout
     overlay = (project.folder / "config/tiny.yaml").read_text(encoding="utf-8") + "\nresources: {query_blocks: 2}\n"
@@ -131,7 +133,7 @@ def test_rules_write_below_the_run_s_folder(announced):
 
 
 def test_every_rule_asks_for_what_it_needs_by_the_size_of_its_data(announced):
-    """GPUs, memory, minutes, disk and threads of all that is not done in Snakemake's own place; none of them is a number in the rules."""
+    """Every rule that is not local asks for GPUs, memory, minutes, disk and threads; none of them is a number."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
     rules = [
         rule
@@ -198,7 +200,7 @@ def imported(path: Path) -> list[Path]:
 
 @pytest.mark.parametrize(("more", "together"), [([], False), (["--resources", "gpu=2"], True)])
 def test_the_local_profile_lets_one_job_have_the_gpu_at_a_time(more, together, tmp_path):
-    """Each of two jobs waits a while for the other to be there too; which it never is where there is one GPU for both."""
+    """Each of two jobs waits a while until the other is there too; with one GPU for both it never is."""
     (tmp_path / "Snakefile").write_text(
         """
 rule all:
@@ -208,7 +210,8 @@ rule on_gpu:
     output: "{name}"
     resources: gpu=1
     shell:
-        "touch here-{wildcards.name}; for i in $(seq 50); do [ $(ls here-* | wc -l) = 2 ] && touch both; sleep 0.1; done; "
+        "touch here-{wildcards.name}; "
+        "for i in $(seq 50); do [ $(ls here-* | wc -l) = 2 ] && touch both; sleep 0.1; done; "
         "rm here-{wildcards.name}; touch {output}"
 """
     )

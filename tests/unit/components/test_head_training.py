@@ -177,7 +177,7 @@ SETTINGS = {
 
 
 def test_the_steps_train_without_fairseq(run_folder, tmp_path):
-    """Every hypothesis that needs no index, through its step's command line in one process in which importing fairseq fails."""
+    """Each hypothesis without an index, by its step's command line, in one process where importing fairseq fails."""
     commands = []
     for family, own in SETTINGS.items():
         given = {

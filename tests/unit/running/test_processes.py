@@ -18,7 +18,13 @@ def start(code, *words):
     )
 
 
-WATCHER = "import sys, time; from knnlm.running.processes import die_with; die_with(int(sys.argv[1])); print('alive', flush=True); time.sleep(60)"
+WATCHER = """
+import sys, time
+from knnlm.running.processes import die_with
+die_with(int(sys.argv[1]))
+print("alive", flush=True)
+time.sleep(60)
+"""
 
 
 def test_a_process_ends_with_another_that_is_not_its_parent():

@@ -29,11 +29,13 @@ SETTINGS = {
     "seed": 1,
     "lm": {
         "architecture": {
-            "layers": 1, "width": 16, "feed_forward_width": 32, "heads": 2, "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0,
+            "layers": 1, "width": 16, "feed_forward_width": 32, "heads": 2,
+            "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0,
         },
         "training": {
-            "optimiser": "adam", "learning_rate": 0.01, "minimum_learning_rate": 1e-5, "warmup_updates": 5, "warmup_initial_learning_rate": 1e-7,
-            "cosine_period": None, "updates": 40, "tokens_per_sample": 32, "batch_samples": 4, "accumulate": 1, "clip_norm": 1.0, "momentum": 0.99,
+            "optimiser": "adam", "learning_rate": 0.01, "minimum_learning_rate": 1e-5, "warmup_updates": 5,
+            "warmup_initial_learning_rate": 1e-7, "cosine_period": None, "updates": 40, "tokens_per_sample": 32,
+            "batch_samples": 4, "accumulate": 1, "clip_norm": 1.0, "momentum": 0.99,
             "betas": [0.9, 0.98], "weight_decay": 0.01, "validate_every": 10, "save_every": 10, "fp16": False,
         },
     },
@@ -198,7 +200,10 @@ def test_memory_that_is_used_up_ends_in_a_sentence(library):
 
 
 def test_the_memory_of_a_gpu_is_another_than_that_of_the_job():
-    message = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.94 GiB is free."
+    message = (
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.94 GiB"
+    )
+    message += " is free."
     status, output = end_of_step(f"import torch; raise torch.OutOfMemoryError({message!r})")
     assert status == 1
     assert output.startswith(
@@ -360,10 +365,8 @@ def test_a_finished_training_is_not_continued_and_another_starts_afresh(binary, 
         if damaged:
             history.write_bytes(damaged)
         said = finish(start(binary, tmp_path, updates=20), status=1)
-        assert (
-            said
-            == f"Error: {history}: missing or damaged; delete the folder {folder} and rerun: the training starts anew.\n"
-        )
+        remedy = f"delete the folder {folder} and rerun: the training starts anew"
+        assert said == f"Error: {history}: missing or damaged; {remedy}.\n"
     history.write_bytes(records)
 
     # A crash while fairseq copied the last checkpoint: the training goes on from the file that was being copied.
