@@ -37,13 +37,13 @@ def searched(search: str) -> set[str]:
 
 
 def hypotheses(*names: str) -> set[str]:
-    """Return the jobs of hypotheses; those of soft labels read neighbours of training positions, which are temporary."""
+    """Return the jobs of hypotheses; those of soft labels read temporary neighbours of training positions."""
     neighbours = {f"training_neighbours soft-labels {chunk}" for chunk in CHUNKS} if "soft-labels" in names else set()
     return {f"hypothesis {name}" for name in names} | neighbours
 
 
-# Those that read the kNN components: the mixture of two metrics, stolen tokens, weights of helped tokens, and the LMs that
-# are compared with the kNN or learn from it.
+# Those that read the kNN components: the mixture of two metrics, stolen tokens, weights of helped tokens, and the LMs
+# that are compared with the kNN or learn from it.
 ON_COMPONENTS = hypotheses(
     "ensembling", "stolen-probabilities", "loss-weighting", "memorisation", "soft-labels", "second-seed-and-knn"
 )
