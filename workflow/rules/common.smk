@@ -37,7 +37,7 @@ def settings(*keys, **facts):
     """
 
     def of_job(wildcards):
-        chosen = {name: int(value) if value.isdigit() else value for name, value in wildcards.items()}
+        chosen = {name: int(value) if name == "chunk" else value for name, value in wildcards.items()}
         chosen |= {name: fact(wildcards) if callable(fact) else fact for name, fact in facts.items()}
         for key in keys:
             *parents, last = key.split(".")

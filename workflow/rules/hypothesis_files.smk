@@ -75,8 +75,8 @@ def hypothesis_arrays(wildcards):
             *filled("results/<run>/corpus/tokens/train.npy"),
         ],
     }
-    needed = [path for need in needs(wildcards) for path in arrays.get(need, [])]
-    return filled("results/<run>/components/base.{split}.npy") + needed
+    of_needs = [path for need in needs(wildcards) for path in arrays.get(need, [])]
+    return filled("results/<run>/components/base.{split}.npy") + of_needs
 
 
 def needed_components(*kinds):
