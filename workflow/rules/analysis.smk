@@ -2,13 +2,13 @@ rule tables:
     """Interpolate every component with the base LM: perplexities, intervals and curves."""
     input:
         base=rules.evaluation_states.output.base,
-        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
+        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATED)),
         descriptions=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.json"),
         valid=behind_manifest(every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.valid.npy")),
         test=behind_manifest(every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.test.npy")),
         temperatures=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.temperature.csv"),
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
-        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATION_SPLITS),
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
+        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATED),
         continuation=rules.binarise.output.continuation,
         loss=rules.train_lm.output.loss,
         hypotheses=of_hypotheses("results/<run>/hypotheses/{hypothesis}.json"),

@@ -4,7 +4,7 @@ import json
 
 from knnlm.config import corpus, text_limits
 from knnlm.corpus import sotu
-from knnlm.corpus.text import EVALUATED as EVALUATION_SPLITS, SPLITS
+from knnlm.corpus.text import EVALUATED, SPLITS
 from knnlm.figures.catalogue import FIGURES
 
 SEARCHES = ["exact", "approximate"]

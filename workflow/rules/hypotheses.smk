@@ -2,7 +2,7 @@ rule hypothesis:
     """Make the components of one hypothesis; the LM runs only where the hypothesis is about another training of it."""
     input:
         behind_manifest(hypothesis_arrays),
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
         continuation=rules.binarise.output.continuation,
         base=rules.evaluation_states.output.base,
         states=needed("states", "results/<run>/states/manifest.json"),
@@ -89,16 +89,16 @@ rule helped_tokens:
     """Ask which tokens the main kNN component helps: by frequency, place in word and document, and what may follow."""
     input:
         corpus=rules.binarise.output.manifest,
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
-        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATION_SPLITS),
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
+        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATED),
         train=behind_manifest("results/<run>/corpus/tokens/train.npy"),
         continuation=rules.binarise.output.continuation,
         dictionary=rules.bpe.output.dictionary,
         base=rules.evaluation_states.output.base,
-        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATION_SPLITS)),
+        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATED)),
         components=of_main("results/<run>/components/knn-{h}-{metric}-exact.json"),
         component_log_p=behind_manifest(
-            of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATION_SPLITS)
+            of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATED)
         ),
         code=sources("helped_tokens"),
     output:

@@ -51,7 +51,7 @@ def training_neighbour_settings(wildcards):
 
 def filled(pattern, **fields):
     """Fill a path with these fields, the main h and metric, and every split, search and chunk, where it has them."""
-    every = {"split": EVALUATION_SPLITS, "search": SEARCHES, "chunk": CHUNKS, **config["main"]}
+    every = {"split": EVALUATED, "search": SEARCHES, "chunk": CHUNKS, **config["main"]}
     return collect(pattern, **{**every, **fields})
 
 

@@ -33,8 +33,8 @@ rule evaluation_states:
         model=behind_manifest(rules.train_lm.output.model),
         of_model=rules.train_lm.output.manifest,
         dictionary=rules.bpe.output.dictionary,
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
-        lines=collect("results/<run>/corpus/tokens/{split}.lines.npy", split=EVALUATION_SPLITS),
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
+        lines=collect("results/<run>/corpus/tokens/{split}.lines.npy", split=EVALUATED),
         code=sources("evaluation_states"),
     output:
         manifest="results/<run>/states/manifest.json",

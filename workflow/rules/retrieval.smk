@@ -2,7 +2,7 @@ rule retrieve_exact:
     """Find every evaluation token's true k nearest rows of the store."""
     input:
         states="results/<run>/states/manifest.json",
-        queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS)),
+        queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATED)),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
         trained=[],
@@ -35,7 +35,7 @@ use rule retrieve_exact as retrieve_approximate with:
     """Find every evaluation token's k nearest rows with FAISS, and score them again with the stored keys."""
     input:
         states="results/<run>/states/manifest.json",
-        queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATION_SPLITS)),
+        queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATED)),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
         trained=behind_manifest(rules.train_index.output.trained),
@@ -73,16 +73,14 @@ for search, arrays in JOINED.items():
             arrays=collect(
                 f"{neighbours}/block-{{block}}/{{split}}.{{array}}.npy",
                 block=QUERY_BLOCKS,
-                split=EVALUATION_SPLITS,
+                split=EVALUATED,
                 array=arrays,
                 allow_missing=True,
             ),
             code=sources("join_neighbours"),
         output:
             manifest=f"{neighbours}/manifest.json",
-            arrays=collect(
-                f"{neighbours}/{{split}}.{{array}}.npy", split=EVALUATION_SPLITS, array=arrays, allow_missing=True
-            ),
+            arrays=collect(f"{neighbours}/{{split}}.{{array}}.npy", split=EVALUATED, array=arrays, allow_missing=True),
         log:
             f"<logs>/join_neighbours/{{h}}-{{metric}}-{search}.log",
         conda:
@@ -100,17 +98,17 @@ rule knn_components:
     input:
         neighbours="results/<run>/neighbours/{h}-{metric}-{search}/manifest.json",
         ids=behind_manifest(
-            collect("results/<run>/neighbours/{{h}}-{{metric}}-{{search}}/{split}.ids.npy", split=EVALUATION_SPLITS)
+            collect("results/<run>/neighbours/{{h}}-{{metric}}-{{search}}/{split}.ids.npy", split=EVALUATED)
         ),
         chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         targets=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/values.npy", chunk=CHUNKS)),
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATION_SPLITS),
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
         continuation=rules.binarise.output.continuation,
         base=rules.evaluation_states.output.base,
         code=sources("knn_components"),
     output:
         descriptions="results/<run>/components/knn-{h}-{metric}-{search}.json",
-        log_p=collect("results/<run>/components/knn-{{h}}-{{metric}}-{{search}}.{split}.npy", split=EVALUATION_SPLITS),
+        log_p=collect("results/<run>/components/knn-{{h}}-{{metric}}-{{search}}.{split}.npy", split=EVALUATED),
         curves="results/<run>/components/knn-{h}-{metric}-{search}.temperature.csv",
     log:
         "<logs>/knn_components/{h}-{metric}-{search}.log",

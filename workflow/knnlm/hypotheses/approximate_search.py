@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from knnlm.corpus.text import EVALUATED
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import SPLITS, Result
+from knnlm.hypotheses.results import Result
 from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
@@ -48,7 +49,7 @@ def of_codes(inputs: Inputs, queries: np.ndarray, stored: Found) -> Iterator[tup
 def components(inputs: Inputs) -> Iterator[Result]:
     """Yield a component for each number of lists and each code size, with the recall of its search."""
     values, edge = inputs.store.all_values(), len(inputs.gold["valid"])
-    queries = np.concatenate([inputs.queries(split, inputs.main["h"]) for split in SPLITS])
+    queries = np.concatenate([inputs.queries(split, inputs.main["h"]) for split in EVALUATED])
     stored, exact = (
         [np.concatenate(parts) for parts in zip(*inputs.neighbours(search).values(), strict=True)]
         for search in ("approximate", "exact")
@@ -57,6 +58,6 @@ def components(inputs: Inputs) -> Iterator[Result]:
         for value, ids, similarities in searches(inputs, queries, stored):
             share = float(recall(ids, exact[0]).mean())
             parts = zip(np.split(ids, [edge]), np.split(similarities, [edge]), strict=True)
-            found, facts = dict(zip(SPLITS, parts, strict=True)), {"recall": share, setting: value}
+            found, facts = dict(zip(EVALUATED, parts, strict=True)), {"recall": share, setting: value}
             place = {"series": series, "x": share}
             yield inputs.knn_component(f"{setting}-{value}", "approximate", found, values, facts=facts, **place)

@@ -37,10 +37,11 @@ from knnlm.components.word_centroids import (
     widest_cluster,
     word_means,
 )
+from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import prefix_rows
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import SPLITS, Result
+from knnlm.hypotheses.results import Result
 
 NEEDS = ("states", "datastore", "temperature")
 SETTINGS = {
@@ -159,7 +160,7 @@ def made(inputs: Inputs, kind: str, h: str) -> Made:
 
 def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters, facts: dict[str, float]) -> Result:
     """Return the component that clusters make, its temperature tuned on what is kept for each query."""
-    scored = {split: scores(inputs, split, h, metric, clusters) for split in SPLITS}
+    scored = {split: scores(inputs, split, h, metric, clusters) for split in EVALUATED}
     count, width = clusters.centroids.shape
     # P(w|c) is added too, where it is not one word
     added = count * width + (clusters.distribution.nnz if clusters.distribution.nnz > count else 0)

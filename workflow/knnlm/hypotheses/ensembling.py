@@ -8,8 +8,9 @@ import numpy as np
 
 from knnlm.components.catalogue import resolved_name
 from knnlm.components.mixture import mixture, simplex_weights
+from knnlm.corpus.text import EVALUATED
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import SPLITS, Result
+from knnlm.hypotheses.results import Result
 
 NEEDS = ("components",)
 SETTINGS = {"ensembles": {"type": "object", "additionalProperties": {"$ref": "#/$defs/components"}}}
@@ -29,7 +30,7 @@ def components(inputs: Inputs) -> Iterator[Result]:
         shares = own / own.sum() if own.any() else np.full(len(results), 1 / len(results))
         log_p = {
             split: mixture(np.stack([result.log_p[split] for result in results]), shares).astype(np.float32)
-            for split in SPLITS
+            for split in EVALUATED
         }
         names = (f"weight {result.component.component}" for result in results)
         added = sum(result.component.added_parameters for result in results)

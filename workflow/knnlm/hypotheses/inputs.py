@@ -18,7 +18,7 @@ from knnlm.components.interpolation import count_words
 from knnlm.components.knn import Neighbours, knn_scorer
 from knnlm.components.temperature import mixed_loss, tuned
 from knnlm.datastore.store import Datastore, open_datastore
-from knnlm.hypotheses.results import SPLITS, Result, keep, kept
+from knnlm.hypotheses.results import EVALUATED, Result, keep, kept
 from knnlm.running.devices import Job
 from knnlm.storage.files import check_same_model, content_hash, identity_name, load_array, read_manifest
 from knnlm.storage.seals import verified
@@ -91,7 +91,7 @@ class Inputs:
     @cached_property
     def gold(self) -> dict[str, np.ndarray]:
         """The tokens of each split, int32 (n,)."""
-        files = dict(zip(SPLITS, self.stored.tokens, strict=True))
+        files = dict(zip(EVALUATED, self.stored.tokens, strict=True))
         return {split: np.asarray(load_array(path, dtype="int32")) for split, path in files.items()}
 
     @cached_property
@@ -197,7 +197,7 @@ class Inputs:
         """
         loss = mixed_loss(partial(log_p_at, "valid"), self.log_p_base["valid"])
         component = tuned(component, loss, self.temperature)
-        return Result(component, {split: log_p_at(split, component.temperature) for split in SPLITS}, facts)
+        return Result(component, {split: log_p_at(split, component.temperature) for split in EVALUATED}, facts)
 
     def knn_component(
         self,

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from knnlm.components.interpolation import count_words, perplexity
+from knnlm.corpus.text import EVALUATED
 from knnlm.corpus.windows import fixed_windows, whole_line_windows
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import SPLITS, Result
+from knnlm.hypotheses.results import Result
 from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_updates, train_until
 from knnlm.language_model.states import extract_states, log_p_in_windows, sample_windows
 from knnlm.language_model.training import fairseq_command, loss_table, training_devices
@@ -64,7 +65,7 @@ def lm_component(inputs: Inputs, name: str, model_file: Path, facts: dict[str, f
     """
     windows = inputs.windows["evaluation"]
     model, log_p = LanguageModel(model_file, inputs.stored.dictionary, inputs.device), {}
-    for split in SPLITS:
+    for split in EVALUATED:
         lines = load_array(inputs.stored.corpus / "tokens" / f"{split}.lines.npy", dtype="int64")
         cut = whole_line_windows(lines, windows["context"], windows["new"])
         log_p[split] = extract_states(model, inputs.gold[split], cut, with_log_p=True)[2]  # float32 (n,)

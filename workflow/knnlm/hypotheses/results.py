@@ -12,7 +12,7 @@ import numpy as np
 
 from knnlm.components.catalogue import Component
 from knnlm.components.interpolation import best_mixture, interpolate, perplexity
-from knnlm.corpus.text import EVALUATED as SPLITS
+from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import load_array, read_manifest, save_array, write_manifest
 
@@ -50,7 +50,7 @@ def kept(folder: Path) -> Result | None:
     """Return the result that `keep` has kept; None where there is nothing, or it is not whole."""
     try:
         found = read_manifest(folder / "manifest.json", kind=KIND)
-        log_p = {split: np.array(load_array(folder / f"{split}.npy", dtype="float32")) for split in SPLITS}
+        log_p = {split: np.array(load_array(folder / f"{split}.npy", dtype="float32")) for split in EVALUATED}
     except KnnlmError:
         return None
     return Result(Component(**found["component"]), log_p, found["facts"])

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from knnlm.components.sparse_softmax import log_p_sparsified
+from knnlm.corpus.text import EVALUATED
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import SPLITS, Result
+from knnlm.hypotheses.results import Result
 
 NEEDS = ("states", "model")
 SETTINGS = {"k": "counts_or_null"}
@@ -22,12 +23,12 @@ def components(inputs: Inputs) -> Iterator[Result]:
     sizes = sorted({min(size or len(W), len(W)) for size in inputs.settings["k"]})
     log_p = {
         split: log_p_sparsified(inputs.queries(split, "ffn"), W, inputs.gold[split], sizes, inputs.device)
-        for split in SPLITS
+        for split in EVALUATED
     }  # float32 (sizes, n) each
     for place, size in enumerate(sizes):
-        own = {split: log_p[split][place] for split in SPLITS}
+        own = {split: log_p[split][place] for split in EVALUATED}
         outside = {
-            f"share of gold tokens outside in {split}": float(np.isneginf(own[split]).mean()) for split in SPLITS
+            f"share of gold tokens outside in {split}": float(np.isneginf(own[split]).mean()) for split in EVALUATED
         }
         described = {"h": "ffn", "metric": "ip", "k": size, "rows": len(W), "series": "base LM", "x": size}
         yield Result(inputs.component(f"top-{size}", **described), own, outside)

@@ -9,8 +9,9 @@ import numpy as np
 from knnlm.components.argmaxable import ARGMAXABLE, find_argmaxable
 from knnlm.components.catalogue import main_name
 from knnlm.components.word_centroids import word_means
+from knnlm.corpus.text import EVALUATED
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import SPLITS, Result
+from knnlm.hypotheses.results import Result
 
 NEEDS = ("states", "datastore", "model", "components")
 SETTINGS = {
@@ -34,9 +35,9 @@ def components(inputs: Inputs) -> Iterator[Result]:
         _, facts_of_means = search(inputs, word_means(blocks, len(inputs.continuation))[0], h)
         inputs.run_facts |= {f"mean {h} keys: {name}": value for name, value in facts_of_means.items()}
     knn = inputs.stored_component(main_name(inputs.main))
-    stolen = {split: never_argmax[inputs.gold[split]] for split in SPLITS}  # bool (n,) each
-    log_p = {split: np.where(stolen[split], knn.log_p[split], inputs.log_p_base[split]) for split in SPLITS}
-    facts |= {f"share of stolen tokens in {split}": float(stolen[split].mean()) for split in SPLITS}
+    stolen = {split: never_argmax[inputs.gold[split]] for split in EVALUATED}  # bool (n,) each
+    log_p = {split: np.where(stolen[split], knn.log_p[split], inputs.log_p_base[split]) for split in EVALUATED}
+    facts |= {f"share of stolen tokens in {split}": float(stolen[split].mean()) for split in EVALUATED}
     yield Result(inputs.component("restored", **inputs.main, score="real", mask="real"), log_p, facts)
 
 

@@ -10,8 +10,9 @@ import torch
 
 from knnlm.components.head_training import Rows, log_p_of, store_rows, train_head
 from knnlm.components.heads import Head, Objective, OutputEmbedding, likelihood, random_weights
+from knnlm.corpus.text import EVALUATED
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import SPLITS, Result
+from knnlm.hypotheses.results import Result
 
 
 def generator(inputs: Inputs) -> torch.Generator:
@@ -54,13 +55,13 @@ def trained_head(
                 inputs.queries(split, "ffn") if with_ffn else None,
                 inputs.log_p_base[split],
             )
-            for split in SPLITS
+            for split in EVALUATED
         }
         rows = store_rows(inputs.store, h, recipe["rows"], with_ffn, store_log_p_base)
         trained = train_head(head, rows, evaluated["valid"], objective, recipe, inputs.seed, inputs.device, name)
         added = sum(parameter.numel() for parameter in head.parameters)
         component = inputs.component(name, h=h, added_parameters=added, rows=head.rows, **place)
-        log_p = {split: log_p_of(head, evaluated[split], inputs.device) for split in SPLITS}
+        log_p = {split: log_p_of(head, evaluated[split], inputs.device) for split in EVALUATED}
         return Result(component, log_p, trained.facts())
 
     return inputs.kept(name, make)

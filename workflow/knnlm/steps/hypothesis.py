@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from knnlm.components.columns import FACT_COLUMNS, save_components
+from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses.inputs import Inputs, Stored
-from knnlm.hypotheses.results import SPLITS, forget, show
+from knnlm.hypotheses.results import forget, show
 from knnlm.running.devices import Job
 from knnlm.storage.tables import DIGITS, write_table
 
@@ -29,7 +30,7 @@ def main(
     measured = [(result.component.component, result.facts) for result in results] + [("", inputs.run_facts)]
     rows = [(inputs.hypothesis, name, *fact) for name, facts_of_it in measured for fact in facts_of_it.items()]
     write_table(facts, pd.DataFrame(rows, columns=FACT_COLUMNS), DIGITS)
-    log_p = {split: [result.log_p[split] for result in results] for split in SPLITS}
+    log_p = {split: [result.log_p[split] for result in results] for split in EVALUATED}
     save_components(
         descriptions, [result.component for result in results], log_p, inputs.checkpoint, more_files=[facts]
     )
