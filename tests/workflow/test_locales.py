@@ -45,6 +45,7 @@ def test_a_run_is_planned_in_every_locale(project, locale):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("locale", ["C", "ja_JP.EUC-JP"], indirect=True)
 def test_words_of_any_script_come_through_whole(project, locale):
     run = f"in-locale-{LOCALES.index(locale)}"
     project("binarise", "--config", f"name={run}", config="config/mine.yaml")
@@ -56,6 +57,7 @@ def test_words_of_any_script_come_through_whole(project, locale):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("locale", ["de_DE.ISO-8859-1", "zh_CN.GB18030"], indirect=True)
 def test_a_step_that_says_a_greek_letter_writes_the_same_bytes(finished, locale, tmp_path):
     project = finished.copied(tmp_path / "project")
     made = sorted((project.folder / STEP).parent.glob("sparsification.*"))
