@@ -1,4 +1,4 @@
-"""How the library is built: which room may import which, how large rooms are, and what every module says where it reads or writes text."""
+"""How the library is built: which room may import which, how large rooms are, and that text names its encoding."""
 
 import ast
 import re
@@ -47,7 +47,7 @@ def place(name: str) -> tuple[str, str] | None:
 
 
 def imports() -> Iterator[tuple[str, str, str]]:
-    """Yield (room that imports, room that is imported, imported module) for every import between rooms, inside functions too."""
+    """Yield (importing room, imported room, imported module) for every import between rooms, inside functions too."""
     for path, tree in parsed():
         room, _ = place(".".join(path.with_suffix("").parts)) or ("knnlm", "")
         for node in ast.walk(tree):

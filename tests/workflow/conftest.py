@@ -62,7 +62,7 @@ class Project:
         )
 
     def jobs(self, *words: str, config: str = "config/tiny.yaml") -> set[str]:
-        """Return the jobs that would run, each as its rule and the values of its wildcards; targets, which do nothing themselves, are left out."""
+        """Return the jobs that would run, as rule and values of wildcards, without targets: they do nothing."""
         jobs = []
         for line in self("-n", *words, config=config).stdout.splitlines():  # jobs of a group are indented
             if rule := re.match(r" *(?:local)?rule (\w+):$", line):

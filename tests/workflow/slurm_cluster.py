@@ -1,4 +1,7 @@
-"""A Slurm of one node with one pretend GPU, for the tests: Debian's packages, started in a folder of its own and stopped by its pid files."""
+"""A Slurm of one node with one pretend GPU, for the tests.
+
+It is made of Debian's packages, started in a folder of its own and stopped by its pid files.
+"""
 
 import os
 import re
@@ -90,7 +93,7 @@ class Cluster:
         return sorted((job for job in found if Path(job["WorkDir"]) == folder), key=lambda job: int(job["JobId"]))
 
     def stop(self) -> None:
-        """Cancel what still runs, stop what was started, by its pid files, and take away what was written to the site's folder."""
+        """Cancel what still runs, stop what was started, by its pid files, and clean the site's folder."""
         queued = ["squeue", "--noheader", "--format=%A"]
         subprocess.run(
             ["scancel", *subprocess.run(queued, capture_output=True, text=True).stdout.split()], capture_output=True
@@ -146,7 +149,10 @@ def unavailable() -> str | None:
 
 
 def not_installed() -> str | None:
-    """Install Debian's packages, a second time with the newest lists of packages, which an image may lack; return why that failed, None if it did not."""
+    """Install Debian's packages; return why that failed, None if it did not.
+
+    The second try is with the newest lists of packages, which an image may lack.
+    """
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for before in ([], ["apt-get", "update"]):

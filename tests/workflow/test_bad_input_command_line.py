@@ -1,4 +1,4 @@
-"""Bad input through Snakemake itself: a start ends in one sentence that names what is wrong, without a traceback, and leaves nothing behind."""
+"""Bad input through Snakemake itself: one sentence names what is wrong, and nothing is left behind."""
 
 import subprocess
 import sys
@@ -71,18 +71,20 @@ def test_a_bad_command_line(project, words, said):
         (["--configfile", "latin.yaml"], "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe9"),
         (
             ["--config", "name"],
-            "ValueError: Invalid config definition: Config entries have to be defined as name=value pairs. (Unparsable value: 'name')",
+            "ValueError: Invalid config definition: Config entries have to be defined as name=value pairs. "
+            "(Unparsable value: 'name')",
         ),
         (
             ["--groups", "x"],
-            "ValueError: Invalid groups definition: entries have to be defined as RULE=GROUP pairs (Unparsable value: 'x')",
+            "ValueError: Invalid groups definition: entries have to be defined as RULE=GROUP pairs "
+            "(Unparsable value: 'x')",
         ),
         (["--resources", "gpu"], "ValueError: dictionary update sequence element #0 has length 1"),
         (["--set-resources", "train_lm"], "ValueError: not enough values to unpack"),
     ],
 )
 def test_what_snakemake_refuses_before_it_reads_the_workflow_ends_in_a_traceback(project, words, said):
-    """No workflow can prevent that; the last line tells. Should a later Snakemake say it in one sentence, these cases move up."""
+    """No workflow can prevent that. Where a later Snakemake says one sentence, these cases move up."""
     (project.folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     assert traceback_of(project, *words)[-1].startswith(said)
 

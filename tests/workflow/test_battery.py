@@ -1,4 +1,4 @@
-"""The whole battery on `tiny`: what every hypothesis leaves behind, a new one from CONTRIBUTING.md, and several seeds."""
+"""All hypotheses on `tiny`: what every one leaves behind, a new one from CONTRIBUTING.md, and several seeds."""
 
 import json
 import re

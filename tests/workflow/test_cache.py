@@ -39,7 +39,10 @@ def of(h: str) -> set[str]:
 
 
 class Runs:
-    """Runs of several names in one project, which share a cache: each finds the neighbours of the key types it is asked for, and tries two hypotheses."""
+    """Runs of several names in one project, which share a cache.
+
+    Each finds the neighbours of the key types it is asked for, and tries two hypotheses.
+    """
 
     def __init__(self, project, cache: Path):
         self.project, self.cache = project, cache
@@ -60,7 +63,7 @@ class Runs:
             return self.project(*targets, *words, config=f"config/{name}.yaml", check=check).stdout
 
     def planned(self, name: str, **given: object) -> dict[str, set[str]]:
-        """Return what a run would get from the cache, and what it would add to it: the first output of each such job."""
+        """Return what a run would get from the cache and what it would add to it, by the first output of each job."""
         output = self(name, "-n", **given)
         plan = re.findall(
             rf"^Output file results/{name}/(\S+) will be (obtained from|written to) global", output, flags=re.MULTILINE

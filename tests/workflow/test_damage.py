@@ -1,4 +1,7 @@
-"""Every kind of stored file, cut short and with flipped bits: the step that reads it names it in one sentence, and remaking it gives the same bytes."""
+"""Every kind of stored file, cut short and with flipped bits.
+
+The step that reads it names it in one sentence, and remaking it gives the same bytes.
+"""
 
 import io
 import json
@@ -79,7 +82,7 @@ OLD = {
 
 @pytest.fixture(scope="module")
 def commands(finished):
-    """The command line of every step of `tiny`, as a list of words, and its number of threads, by each of its outputs."""
+    """The words of the command line of every step of `tiny`, and its number of threads, by each of its outputs."""
     listed, found = finished("hypotheses", "--dry-run", "--printshellcmds", "--forceall").stdout, {}
     for outputs, facts, command in re.findall(
         r"^ +output: (.*?)$(.*?)^Shell command: logged \S+ ([^\n]*)$", listed, flags=re.MULTILINE | re.DOTALL
@@ -92,9 +95,10 @@ def commands(finished):
 
 @pytest.fixture
 def step(finished, tmp_path, monkeypatch, commands):
-    """A function that does, in a copy of the finished run and in this process, what the step with an output does; it returns the step's sentence, if any.
+    """A function that does what the step with an output does, and returns the step's sentence, if any.
 
-    The copy is one of links: everything in it is replaced, nothing written into, but for what a training keeps.
+    It works in this process, in a copy of the finished run. The copy is one of links: everything in it is replaced,
+    nothing written into, but for what a training keeps.
     """
     shutil.copytree(finished.folder / RUN, tmp_path / RUN, copy_function=os.link)
     for kept in (tmp_path / RUN / "lm/checkpoints", *(tmp_path / RUN / "hypotheses").glob("*.checkpoints")):
@@ -237,7 +241,7 @@ def test_files_of_a_group_that_were_exchanged_are_named(step):
 
 
 def test_a_damaged_checkpoint_is_not_resumed_from(step):
-    """The last one, of which there is a copy, is made from it again; the best one, which the model is made from, is named."""
+    """The last one is made again from its copy; the best one, from which the model is made, is named."""
     (folder,) = (RUN / "lm/checkpoints").iterdir()
     last, best, made = (
         folder / "checkpoint_last.pt",
@@ -256,7 +260,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(step):
 
 
 def test_what_the_sentence_says_leads_to_the_same_tables(finished, new_project):
-    """Through Snakemake: a component with a flipped bit ends the job in its sentence, is deleted, and what depends on it is made again."""
+    """Through Snakemake: a flipped bit is told; once the file is deleted, what needs it is made again."""
     project = new_project("damage")
     shutil.copytree(finished.folder / "results", project.folder / "results")
     shutil.copytree(finished.folder / ".snakemake", project.folder / ".snakemake")
@@ -273,7 +277,8 @@ def test_what_the_sentence_says_leads_to_the_same_tables(finished, new_project):
     done = project("--force", table, config="config/main.yaml", check=False)
     assert done.returncode != 0
     assert set(re.findall(r"^Error: .*$", done.stdout, flags=re.MULTILINE)) == {
-        f"Error: {path}: damaged (its content does not have the checksum at its end); delete it and rerun the step that makes it."
+        f"Error: {path}: damaged (its content does not have the checksum at its end); "
+        "delete it and rerun the step that makes it."
     }
     assert "Traceback" not in done.stdout
     (project.folder / path).unlink()

@@ -59,7 +59,7 @@ def test_in_another_folder_the_workflow_s_own_config_is_found_and_one_that_is_th
 
 
 def test_a_module_makes_what_the_workflow_makes(tmp_path, at_home):
-    """What its config does not say is as in the workflow's own files, here all questions; a config/ beside it is not read."""
+    """The workflow's own files say what its config does not, here all questions; a config/ beside it is not read."""
     (using(tmp_path) / "config").mkdir()
     (tmp_path / "config/config.yaml").write_text("of_another_workflow: true\n", encoding="utf-8")
     assert jobs_by_rule(snakemake(tmp_path, "-n")) == at_home

@@ -1,4 +1,7 @@
-"""A disk that gets full while a job writes: one sentence, nothing half-written, and after room has been made the same command goes on."""
+"""A disk that gets full while a job writes: one sentence and nothing half-written.
+
+After room has been made, the same command goes on.
+"""
 
 import re
 import subprocess
@@ -59,13 +62,10 @@ def test_a_full_disk_is_told_in_one_sentence_and_after_making_room_the_same_comm
     before = {path for path in project.folder.rglob("*") if RUN in str(path)}
     done = project(outputs[-1], check=False)
     assert done.returncode != 0
-    (sentence,) = set(
-        re.findall(r"Error: .*", "\n".join(line for line in done.stdout.splitlines() if "No space left" in line))
-    )
-    assert (
-        sentence
-        == f"Error: {outputs[number]}: No space left on device; make room on that disk, then run the same command again."
-    )
+    told = [line for line in done.stdout.splitlines() if "No space left" in line]
+    (sentence,) = set(re.findall(r"Error: .*", "\n".join(told)))
+    advice = "make room on that disk, then run the same command again"
+    assert sentence == f"Error: {outputs[number]}: No space left on device; {advice}."
     assert "Traceback" not in done.stdout
     assert {path for path in project.folder.rglob("*") if RUN in str(path)} - before <= {project.folder / RUN / ".lock"}
     filler.unlink()

@@ -1,4 +1,7 @@
-"""`kill -9` of Snakemake and of its jobs at seeded moments, then the same command again: the same files as an undisturbed run, bit for bit."""
+"""`kill -9` of Snakemake and of its jobs at seeded moments, then the same command again.
+
+It ends in the same files as an undisturbed run, bit for bit.
+"""
 
 import os
 import re
@@ -82,7 +85,7 @@ class Attempt:
         return [int(number) for number in re.findall(r"training: update (\d+),", self.output())]
 
     def kill(self, who):
-        """Kill Snakemake, the step or what the step runs, and see that nothing of it goes on; False where it had ended already."""
+        """Kill Snakemake, the step or what that runs, and see it all end; False where it had ended already."""
         whole, victims = [], []
         with suppress(psutil.NoSuchProcess):
             driver = psutil.Process(self.driver.pid)
@@ -192,7 +195,10 @@ def moments(stage, who):
 
 
 def killed_at(moment, who, running, times):
-    """Kill at a moment of what the step computes, after its imports, if it takes as long as it has taken; False where it ended before."""
+    """Kill at a moment of what the step computes, after its imports; False where it ended before.
+
+    The moment is right if the step takes as long as it has taken.
+    """
     running.wait_for(running.steps)
     time.sleep(times.began - times.started + moment * (times.ended - times.began))
     if running.steps():
@@ -248,10 +254,8 @@ def test_a_second_snakemake_on_a_run_is_refused_and_one_on_another_run_is_not(at
     fairseq.suspend()
     second = attempt(target).finish(status=1)
     (sentence,) = re.findall("^.*another Snakemake works on.*$", second.output(), flags=re.MULTILINE)
-    assert (
-        sentence
-        == f"{RUN}: another Snakemake works on this run; wait until it has ended, or stop it and run the same command again."
-    )
+    advice = "wait until it has ended, or stop it and run the same command again"
+    assert sentence == f"{RUN}: another Snakemake works on this run; {advice}."
     assert "Traceback" not in second.output()
     attempt("results/other/corpus/text/train.txt", config="config/other.yaml").finish()
     fairseq.resume()

@@ -13,7 +13,10 @@ WORDS = ["für", "λ", "שלום", "中文", "かな", "😀"]
 
 @pytest.fixture(params=LOCALES)
 def locale(request, monkeypatch, tmp_path_factory):
-    """Make the processes that a test starts live in a locale, which the system may have to make; Python does not put UTF-8 in its place."""
+    """Make the processes that a test starts live in a locale, for which Python does not put UTF-8 in place.
+
+    The locale is made if the system has the means.
+    """
     name, folder = request.param, tmp_path_factory.mktemp("locales")
     if name != "C":
         language, encoding = name.split(".")

@@ -1,4 +1,4 @@
-"""A text of one's own runs with README's five lines, however short it is; a line says what is left out or will be refused."""
+"""A text of one's own runs with README's five lines, however short it is; what is left out or refused is told."""
 
 from pathlib import Path
 

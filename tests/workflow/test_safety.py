@@ -1,4 +1,7 @@
-"""Names that would be commands: a run in a folder, on text, and with a config that would run them if any of them reached a shell as code."""
+"""Names that would be commands, of the run's folder, of texts and in a config.
+
+Any of them that reached a shell as code would be run.
+"""
 
 import json
 import os

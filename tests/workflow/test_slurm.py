@@ -1,4 +1,7 @@
-"""The workflow on a real Slurm with one pretend GPU: what its jobs ask for, by Slurm's own records, and what becomes of one without time or memory."""
+"""The workflow on a real Slurm with one pretend GPU.
+
+What its jobs ask for is told by Slurm's own records; a job without time or memory gets more of it.
+"""
 
 import json
 import os
@@ -50,7 +53,7 @@ POLLING = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-stat
 
 @dataclass
 class Run:
-    """A run of the workflow that has ended: its folder, what Snakemake said, its exit status, and what Slurm recorded of its jobs."""
+    """A run that has ended: its folder, what Snakemake said, its exit status, and what Slurm recorded of its jobs."""
 
     folder: Path
     output: str
@@ -83,7 +86,10 @@ def small_project(project) -> Path:
 
 
 def hang_until_the_time_limit(cluster: Cluster, folder: Path) -> None:
-    """Stop the training once it has written a checkpoint, as a hanging file system would, and tell Slurm that its job's time is over."""
+    """Stop the training once it has written a checkpoint, as a hanging file system would.
+
+    Then tell Slurm that its job's time is over.
+    """
     assert waited_for(lambda: list((folder / "results/tiny/lm/checkpoints").glob("*/checkpoint_last.pt")), 1200)
     for process in trainings(folder):
         os.kill(process, signal.SIGSTOP)
@@ -113,7 +119,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(cluster, new_project):
-    """Two runs at the same time: the whole workflow, and one whose corpus has too little memory at first and whose training hangs."""
+    """Two runs at a time: the whole workflow, and one with little memory at first, whose training hangs."""
     whole, troubled = (small_project(new_project(name)) for name in ("whole", "troubled"))
     little = [f"{rule}:mem_mb=50 * 40 ** (attempt - 1)" for rule in CORPUS]
     on_cpu = ["train_lm:gpu=0"]  # else they would wait for the other run's GPU

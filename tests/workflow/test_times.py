@@ -25,7 +25,7 @@ RATES = dict.fromkeys(OPERATIONS, 3e10) | {
     "disk_bytes": 5e8,
     "threads": 2,
 }
-# How far the prediction may be off. The demo is held to 1.5; here constants are all that is predicted, and the tests' machine may be any.
+# How far the prediction may be off. The demo is held to 1.5; here all that is predicted is constants, of any machine.
 FACTOR = 3
 
 
@@ -91,7 +91,7 @@ def test_the_prediction_comes_near_what_the_run_took(finished, times, tmp_path):
 
 
 def test_the_prediction_for_the_demo_is_within_a_half_of_what_it_took():
-    """Runs of minutes are no test: this one holds where `make demo` and `snakemake performance` have been run in this folder before."""
+    """Runs of minutes are no test: this one holds where `make demo` and `snakemake performance` were run here."""
     results = ROOT / "results/demo"
     if not (results / "tables/rates.csv").exists() or not (results / "corpus/tokens/manifest.json").exists():
         pytest.skip("run `make demo` and `snakemake performance --cores all` first")
