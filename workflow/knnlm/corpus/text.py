@@ -13,7 +13,7 @@ from knnlm.errors import KnnlmError
 from knnlm.storage.atomic import atomic
 
 SPLITS = ("train", "valid", "test")
-EVALUATED = SPLITS[1:]
+EVALUATED = SPLITS[1:]  # λ and τ are tuned on valid, and claims rest on test
 Document = list[str]  # lines without line ends; words are separated by single spaces
 Splits = dict[str, list[Document]]
 

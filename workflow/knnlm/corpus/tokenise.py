@@ -69,10 +69,8 @@ class Moses(MosesTokenizer):
         added = [character for character in WORD_CHARACTERS if not known.match(character)]
         self.lower, self.alpha = frozenset(self.IsLower), frozenset([*self.IsAlpha, *added])
         # Python looks a character up in a table, but ranges above U+FFFF one by one: they are few here, or come last.
-        low, high = (
-            character_class(c for c in added if c < ABOVE[0]),
-            character_class(c for c in added if c >= ABOVE[0]),
-        )
+        low = character_class(character for character in added if character < ABOVE[0])
+        high = character_class(character for character in added if character >= ABOVE[0])
         flag, attached = f"(?<=[{FLAGS}])[{FLAGS}]", rf"\u200d[^{self.IsAlnum}\s]|[{MARKS}{JOINERS}{MODIFIERS}]"
         symbol = rf"[^{self.IsAlnum}{low}{JOINERS}\s.'`,-](?<![{high}])"
         self.PAD_NOT_ISALNUM = re.compile(f"({symbol}(?:{flag})?(?:{attached})*)"), r" \1 "
