@@ -75,7 +75,8 @@ def call(function: Callable, values: dict) -> object:
 
 def parser_of(main: Callable[..., None]) -> argparse.ArgumentParser:
     """Return the parser of a step: `main(chunk_folder: Path, k: int = 1)` has `--chunk-folder` and `--k`."""
-    parser = argparse.ArgumentParser(prog=main.__module__, description=main.__doc__, allow_abbrev=False)
+    name = " ".join(main.__module__.rsplit(".", 1))
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=main.__doc__, allow_abbrev=False)
     for name, kind, default in options(main):
         how = {"required": True} if default is Parameter.empty else {"default": default}
         parser.add_argument(f"--{name.replace('_', '-')}", **reading(kind), **how)

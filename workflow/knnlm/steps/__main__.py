@@ -9,5 +9,6 @@ from knnlm.running.step import run
 if __name__ == "__main__":
     names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
     if (name := "".join(sys.argv[1:2])) not in names:
-        sys.exit(f"Error: {name or 'no name'} is not a step; choose one of {', '.join(names)}.")
+        problem = f"{name} is not a step" if name else "no step is named"
+        sys.exit(f"Error: {problem}; choose one of {', '.join(names)}.")
     run(import_module(f"knnlm.steps.{name}").main, sys.argv[2:])
