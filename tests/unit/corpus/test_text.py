@@ -1,6 +1,8 @@
 """Files of text: which of a folder count, and how their bytes become lines."""
 
 import codecs
+import os
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -89,6 +91,24 @@ def test_a_folder_that_a_link_leads_to_is_read_once(tmp_path):
     (tmp_path / "here" / "again").symlink_to(tmp_path / "here")
     (tmp_path / "here" / "link").symlink_to(tmp_path / "elsewhere")
     assert names(tmp_path / "here") == ["1.txt", "link/2.txt"]
+
+
+def test_a_folder_in_the_folder_that_cannot_be_read_is_named():
+    superuser = os.geteuid() == 0  # who may read all, and whose folders of tests nobody else may open
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        write(folder, **{"a.txt": "a", "sub__b.txt": "b"})
+        (folder / "sub").chmod(0)
+        try:
+            if superuser:
+                os.seteuid(65534)
+            with pytest.raises(KnnlmError, match=r"/sub: cannot be read \(Permission denied\); change its permissions"):
+                names(folder)
+        finally:
+            if superuser:
+                os.seteuid(0)
+            (folder / "sub").chmod(0o755)
 
 
 def test_what_the_config_counts_is_what_is_read(tmp_path, capsys):
