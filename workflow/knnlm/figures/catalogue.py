@@ -1,12 +1,6 @@
 """The figures of every run, beside one for each hypothesis."""
 
 FIGURES = {  # each, and the table it is drawn from
-    "components": "components",
-    "datastore_size": "datastore_size",
-    "temperature": "temperature",
-    "lambda": "lambda",
-    "loss": "loss",
-    "verdicts": "verdicts",
-    "parameters": "shares",
-    "helped_tokens": "helped_tokens",
-}
+    "components": "components", "datastore_size": "datastore_size", "temperature": "temperature", "lambda": "lambda",
+    "loss": "loss", "verdicts": "verdicts", "parameters": "shares", "helped_tokens": "helped_tokens",
+}  # fmt: skip

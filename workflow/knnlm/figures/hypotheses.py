@@ -16,61 +16,40 @@ from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 from knnlm.components.catalogue import main_name
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
-from knnlm.figures.parts import (
-    DARK,
-    DASHED,
-    DOTTED,
-    HEIGHT,
-    INK,
-    LIGHT,
-    MIDDLE,
-    PAGE,
-    PALE,
-    PERPLEXITY,
-    WIDTH,
-    base_perplexity,
-    margin,
-    note,
-    plain,
-    readable,
-    row_of,
-    spread,
-)
+from knnlm.figures import parts
 
-COLOURS = (DARK, MIDDLE, LIGHT, "#228833", "#66CCEE", "#AA3377", INK)
-LINES = ("-", DASHED, DOTTED, (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
+COLOURS = (parts.DARK, parts.MIDDLE, parts.LIGHT, "#228833", "#66CCEE", "#AA3377", parts.INK)
+LINES = ("-", parts.DASHED, parts.DOTTED, (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
-VERDICTS = {"supported": (DARK, "o"), "refuted": (MIDDLE, "s"), "inconclusive": ("#707070", "D")}
+VERDICTS = {"supported": (parts.DARK, "o"), "refuted": (parts.MIDDLE, "s"), "inconclusive": ("#707070", "D")}
 SHARES_SHOWN = (-0.6, 1.8)  # shares of the kNN-LM's gain: what lies beyond is an arrow
 ONE_PLACE = 0.02  # places on a curve that differ by no more of themselves are one place on its axis
 LOGARITHMIC_FROM = 1.5  # decades that a curve's values must span
 ROW = 0.175  # inches of a row that has a name
-CHOSEN = {"linestyle": "none", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": INK}
+CHOSEN = {"linestyle": "none", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": parts.INK}
 CHOSEN |= {"markeredgewidth": 1.0, "zorder": 9}
-MEAN = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 2))}
+MEAN = {"color": parts.INK, "linewidth": 0.8, "linestyle": (0, (4, 2))}
 
 
 def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict, about: dict) -> Figure:
     """Every component of a hypothesis, from components.csv: curves over x on both splits, the rest by gain on test."""
     rows = table[table["hypothesis"] == about["name"]]
     if rows.empty:
-        lacking = "its table has no component of this hypothesis"
-        raise KnnlmError(f"figure hypothesis-{about['name']}: {lacking}; remake the tables.")
+        name = about["name"]
+        raise KnnlmError(f"figure hypothesis-{name}: its table has no component of this hypothesis; remake the tables.")
     curves, singles = rows[rows["x"].notna()], rows[rows["x"].isna() & (rows["split"] == "test")]
     styles = _styles(rows["series"])
     best = rows[rows["split"] == "valid"].sort_values("ppl", kind="stable")["component"].iloc[0]
     heights = [2.5] * (len(curves) > 0) + [0.7 + ROW * len(singles)] * (len(singles) > 0)
-    question = textwrap.wrap(plain(about["question"]), 100)
-    picture = Figure(figsize=(PAGE, sum(heights) + 0.15 * len(question) + 0.35), layout="constrained")
+    question = textwrap.wrap(parts.plain(about["question"]), 100)
+    picture = Figure(figsize=(parts.PAGE, sum(heights) + 0.15 * len(question) + 0.35), layout="constrained")
     grid = picture.add_gridspec(len(heights), len(EVALUATED), height_ratios=heights)
     if len(curves):
         for column, split in enumerate(EVALUATED):
             axes = picture.add_subplot(grid[0, column])
             _curves(axes, curves[curves["split"] == split], styles, best)
             _against(axes, table, split, main)
-            axes.set_title(split)
-            axes.set_xlabel(plain(about["x_label"] or "x"))
-            axes.set_ylabel(PERPLEXITY)
+            axes.set(title=split, xlabel=parts.plain(about["x_label"] or "x"), ylabel=parts.PERPLEXITY)
     if len(singles):
         axes = picture.add_subplot(grid[-1, :])
         _gains(axes, singles, styles, best, f"{about['name']}-")
@@ -84,30 +63,28 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
 
 def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
     """The share of the kNN-LM's gain that each hypothesis reaches, with its interval, threshold and verdict."""
-    names = [textwrap.fill(plain(question), 46) for question in table["question"].astype(str)]
+    names = [textwrap.fill(parts.plain(question), 46) for question in table["question"].astype(str)]
     heights = np.array([0.14 * (name.count("\n") + 1) + 0.11 for name in names])
     places = heights.cumsum() - heights / 2
-    picture = Figure(figsize=(PAGE, 0.8 + heights.sum()), layout="constrained")
-    axes = picture.subplots()
+    picture, axes = parts.page(0.8 + heights.sum())
     for share in (0, 1):
-        axes.axvline(share, color=INK, linewidth=0.8, zorder=1)
+        axes.axvline(share, color=parts.INK, linewidth=0.8, zorder=1)
     half = 0.4 * heights
-    ticks = {"color": INK, "linewidth": 1.6, "linestyle": (0, (1, 0.6)), "zorder": 2}
+    ticks = {"color": parts.INK, "linewidth": 1.6, "linestyle": (0, (1, 0.6)), "zorder": 2}
     axes.vlines(table["threshold"], places - half, places + half, **ticks)
     ends = table[["share", "share_low", "share_high"]].to_numpy(np.float64)
     shown = np.concatenate([ends.ravel(), [0, 1]])
-    limits = margin(*np.clip([np.nanmin(shown), np.nanmax(shown)], *SHARES_SHOWN))
+    limits = parts.margin(*np.clip([np.nanmin(shown), np.nanmax(shown)], *SHARES_SHOWN))
     for place, known, verdict in zip(places, ends, table["verdict"], strict=True):
         _interval(axes, place, known, limits, *VERDICTS[verdict])
     for place, row in zip(places, table.to_dict("records"), strict=True):
         text = f"{row['verdict']} (paper: {row['paper']})" if row["paper"] != "silent" else row["verdict"]
         style = {"color": VERDICTS[row["verdict"]][0], "fontweight": "bold" if row["agrees"] == "no" else "normal"}
-        note(axes, text, (1, place), (6, 0), WIDTH, va="center", **style)
+        parts.note(axes, text, (1, place), (6, 0), parts.WIDTH, va="center", **style)
     axes.set_yticks(places, names)
     axes.tick_params(axis="y", length=0, pad=10)
     axes.spines["left"].set_visible(False)
-    axes.set_ylim(max(heights.sum(), 0.2), 0)
-    axes.set_xlim(*limits)
+    axes.set(ylim=(max(heights.sum(), 0.2), 0), xlim=limits)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("share of the kNN-LM's gain on test (dotted: the threshold of the question)")
     return picture
@@ -117,25 +94,22 @@ def parameters(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Fig
     """Gain on test against added parameters, a mark for each hypothesis; the kNN-LM, which adds none, is a line."""
     test = components[(components["split"] == "test") & components["hypothesis"].notna()]
     rows = test[test["added_parameters"] > 0]
-    picture = Figure(figsize=(PAGE, 3.4), layout="constrained")
-    axes = picture.subplots()
-    axes.axhline(0, color=INK, linewidth=0.8)
+    picture, axes = parts.page(3.4)
+    axes.axhline(0, color=parts.INK, linewidth=0.8)
     handles = []
     for number, (name, part) in enumerate(rows.groupby("hypothesis", sort=False)):
         style = _style(number) | {"linestyle": "none", "markersize": 4.5}
-        whiskers = spread(part["gain"], part["gain_low"], part["gain_high"])
-        edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
-        axes.errorbar(part["added_parameters"], part["gain"], whiskers, **style, elinewidth=0.6, **edge)
+        bars = {"elinewidth": 0.6, "markeredgecolor": "white", "markeredgewidth": 0.4}
+        axes.errorbar(part["added_parameters"], part["gain"], parts.spread(part, "gain"), **style, **bars)
         handles.append(Line2D([], [], label=name, **style))
-    reference = row_of(components, "test", main_name(main))
-    axes.axhline(reference["gain"], color=INK, linestyle=(0, (4, 2)), linewidth=0.9)
-    axes.axhspan(reference["gain_low"], reference["gain_high"], color=PALE, alpha=0.2, linewidth=0)
-    note(axes, f"kNN-LM {reference['gain']:.2f}", (0, reference["gain"]), (3, 2), WIDTH)
+    reference = parts.row_of(components, "test", main_name(main))
+    axes.axhline(reference["gain"], color=parts.INK, linestyle=(0, (4, 2)), linewidth=0.9)
+    axes.axhspan(reference["gain_low"], reference["gain_high"], color=parts.PALE, alpha=0.2, linewidth=0)
+    parts.note(axes, f"kNN-LM {reference['gain']:.2f}", (0, reference["gain"]), (3, 2), parts.WIDTH)
     if len(rows):
         axes.set_xscale("log")
         picture.legend(handles=handles, loc="outside right center")
-    axes.set_xlabel("added parameters")
-    axes.set_ylabel(f"gain in {PERPLEXITY} on test")
+    axes.set(xlabel="added parameters", ylabel=f"gain in {parts.PERPLEXITY} on test")
     return picture
 
 
@@ -143,22 +117,21 @@ def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: di
     """A column for each property of a token: how many tokens are helped, by how much, and where the gain comes from."""
     names = list(dict.fromkeys(table["property"]))
     widths = [len(table[table["property"] == name]) + 1.0 for name in names]
-    picture = Figure(figsize=(PAGE, 4.6), layout="constrained")
-    panels = picture.subplots(3, len(names), sharex="col", sharey="row", width_ratios=widths, squeeze=False)
-    for name, (helped, gain, parts) in zip(names, panels.T, strict=True):
+    grid = {"sharex": "col", "sharey": "row", "width_ratios": widths, "squeeze": False}
+    picture, panels = parts.page(4.6, nrows=3, ncols=len(names), **grid)
+    for name, (helped, gain, both) in zip(names, panels.T, strict=True):
         rows = table[table["property"] == name]
         places, tokens = np.arange(len(rows)), rows["tokens"] / rows["tokens"].sum()
-        helped.bar(places, rows["helped"], color=LIGHT, width=0.75)
+        helped.bar(places, rows["helped"], color=parts.LIGHT, width=0.75)
         helped.axhline((rows["helped"] * tokens).sum(), **MEAN)
-        gain.bar(places, rows["gain"], color=DARK, width=0.75)
+        gain.bar(places, rows["gain"], color=parts.DARK, width=0.75)
         gain.axhline((rows["gain"] * tokens).sum(), **MEAN)
-        gain.axhline(0, color=INK, linewidth=0.6)
-        parts.bar(places - 0.2, tokens, color=PALE, width=0.4)
-        parts.bar(places + 0.2, rows["share_of_gain"], color=DARK, width=0.4)
-        parts.axhline(0, color=INK, linewidth=0.6)
-        parts.set_xticks(places, rows["bin"].astype(str), rotation=90)
-        parts.set_xlim(-0.7, len(rows) - 0.3)
-        parts.set_xlabel(textwrap.fill(name, 14))
+        gain.axhline(0, color=parts.INK, linewidth=0.6)
+        both.bar(places - 0.2, tokens, color=parts.PALE, width=0.4)
+        both.bar(places + 0.2, rows["share_of_gain"], color=parts.DARK, width=0.4)
+        both.axhline(0, color=parts.INK, linewidth=0.6)
+        both.set_xticks(places, rows["bin"].astype(str), rotation=90)
+        both.set(xlim=(-0.7, len(rows) - 0.3), xlabel=textwrap.fill(name, 14))
     for axes, label in zip(panels[:, 0], ("tokens helped", "gain\n(nats per token)", "part of the whole"), strict=True):
         axes.set_ylabel(label)
     for row in (0, 2):
@@ -166,16 +139,19 @@ def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: di
     picture.align_xlabels(panels[-1])
     picture.align_ylabels(panels[:, 0])
     handles = [Line2D([], [], **MEAN, label="all tokens")]
-    for colour, label in ((PALE, "part of the tokens"), (DARK, "part of the gain")):
-        handles.append(Line2D([], [], color=colour, linewidth=6, label=label))
+    meanings = {"part of the tokens": parts.PALE, "part of the gain": parts.DARK}
+    handles += [Line2D([], [], color=colour, linewidth=6, label=label) for label, colour in meanings.items()]
     picture.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1.6)
     return picture
 
 
 def _styles(series: pd.Series) -> dict[str, dict]:
     """Give each curve of a hypothesis a colour, a line and a mark; components without a series share one."""
-    names = dict.fromkeys(series.astype(object).fillna("").astype(str))
-    return {name: _style(number) for number, name in enumerate(names)}
+    return {name: _style(number) for number, name in enumerate(dict.fromkeys(_named(series)))}
+
+
+def _named(series: pd.Series) -> pd.Series:
+    return series.astype(object).fillna("").astype(str)
 
 
 def _style(number: int) -> dict:
@@ -185,15 +161,15 @@ def _style(number: int) -> dict:
 
 
 def _by_series(rows: pd.DataFrame, styles: dict[str, dict]) -> list[tuple[dict, pd.DataFrame]]:
-    named = rows["series"].astype(object).fillna("").astype(str)
+    named = _named(rows["series"])
     return [(style, rows[named == name]) for name, style in styles.items() if (named == name).any()]
 
 
 def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) -> None:
     """Draw one split's perplexity against x with the interval of the gain, and mark the best on valid."""
     for style, curve in _by_series(rows.sort_values("x", kind="stable"), styles):
-        whiskers = spread(curve["gain"], curve["gain_high"], curve["gain_low"])
-        axes.errorbar(curve["x"], curve["ppl"], whiskers, **style, markersize=3.2, elinewidth=0.6, capsize=0)
+        bars = {"markersize": 3.2, "elinewidth": 0.6, "capsize": 0}
+        axes.errorbar(curve["x"], curve["ppl"], parts.spread(curve, "gain")[::-1], **style, **bars)
     chosen = rows[rows["component"] == best]
     axes.plot(chosen["x"], chosen["ppl"], marker="o", **CHOSEN)
     values = np.unique(rows["x"])
@@ -205,48 +181,41 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) 
         axes.set_xlim(middle - 0.5 * abs(middle), middle + 0.5 * abs(middle))
     scaled = np.log(values) if axes.get_xscale() == "log" else values
     if len(values) == 1 or np.diff(scaled).min() > 0.07 * np.ptp(scaled):  # few enough to name each
-        axes.xaxis.set_major_locator(FixedLocator(values))
+        axes.xaxis.set(major_locator=FixedLocator(values), minor_formatter=NullFormatter())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if value.is_integer() else f"{value:.3g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _against(axes: Axes, table: pd.DataFrame, split: str, main: dict) -> None:
     """Draw the base LM and the kNN-LM as lines, named beside the axes, and limit the axis to what is worth seeing."""
-    base, reference = base_perplexity(table, split), row_of(table, split, main_name(main))["ppl"]
+    base, reference = parts.base_perplexity(table, split), parts.row_of(table, split, main_name(main))["ppl"]
     ends = [segment[:, 1] for container in axes.containers for segment in container[2][0].get_segments()]
-    axes.set_ylim(readable(np.append(np.concatenate(ends), reference), base))
-    axes.axhline(base, color=INK, linewidth=0.8, zorder=2)
-    axes.axhline(reference, color=PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
+    axes.set_ylim(parts.readable(np.append(np.concatenate(ends), reference), base))
+    axes.axhline(base, color=parts.INK, linewidth=0.8, zorder=2)
+    axes.axhline(reference, color=parts.PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
     for name, ppl, side in (("base LM", base, "bottom"), ("kNN-LM", reference, "top")):
-        note(axes, f"{name}\n{ppl:.1f}", (1, ppl), (4, 0), WIDTH, va=side, linespacing=0.95)
+        parts.note(axes, f"{name}\n{ppl:.1f}", (1, ppl), (4, 0), parts.WIDTH, va=side, linespacing=0.95)
 
 
 def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, prefix: str) -> None:
     """Draw the gain of each component with its interval, the largest on top, the one that is best on valid marked."""
     rows = rows.sort_values("gain", kind="stable").reset_index(drop=True)
-    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.axvline(0, color=parts.INK, linewidth=0.8)
     for style, part in _by_series(rows, styles):
-        whiskers = spread(part["gain"], part["gain_low"], part["gain_high"])
-        marks = style | {"linestyle": "none", "markersize": 4.5}
-        axes.errorbar(part["gain"], part.index, xerr=whiskers, **marks, elinewidth=1)
+        parts.gain_bars(axes, part, style)
     chosen = rows[rows["component"] == best]
     axes.plot(chosen["gain"], chosen.index, marker="o", **CHOSEN | {"markersize": 8.5})
-    axes.set_yticks(rows.index, [plain(name.removeprefix(prefix)) for name in rows["component"]])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.7, len(rows) - 0.3)
-    base = (rows["ppl"] + rows["gain"]).median()
-    axes.set_xlabel(f"gain in {PERPLEXITY} over the base LM ({base:.1f}) on test")
+    parts.gain_axes(axes, rows, [parts.plain(name.removeprefix(prefix)) for name in rows["component"]], 0.7)
 
 
 def _reference_gain(axes: Axes, table: pd.DataFrame, main: dict) -> None:
-    reference = row_of(table, "test", main_name(main))
-    axes.axvline(reference["gain"], color=PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
+    reference = parts.row_of(table, "test", main_name(main))
+    axes.axvline(reference["gain"], color=parts.PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
     style = {"ha": "center", "color": "#606060"}
-    note(axes, f"kNN-LM {reference['gain']:.2f}", (reference["gain"], 1), (0, 2), HEIGHT, **style)
+    parts.note(axes, f"kNN-LM {reference['gain']:.2f}", (reference["gain"], 1), (0, 2), parts.HEIGHT, **style)
 
 
 def _interval(
-    axes: Axes, place: float, ends: tuple[float, float, float], limits: tuple[float, float], colour: str, marker: str
+    axes: Axes, place: float, ends: np.ndarray, limits: tuple[float, float], colour: str, marker: str
 ) -> None:
     """Draw a share and its interval: an arrow where it goes on beyond the limits, a number where the share lies so."""
     share, low, high = ends
@@ -259,4 +228,4 @@ def _interval(
         axes.plot(share, place, marker=marker, color=colour, markersize=5, linestyle="none", zorder=4)
     elif not np.isnan(share):
         side, step = ("right", -8) if share > limits[1] else ("left", 8)
-        note(axes, f"{share:.0%}", (np.clip(share, *limits), place), (step, 3), "data", ha=side, color=colour)
+        parts.note(axes, f"{share:.0%}", (np.clip(share, *limits), place), (step, 3), "data", ha=side, color=colour)

@@ -3,31 +3,18 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from knnlm.errors import KnnlmError
 
 COLUMN, PAGE = 3.25, 6.75  # widths in inches of one column and of the text block of a two-column paper
 STYLE = {
-    "font.family": "STIXGeneral",
-    "mathtext.fontset": "stix",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "xtick.minor.size": 1.5,
-    "lines.linewidth": 1.2,
-    "pdf.fonttype": 42,
-}
+    "font.family": "STIXGeneral", "mathtext.fontset": "stix", "pdf.fonttype": 42,
+    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "legend.fontsize": 8.5, "legend.frameon": False, "legend.handlelength": 2.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.2,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.minor.width": 0.4, "xtick.minor.size": 1.5,
+}  # fmt: skip
 DARK, MIDDLE, LIGHT, INK, PALE = "#004488", "#BB5566", "#DDAA33", "#222222", "#8a8a8a"
 DASHED, DOTTED = (0, (4, 1.5)), (0, (1, 1.2))
 # (mask, score): the paper's name and the style. Solid lies below dashed below dotted, so curves that coincide all show.
@@ -39,6 +26,12 @@ VARIANTS = {
 METRICS = {"l2": "L2", "ip": "IP"}
 PERPLEXITY = "word perplexity"
 WIDTH, HEIGHT = ("axes fraction", "data"), ("data", "axes fraction")  # coordinates of a note at a value of y, of x
+
+
+def page(height: float, width: float = PAGE, **panels: object) -> tuple[Figure, Axes | np.ndarray]:
+    """Return an empty picture of so many inches, and its axes: one, or as `panels` says to `Figure.subplots`."""
+    picture = Figure(figsize=(width, height), layout="constrained")
+    return picture, picture.subplots(**panels)
 
 
 def base_perplexity(components: pd.DataFrame, split: str) -> float:
@@ -68,9 +61,30 @@ def note(
     axes.annotate(text, place, shift, xycoords=coordinates, textcoords="offset points", fontsize=8, **style)
 
 
-def spread(middle: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
-    """Return the lengths of error bars (2, rows) around `middle`, 0 where the interval is unknown."""
-    return np.nan_to_num(np.abs(np.array([middle - low, high - middle])))
+def spread(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """Return the lengths of error bars (2, rows) around a column, down and up, 0 where the interval is unknown."""
+    middle = rows[name]
+    return np.nan_to_num(np.abs(np.array([middle - rows[f"{name}_low"], rows[f"{name}_high"] - middle])))
+
+
+def gain_bars(axes: Axes, rows: pd.DataFrame, style: dict) -> None:
+    """Draw the gain of each component with its interval, at the height of its index."""
+    marks = style | {"linestyle": "none", "markersize": 4.5, "elinewidth": 1}
+    axes.errorbar(rows["gain"], rows.index, xerr=spread(rows, "gain"), **marks)
+
+
+def gain_axes(axes: Axes, rows: pd.DataFrame, names: list[str], air: float) -> None:
+    """Name the rows that have been drawn by `gain_bars`, with some air around them."""
+    base = (rows["ppl"] + rows["gain"]).median()  # the same in every row up to rounding
+    named_rows(axes, names, air)
+    axes.set_xlabel(f"gain in {PERPLEXITY} over the base LM ({base:.1f}) on test")
+
+
+def named_rows(axes: Axes, names: list[str] | pd.Series, air: float) -> None:
+    """Name the rows of a picture from below, without ticks, with some air around them."""
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-air, len(names) - 1 + air)
 
 
 def readable(values: pd.Series | np.ndarray, base: float) -> tuple[float, float]:

@@ -3,42 +3,38 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
-from knnlm.figures.parts import DARK, DASHED, DOTTED, INK, LIGHT, MIDDLE, PAGE, PALE, spread
+from knnlm.figures import parts
 
-STYLES = [(DARK, "o", "-"), (MIDDLE, "^", DASHED), (LIGHT, "s", DOTTED), (PALE, "D", (0, (3, 1, 1, 1)))]
+COLOURS, MARKERS = (parts.DARK, parts.MIDDLE, parts.LIGHT, parts.PALE), ("o", "^", "s", "D")
+STYLES = list(zip(COLOURS, MARKERS, ("-", parts.DASHED, parts.DOTTED, (0, (3, 1, 1, 1))), strict=True))
 
 
 def performance(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
-    """Ratio of every stage to what it is measured against, the spread of the pairs and the goal, but for memory."""
+    """Ratio of every stage to what it is measured against, the parts.spread of the pairs and the goal, but for memory."""
     rows = table[table["unit"] != "MB"].iloc[::-1].reset_index(drop=True)
-    picture = Figure(figsize=(PAGE, 0.7 + 0.22 * len(rows)), layout="constrained")
-    axes = picture.subplots()
-    axes.axvline(1, color=INK, linewidth=0.8)
-    whiskers = spread(rows["ratio"], rows["ratio_low"], rows["ratio_high"])
+    picture, axes = parts.page(0.7 + 0.22 * len(rows))
+    axes.axvline(1, color=parts.INK, linewidth=0.8)
+    whiskers = parts.spread(rows, "ratio")
     reached = rows["reached"].astype(str).str.lower()
     for place, row in rows.iterrows():
-        color = PALE if np.isnan(row["goal"]) else DARK
+        color = parts.PALE if np.isnan(row["goal"]) else parts.DARK
         fill = "white" if reached[place] == "false" else color
         mark = {"color": color, "marker": "o", "markersize": 5, "markerfacecolor": fill, "elinewidth": 1}
         axes.errorbar(row["ratio"], place, xerr=whiskers[:, [place]], **mark)
-    goal = {"linestyle": "none", "marker": "|", "markersize": 11, "markeredgewidth": 1.4, "color": MIDDLE}
+    goal = {"linestyle": "none", "marker": "|", "markersize": 11, "markeredgewidth": 1.4, "color": parts.MIDDLE}
     axes.plot(rows["goal"], rows.index, **goal, label="goal")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_yticks(rows.index, rows["stage"])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel("speed, as a multiple of what stands behind the colon")
+    axes.set(xscale="log", xlabel="speed, as a multiple of what stands behind the colon")
+    axes.xaxis.set_major_formatter("{x:g}")
+    parts.named_rows(axes, rows["stage"], 0.6)
     picture.legend(loc="outside upper right")
     return picture
 
 
 def scaling(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
     """Seconds and peak memory of each stage against rows, with the fitted line and its exponent."""
-    picture = Figure(figsize=(PAGE, 3.1), layout="constrained")
-    times, memory = picture.subplots(1, 2)
+    picture, (times, memory) = parts.page(3.1, ncols=2)
     for (stage, rows), (color, marker, line) in zip(table.groupby("stage", sort=False), STYLES, strict=True):
         exponent = rows["exponent"].iloc[0]
         middle = rows.groupby("rows")["seconds"].median()
@@ -52,13 +48,10 @@ def scaling(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | N
     for axes in (times, memory):
         axes.set_xscale("log", base=2)
         axes.set_xlabel("rows")
-        axes.xaxis.set_major_formatter(FuncFormatter(_short))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    times.set_yscale("log")
-    times.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    times.set_ylabel("seconds")
-    memory.set_ylim(0, 1.1e-6 * table["memory_bytes"].max())
-    memory.set_ylabel("peak memory (MB)")
+        axes.xaxis.set(major_formatter=_short, minor_formatter=NullFormatter())
+    times.set(yscale="log", ylabel="seconds")
+    times.yaxis.set_major_formatter("{x:g}")
+    memory.set(ylim=(0, 1.1e-6 * table["memory_bytes"].max()), ylabel="peak memory (MB)")
     picture.legend(loc="outside upper center", ncols=2, columnspacing=1.4)
     return picture
 

@@ -12,44 +12,23 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from knnlm.analysis.tables import main_result
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
+from knnlm.figures import parts
 from knnlm.figures.hypotheses import helped_tokens, hypothesis, parameters, verdicts
-from knnlm.figures.parts import (
-    COLUMN,
-    DARK,
-    DASHED,
-    INK,
-    LIGHT,
-    METRICS,
-    PAGE,
-    PALE,
-    PERPLEXITY,
-    STYLE,
-    VARIANTS,
-    base_line,
-    base_perplexity,
-    margin,
-    percent,
-    readable,
-    spread,
-)
 from knnlm.figures.performance import performance, scaling
 from knnlm.storage.files import atomic
 
-LARGE = {"markersize": 6.5, "markeredgecolor": INK, "markeredgewidth": 0.8}  # the mark of a tuned value
+LARGE = {"markersize": 6.5, "markeredgecolor": parts.INK, "markeredgewidth": 0.8}  # the mark of a tuned value
 
 
 def draw(
-    figure: str,
-    table: pd.DataFrame,
-    components: pd.DataFrame | None = None,
-    main: dict | None = None,
-    about: dict | None = None,
-) -> Figure:
+    figure: str, table: pd.DataFrame, components: pd.DataFrame | None = None,
+    main: dict | None = None, about: dict | None = None,
+) -> Figure:  # fmt: skip
     """Return the picture called `figure`: one of FIGURES, or `hypothesis-<name>` for that of any hypothesis.
 
     Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what
@@ -69,7 +48,7 @@ def draw(
         raise KnnlmError(f"figure {figure}: its table has no rows; remake the tables.")
     extra = (about,) if kind == "hypothesis" else ()
     try:
-        with rc_context(STYLE):
+        with rc_context(parts.STYLE):
             return FIGURES[kind](table, components, main, *extra)
     except KeyError as error:
         source = "its table or components.csv" if kind in WITH_COMPONENTS else "its table"
@@ -85,7 +64,7 @@ def save(picture: Figure, path: str | Path, dpi: int) -> None:
     metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
     if kind not in metadata:
         raise KnnlmError(f"{path}: pictures are written as .pdf or .png.")
-    with rc_context(STYLE), atomic(path) as unfinished:
+    with rc_context(parts.STYLE), atomic(path) as unfinished:
         picture.savefig(unfinished, format=kind, dpi=dpi, metadata=metadata[kind])
 
 
@@ -94,23 +73,21 @@ def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> F
     components = main_result(components)
     table, tuned = _of_main(table, main), _of_main(components[components["temperature_status"] != "fixed"], main)
     fractions = sorted({table["fraction"].min(), table["fraction"].max()})
-    picture = Figure(figsize=(PAGE if len(fractions) > 1 else COLUMN, 4.3), layout="constrained")
-    panels = picture.subplots(len(EVALUATED), len(fractions), sharex=True, sharey="row", squeeze=False)
+    sizes = {"width": parts.PAGE if len(fractions) > 1 else parts.COLUMN, "nrows": len(EVALUATED)}
+    picture, panels = parts.page(4.3, **sizes, ncols=len(fractions), sharex=True, sharey="row", squeeze=False)
     for split, row in zip(EVALUATED, panels, strict=True):
-        base = base_perplexity(components, split)
+        base = parts.base_perplexity(components, split)
         curves, optima = (rows[(rows["split"] == split) & rows["fraction"].isin(fractions)] for rows in (table, tuned))
         for fraction, axes in zip(fractions, row, strict=True):
-            base_line(axes, base)
+            parts.base_line(axes, base)
             for variant, curve in _by_variant(curves[curves["fraction"] == fraction].sort_values("temperature")):
-                axes.plot(curve["temperature"], curve["ppl"], markersize=2.4, **VARIANTS[variant][1])
+                axes.plot(curve["temperature"], curve["ppl"], markersize=2.4, **parts.VARIANTS[variant][1])
             _mark_optima(axes, optima[optima["fraction"] == fraction], "temperature")
-            axes.set_title(f"{split}, {percent(fraction)} of the datastore")
-        row[0].set_ylim(readable(np.concatenate([curves["ppl"], optima["ppl"]]), base))
-        row[0].set_ylabel(PERPLEXITY)
+            axes.set_title(f"{split}, {parts.percent(fraction)} of the datastore")
+        limits = parts.readable(np.concatenate([curves["ppl"], optima["ppl"]]), base)
+        row[0].set(ylim=limits, ylabel=parts.PERPLEXITY)
     panels[0, 0].set_xscale("log")
-    panels[0, 0].xaxis.set_major_locator(LogLocator(10))
-    panels[0, 0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[0, 0].xaxis.set_minor_formatter(NullFormatter())
+    panels[0, 0].xaxis.set(major_locator=LogLocator(10), major_formatter="{x:g}", minor_formatter=NullFormatter())
     for axes in panels[-1]:
         axes.set_xlabel(r"softmax temperature $\tau$")
     _legend(picture, table, "o", "tuned on valid")
@@ -119,63 +96,53 @@ def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> F
 
 def _datastore_size(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
     """Perplexity against the fraction of the store, a panel a split, with the interval of the gain."""
-    picture = Figure(figsize=(PAGE, 2.7), layout="constrained")
-    for split, axes in zip(EVALUATED, picture.subplots(1, len(EVALUATED)), strict=True):
+    picture, panels = parts.page(2.7, ncols=len(EVALUATED))
+    for split, axes in zip(EVALUATED, panels, strict=True):
         rows = table[table["split"] == split].sort_values("fraction")
         base = (rows["ppl"] + rows["gain"]).median()  # the same in every row up to rounding
-        base_line(axes, base)
+        parts.base_line(axes, base)
         for offset, (variant, curve) in zip((-0.9, 0, 0.9), _by_variant(rows), strict=False):
-            style = VARIANTS[variant][1]
-            places, ppl = 100 * curve["fraction"] + offset, curve["ppl"]
-            whiskers = spread(curve["gain"], curve["gain_high"], curve["gain_low"])
-            axes.errorbar(places, ppl, whiskers, **style, markersize=3, elinewidth=0.7, capsize=0)
+            style = parts.VARIANTS[variant][1] | {"markersize": 3, "elinewidth": 0.7, "capsize": 0}
+            places = 100 * curve["fraction"] + offset
+            axes.errorbar(places, curve["ppl"], parts.spread(curve, "gain")[::-1], **style)
         shown = np.concatenate([rows["ppl"], base - rows["gain_low"], base - rows["gain_high"], [base]])
-        axes.set_ylim(margin(np.nanmin(shown), np.nanmax(shown)))
-        axes.set_xlim(0, 103)
-        axes.set_xticks(range(0, 101, 20))
-        axes.set_title(split)
-        axes.set_xlabel("part of the datastore (%)")
-        axes.set_ylabel(PERPLEXITY)
+        axes.set(ylim=parts.margin(np.nanmin(shown), np.nanmax(shown)), xlim=(0, 103), xticks=range(0, 101, 20))
+        axes.set(title=split, xlabel="part of the datastore (%)", ylabel=parts.PERPLEXITY)
     _legend(picture, table, "|", "interval of the gain")
     return picture
 
 
 def _lambda(table: pd.DataFrame, components: pd.DataFrame, main: dict | None) -> Figure:
     """Perplexity against the weight of the component, a panel a split; the mark stands where valid has its minimum."""
-    picture = Figure(figsize=(PAGE, 2.6), layout="constrained")
+    picture, panels = parts.page(2.6, ncols=len(EVALUATED))
     known = components.set_index(["component", "split"])
     named = table.join(known[["mask", "score"]], on=["component", "split"])
-    for split, axes in zip(EVALUATED, picture.subplots(1, len(EVALUATED)), strict=True):
-        base, rows = base_perplexity(components, split), named[named["split"] == split].sort_values("lambda")
-        base_line(axes, base, "left")
+    for split, axes in zip(EVALUATED, panels, strict=True):
+        base, rows = parts.base_perplexity(components, split), named[named["split"] == split].sort_values("lambda")
+        parts.base_line(axes, base, "left")
         for variant, curve in _by_variant(rows):
-            style = {key: value for key, value in VARIANTS[variant][1].items() if key != "marker"}
+            style = {key: value for key, value in parts.VARIANTS[variant][1].items() if key != "marker"}
             axes.plot(curve["lambda"], curve["ppl"].where(np.isfinite(curve["ppl"])), **style)
         optima = components[(components["split"] == split) & components["component"].isin(rows["component"])]
         _mark_optima(axes, optima, "lambda")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(readable(rows["ppl"], base))
-        axes.set_title(split)
-        axes.set_xlabel(r"weight $\lambda$ of the kNN component")
-        axes.set_ylabel(PERPLEXITY)
+        axes.set(title=split, xlim=(0, 1), ylim=parts.readable(rows["ppl"], base))
+        axes.set(xlabel=r"weight $\lambda$ of the kNN component", ylabel=parts.PERPLEXITY)
     _legend(picture, named, "o", "tuned on valid")
     return picture
 
 
 def _loss(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
     """Training and validation loss of the base LM against updates; the mark is the checkpoint that is used."""
-    picture = Figure(figsize=(COLUMN, 2.3), layout="constrained")
-    axes = picture.subplots()
+    picture, axes = parts.page(2.3, parts.COLUMN)
     train, valid = (table[table["split"] == split].sort_values("update") for split in ("train", "valid"))
-    axes.plot(train["update"], train["loss"], color=LIGHT, linewidth=1, label="train (with dropout)")
-    dashed = {"color": DARK, "linestyle": DASHED, "marker": "o", "markersize": 2.6}
+    axes.plot(train["update"], train["loss"], color=parts.LIGHT, linewidth=1, label="train (with dropout)")
+    dashed = {"color": parts.DARK, "linestyle": parts.DASHED, "marker": "o", "markersize": 2.6}
     axes.plot(valid["update"], valid["loss"], **dashed, label="valid")
     best = valid.loc[valid["loss"].idxmin()]
-    mark = {"color": DARK, "markersize": 6, "markeredgecolor": INK}
+    mark = {"color": parts.DARK, "markersize": 6, "markeredgecolor": parts.INK}
     axes.plot(best["update"], best["loss"], "o", **mark, label=f"checkpoint used: {best['loss']:.3f}")
-    axes.set_ylim(*margin(table["loss"].min(), table["loss"].max()))
-    axes.set_xlabel("update")
-    axes.set_ylabel("loss (nats per BPE token)")
+    axes.set(ylim=parts.margin(table["loss"].min(), table["loss"].max()))
+    axes.set(xlabel="update", ylabel="loss (nats per BPE token)")
     axes.legend()
     return picture
 
@@ -188,38 +155,23 @@ def _components(table: pd.DataFrame, components: pd.DataFrame | None, main: dict
     if rows.empty:
         lacking = "its table has no tuned kNN component over the whole store on test"
         raise KnnlmError(f"figure components: {lacking}; remake the tables.")
-    picture = Figure(figsize=(PAGE * 0.8, 0.6 + 0.19 * len(rows)), layout="constrained")
-    axes = picture.subplots()
-    axes.axvline(0, color=INK, linewidth=0.8)
+    picture, axes = parts.page(0.6 + 0.19 * len(rows), parts.PAGE * 0.8)
+    axes.axvline(0, color=parts.INK, linewidth=0.8)
     for variant, chosen in _by_variant(rows):
-        style = VARIANTS[variant][1] | {"linestyle": "none"}
-        whiskers = spread(chosen["gain"], chosen["gain_low"], chosen["gain_high"])
-        axes.errorbar(chosen["gain"], chosen.index, xerr=whiskers, **style, markersize=4.5, elinewidth=1)
-    named = zip(*(rows[column] for column in ("h", "metric", "mask", "score")), strict=True)
-    names = [f"{h}, {METRICS.get(metric, metric)}, {VARIANTS[mask, score][0]}" for h, metric, mask, score in named]
-    axes.set_yticks(rows.index, names)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    base = (rows["ppl"] + rows["gain"]).median()
-    axes.set_xlabel(f"gain in {PERPLEXITY} over the base LM ({base:.1f}) on test")
+        parts.gain_bars(axes, chosen, parts.VARIANTS[variant][1])
+    keys = rows["h"] + ", " + rows["metric"].replace(parts.METRICS)
+    variants = (parts.VARIANTS[variant][0] for variant in zip(rows["mask"], rows["score"], strict=True))
+    parts.gain_axes(axes, rows, [f"{key}, {name}" for key, name in zip(keys, variants, strict=True)], 0.6)
     return picture
 
 
 WITH_COMPONENTS = ("temperature", "lambda", "parameters")
 EMPTY_WITHOUT_HYPOTHESES = ("verdicts", "parameters")
 FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and for a hypothesis what it is about
-    "temperature": _temperature,
-    "datastore_size": _datastore_size,
-    "lambda": _lambda,
-    "loss": _loss,
-    "components": _components,
-    "verdicts": verdicts,
-    "parameters": parameters,
-    "helped_tokens": helped_tokens,
-    "performance": performance,
-    "scaling": scaling,
-    "hypothesis": hypothesis,
-}
+    "temperature": _temperature, "datastore_size": _datastore_size, "lambda": _lambda, "loss": _loss,
+    "components": _components, "verdicts": verdicts, "parameters": parameters, "helped_tokens": helped_tokens,
+    "performance": performance, "scaling": scaling, "hypothesis": hypothesis,
+}  # fmt: skip
 
 
 def _of_main(table: pd.DataFrame, main: dict) -> pd.DataFrame:
@@ -232,14 +184,14 @@ def _of_main(table: pd.DataFrame, main: dict) -> pd.DataFrame:
 
 def _by_variant(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     """Split rows by mask and score, in the order of VARIANTS, leaving out what has none."""
-    parts = [(variant, rows[(rows["mask"] == variant[0]) & (rows["score"] == variant[1])]) for variant in VARIANTS]
-    return [(variant, part) for variant, part in parts if len(part)]
+    found = dict(list(rows.groupby(["mask", "score"])))
+    return [(variant, found[variant]) for variant in parts.VARIANTS if variant in found]
 
 
 def _mark_optima(axes: Axes, optima: pd.DataFrame, x: str) -> None:
     """Put a large mark at each tuned value; open where the search ended at its edge."""
     for variant, rows in _by_variant(optima):
-        style = VARIANTS[variant][1] | {"linestyle": "none", "zorder": 9}
+        style = parts.VARIANTS[variant][1] | {"linestyle": "none", "zorder": 9}
         for row in rows.to_dict("records"):
             fill = "white" if row["temperature_status"] == "edge" else style["color"]
             axes.plot(row[x], row["ppl"], markerfacecolor=fill, **LARGE, **style)
@@ -247,8 +199,8 @@ def _mark_optima(axes: Axes, optima: pd.DataFrame, x: str) -> None:
 
 def _legend(picture: Figure, rows: pd.DataFrame, sign: str, meaning: str) -> None:
     """One legend above all panels: the variants that occur, and what the marker `sign` means."""
-    styles = (VARIANTS[variant] for variant, _ in _by_variant(rows))
+    styles = (parts.VARIANTS[variant] for variant, _ in _by_variant(rows))
     handles = [Line2D([], [], markersize=3.5, label=name, **style) for name, style in styles]
-    handles.append(Line2D([], [], color=PALE, linestyle="none", marker=sign, label=meaning, **LARGE))
-    columns = len(handles) if picture.get_figwidth() > COLUMN else 2
+    handles.append(Line2D([], [], color=parts.PALE, linestyle="none", marker=sign, label=meaning, **LARGE))
+    columns = len(handles) if picture.get_figwidth() > parts.COLUMN else 2
     picture.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)
