@@ -4,9 +4,9 @@ A token is helped if the component by itself finds it likelier than the base LM 
 minus that of the base LM.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, starmap
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from scipy.sparse import csr_array
 
 from knnlm.corpus.dictionary import END_OF_LINE
 
-END = END_OF_LINE  # what stands before the first token of a split
 PROPERTIES = ("training frequency", "place in the word", "tokens into the document", "entropy of successors (nats)")
 COLUMNS = ["property", "bin", "low", "high", "tokens", "helped", "gain", "share_of_gain"]
 TYPE_COLUMNS = ["effect", "type", "tokens", "train_count", "helped", "gain"]
@@ -56,13 +55,12 @@ def successor_entropy(bigrams: csr_array) -> np.ndarray:
 
 def previous(tokens: np.ndarray) -> np.ndarray:
     """Return the token before each, int32 (T,); before the first one stands `</s>`."""
-    return np.concatenate([[END], tokens[:-1]]).astype(tokens.dtype)
+    return np.concatenate([[END_OF_LINE], tokens[:-1]]).astype(tokens.dtype)
 
 
 def document_positions(documents: np.ndarray) -> np.ndarray:
     """Return the place of each token in its document, from 0, int64 (T,); `documents` are offsets (documents+1,)."""
-    lengths = np.diff(documents)
-    return np.arange(documents[-1]) - np.repeat(documents[:-1], lengths)
+    return np.arange(documents[-1]) - np.repeat(documents[:-1], np.diff(documents))
 
 
 def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, continuation: np.ndarray) -> pd.DataFrame:
@@ -78,12 +76,13 @@ def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, conti
     frequency = _counts(train, vocabulary)[scored.tokens]
     entropy = successor_entropy(bigram_counts(train, vocabulary))[before]
     nats = np.arange(int(np.nanmax(entropy, initial=0)) + 2)
-    parts = [
-        _binned(scored, PROPERTIES[0], frequency, POWERS_OF_TEN, _range_labels(POWERS_OF_TEN)),
-        _binned(scored, PROPERTIES[1], continuation[before].astype(np.int64), [0, 1, 2], ["start", "inside"]),
-        _binned(scored, PROPERTIES[2], document_positions(documents), POWERS_OF_FOUR, _range_labels(POWERS_OF_FOUR)),
-        _binned(scored, PROPERTIES[3], entropy, nats, [f"{low}–{low + 1}" for low in nats[:-1]]),
-    ]
+    binned = (
+        (frequency, POWERS_OF_TEN, starmap(_range_label, pairwise(POWERS_OF_TEN))),
+        (continuation[before].astype(np.int64), [0, 1, 2], ["start", "inside"]),
+        (document_positions(documents), POWERS_OF_FOUR, starmap(_range_label, pairwise(POWERS_OF_FOUR))),
+        (entropy, nats, [f"{low}–{low + 1}" for low in nats[:-1]]),
+    )
+    parts = [_binned(scored, name, *bins) for name, bins in zip(PROPERTIES, binned, strict=True)]
     return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
@@ -113,31 +112,28 @@ def _counts(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
     return counts
 
 
-def _binned(scored: Scored, name: str, values: np.ndarray, edges: Sequence[float], labels: list[str]) -> pd.DataFrame:
+def _binned(
+    scored: Scored, name: str, values: np.ndarray, edges: Sequence[float], named: Iterable[str]
+) -> pd.DataFrame:
     """Return the rows of one property; tokens without a value stand in a last bin called `unseen`, without edges."""
-    places = np.where(np.isnan(values), len(labels), np.searchsorted(edges, values, side="right") - 1)
+    labels = [*named, "unseen"]
+    places = np.where(np.isnan(values), len(labels) - 1, np.searchsorted(edges, values, side="right") - 1)
     of_tokens = (None, scored.helped, scored.gain)
-    tokens, helped, gain = (np.bincount(places, weights, minlength=len(labels) + 1) for weights in of_tokens)
-    bins = {"property": name, "bin": [*labels, "unseen"], "low": [*edges[:-1], np.nan], "high": [*edges[1:], np.nan]}
+    tokens, helped, gain = (np.bincount(places, weights, minlength=len(labels)) for weights in of_tokens)
+    bins = {"property": name, "bin": labels, "low": [*edges[:-1], np.nan], "high": [*edges[1:], np.nan]}
     share = gain / gain.sum() if gain.sum() > 0 else np.nan
     rows = pd.DataFrame(bins | {"tokens": tokens, "helped": helped, "gain": gain, "share_of_gain": share})
     rows = rows[rows["tokens"] > 0]
     return rows.assign(helped=rows["helped"] / rows["tokens"], gain=rows["gain"] / rows["tokens"])
 
 
-def _range_labels(edges: Sequence[int]) -> list[str]:
-    """Return names of the ranges between edges, short where the numbers are large: 10–99, 1k–10k."""
-
-    def name(low: int, high: int) -> str:
-        if high == low + 1:
-            return f"{low}"
-        return f"{low}–{high - 1}" if high <= 1024 else f"{_short(low)}–{_short(high)}"
-
-    return [name(low, high) for low, high in pairwise(edges)]
+def _range_label(low: int, high: int) -> str:
+    """Return the name of the range from `low` up to but without `high`, short if it is large: 10–99, 1k–10k."""
+    if high == low + 1:
+        return f"{low}"
+    return f"{low}–{high - 1}" if high <= 1024 else f"{_short(low)}–{_short(high)}"
 
 
 def _short(number: int) -> str:
-    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.0f}{name}"
-    return f"{number}"
+    units = {10**9: "G", 10**6: "M", 10**3: "k"}
+    return next((f"{number / unit:.0f}{name}" for unit, name in units.items() if number >= unit), f"{number}")

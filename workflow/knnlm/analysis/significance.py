@@ -55,11 +55,11 @@ def bootstrap_perplexity(sums: np.ndarray, words: np.ndarray, counts: np.ndarray
 
 def bootstrap(sums: np.ndarray, words: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Return `bootstrap_perplexity` of fresh resamples, drawn and used block by block to bound the memory."""
-    generator = np.random.default_rng(seed)
-    block = max(1, COUNTS_PER_BLOCK // words.size)
-    sizes = [min(block, resamples - begin) for begin in range(0, resamples, block)]
-    drawn = (resample_counts(words.size, size, generator) for size in sizes)
-    return np.concatenate([bootstrap_perplexity(sums, words, counts) for counts in drawn], axis=1)
+    generator, block, found = np.random.default_rng(seed), max(1, COUNTS_PER_BLOCK // words.size), []
+    for begin in range(0, resamples, block):
+        counts = resample_counts(words.size, min(block, resamples - begin), generator)
+        found.append(bootstrap_perplexity(sums, words, counts))
+    return np.concatenate(found, axis=1)
 
 
 def interval(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ perplexity minus the mixture's.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -45,10 +46,7 @@ class Split:
 
     @classmethod
     def of(cls, name: str, tokens: np.ndarray, documents: np.ndarray, continuation: np.ndarray) -> "Split":
-        """Count the words of int32 `tokens` (T,) by document; bool `continuation` (V,) marks the pieces that end none.
-
-        Raises KnnlmError on offsets that do not fit.
-        """
+        """Count words of `tokens`, int32 (T,), by document; `continuation`, bool (V,), marks the pieces that end none."""
         return cls(name, tokens, documents, document_sums(~continuation[tokens], documents))
 
     @property
@@ -71,14 +69,9 @@ def tuned(components: pd.DataFrame) -> pd.Series:
 
 
 def component_table(
-    descriptions: Sequence[dict],
-    read: Reader,
-    splits: Sequence[Split],
-    reference: str,
-    resamples: int,
-    level: float,
-    seed: int,
-) -> pd.DataFrame:
+    descriptions: Sequence[dict], read: Reader, splits: Sequence[Split],
+    reference: str, resamples: int, level: float, seed: int,
+) -> pd.DataFrame:  # fmt: skip
     """Return the table of COMPONENT_COLUMNS: the base LM first, then every component in the order given, by split.
 
     `descriptions` are the components' JSON descriptions. `read` fetches one component's log p; only one is held at a
@@ -151,10 +144,7 @@ def main_variants(components: pd.DataFrame, h: str, metric: str) -> list[str]:
 
 
 def datastore_size_table(components: pd.DataFrame, h: str, metric: str, fractions: Sequence[float]) -> pd.DataFrame:
-    """Return the rows of the main component's tuned variants that exist at every fraction of the store.
-
-    Raises KnnlmError if there is none.
-    """
+    """Return the rows of the main component's tuned variants that exist at every fraction; KnnlmError if none does."""
     variants = _main_variants(components, h, metric).groupby(["mask", "score"])
     whole = variants.filter(lambda variant: set(fractions) <= set(variant["fraction"]))
     if whole.empty:
@@ -166,10 +156,8 @@ def datastore_size_table(components: pd.DataFrame, h: str, metric: str, fraction
 def lambda_table(names: Sequence[str], read: Reader, splits: Sequence[Split]) -> pd.DataFrame:
     """Return LAMBDA_COLUMNS for λ = 0, 0.01 … 1: 0 is the base LM, 1 the component alone (perhaps inf)."""
     rows = []
-    for name in names:
-        for split in splits:
-            base, log_p = read(BASE, split.name), read(name, split.name)
-            for weight in np.linspace(0, 1, LAMBDA_POINTS).round(10):
-                ppl = perplexity(interpolate(base, log_p, weight), split.words)
-                rows.append((name, split.name, weight, ppl))
+    for name, split in product(names, splits):
+        base, log_p = read(BASE, split.name), read(name, split.name)
+        for weight in np.linspace(0, 1, LAMBDA_POINTS).round(10):
+            rows.append((name, split.name, weight, perplexity(interpolate(base, log_p, weight), split.words)))
     return pd.DataFrame(rows, columns=LAMBDA_COLUMNS)

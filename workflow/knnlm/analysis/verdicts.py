@@ -20,15 +20,9 @@ JUDGED_ON = "test"
 SHARE = ["share", "share_low", "share_high"]
 INTERVAL = ["gain", "gain_low", "gain_high", *SHARE]
 VERDICT_COLUMNS = ["hypothesis", "question", "paper", "component", *INTERVAL, "threshold", "verdict", "agrees"]
-# fmt: off
-SHARE_COLUMNS = [
-    "component", "hypothesis", "family", "h", "metric", "rows", "added_parameters", "ppl_alone", "ppl", "oracle",
-    "gain", *SHARE, "agreement", "helped",
-]
-INPUT_COLUMNS = [
-    "component", "h", "rows", "similarity", "added_parameters", "ppl_alone", "ppl", "oracle", *SHARE,
-]
-# fmt: on
+SHARE_COLUMNS = ["component", "hypothesis", "family", "h", "metric", "rows", "added_parameters", "ppl_alone", "ppl"]
+SHARE_COLUMNS += ["oracle", "gain", *SHARE, "agreement", "helped"]
+INPUT_COLUMNS = ["component", "h", "rows", "similarity", "added_parameters", "ppl_alone", "ppl", "oracle", *SHARE]
 INPUT_HYPOTHESIS = "input-representation"
 PAPER = ("supported", "refuted", "silent")
 Samples = dict[str, np.ndarray]  # component -> its word perplexity on every resample, float64 (resamples,)
@@ -112,10 +106,9 @@ def share_interval(gains: np.ndarray, reference_gains: np.ndarray, level: float)
 def share_table(components: pd.DataFrame, samples: Samples, main: dict, level: float) -> pd.DataFrame:
     """Return the table of SHARE_COLUMNS: every component on test, and its share of the kNN-LM's gain."""
     rows = components[components["split"] == JUDGED_ON].set_index("component", drop=False)
-    gains = [
-        _with_interval(row.gain, samples[BASE] - samples[row.component], rows["ppl"], samples, main, level)
-        for row in rows.itertuples()
-    ]
+    gains = []
+    for name, gain in rows["gain"].items():
+        gains.append(_with_interval(gain, samples[BASE] - samples[name], rows["ppl"], samples, main, level))
     return rows.join(pd.DataFrame(gains, index=rows.index)[SHARE])[SHARE_COLUMNS].reset_index(drop=True)
 
 
@@ -140,10 +133,7 @@ def input_representation_table(
 def _candidates(
     name: str, patterns: list[str] | None, components: pd.DataFrame, main: dict, not_made: set[str]
 ) -> pd.DataFrame:
-    """Return the rows of an entry's candidates.
-
-    A pattern that matches none is refused, unless it is of a hypothesis that was not made.
-    """
+    """Return the rows of an entry's candidates; patterns that match none must be of hypotheses that were not made."""
     if patterns is None:
         return components[components["hypothesis"] == name]
     chosen = np.zeros(len(components), dtype=bool)

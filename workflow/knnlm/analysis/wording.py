@@ -24,8 +24,8 @@ RULE = (
     "lies below, and else inconclusive. The threshold is {share:.0%} where an explanation is asked for, and what the "
     "hypothesis has as its own `share` (0% where it asks for any difference). The share is the gain of its best "
     "component, chosen on valid, over the base LM or over the component that it is compared with, as a part of the "
-    "gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain of the "
-    "kNN-LM."
+    "gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain of "
+    "the kNN-LM."
 )
 WORDS = {  # by `corpus.tokeniser`
     "moses": "Words, numbers and punctuation marks count as words",
@@ -60,10 +60,7 @@ def summary(components: pd.DataFrame, level: float) -> str:
 
 
 def verdict_text(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
-    """Return the verdicts as text for a terminal: the questions wrapped, the component below its question.
-
-    `perplexity` is that of the base LM; the digits of the gains follow its size.
-    """
+    """Return the verdicts as text for a terminal; the digits of the gains follow the base LM's `perplexity`."""
     lines = textwrap.wrap(RULE.format(**rule, level=level), LINE_WIDTH)
     lines += ["against the paper: yes, no, or nothing where one of the two has no answer.", ""]
     if table.empty:
@@ -79,7 +76,7 @@ def verdict_text(table: pd.DataFrame, rule: dict, level: float, perplexity: floa
 
 
 def main_rst(components: pd.DataFrame, main: dict, level: float) -> str:
-    """Return the main result as a reStructuredText table: the base LM, and it with the main kNN by every search, tuned."""
+    """Return the main result as a reStructuredText table: the base LM, and it with the main tuned kNN of every search."""
     test = main_result(components)[lambda rows: rows["split"] == "test"]
     whole = test[(test["fraction"] == 1) & (test["h"] == main["h"]) & (test["metric"] == main["metric"]) & tuned(test)]
     base, digits = test[test["component"] == BASE].iloc[0], decimals(test["ppl"].iloc[0])
