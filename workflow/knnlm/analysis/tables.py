@@ -46,7 +46,7 @@ class Split:
 
     @classmethod
     def of(cls, name: str, tokens: np.ndarray, documents: np.ndarray, continuation: np.ndarray) -> "Split":
-        """Count words of `tokens`, int32 (T,), by document; `continuation`, bool (V,), marks the pieces that end none."""
+        """Count words of `tokens`, int32 (T,), by document; `continuation`, bool (V,), marks pieces that end none."""
         return cls(name, tokens, documents, document_sums(~continuation[tokens], documents))
 
     @property

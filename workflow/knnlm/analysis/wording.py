@@ -24,8 +24,8 @@ RULE = (
     "lies below, and else inconclusive. The threshold is {share:.0%} where an explanation is asked for, and what the "
     "hypothesis has as its own `share` (0% where it asks for any difference). The share is the gain of its best "
     "component, chosen on valid, over the base LM or over the component that it is compared with, as a part of the "
-    "gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain of "
-    "the kNN-LM."
+    "gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain "
+    "of the kNN-LM."
 )
 WORDS = {  # by `corpus.tokeniser`
     "moses": "Words, numbers and punctuation marks count as words",

@@ -1,5 +1,7 @@
 """Temperatures and λ from stored neighbours, and the bootstrap, against doing each the long way."""
 
+from functools import partial
+
 import numpy as np
 
 from knnlm.analysis.significance import bootstrap
@@ -25,43 +27,30 @@ def measure(config: dict, retrieval: Retrieval, store: Datastore, bench: Bench) 
 
 
 def temperatures(grid: list[float], retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
-    """Compare the best λ at every temperature of the grid, from stored neighbours, with searching anew for each.
-
-    One search and one temperature are measured: all take the same.
-    """
+    """Compare the best λ at every temperature, from stored neighbours, with a search for each, one of which is done."""
     queries = queries_for(retrieval, store, bench, most=QUERIES_OF_ROWS)
-    similarities = retrieval.exact(store, queries, bench.device, WHOLE)[1].copy()
+    searched = partial(retrieval.exact, store, queries, bench.device, WHOLE)
+    similarities = searched()[1].copy()
     generator = np.random.default_rng(bench.seed)
     matches = generator.random(similarities.shape) < GOLD_SHARE
     log_p_base = np.log(generator.random(len(queries))).astype(np.float32)
-
-    def searching() -> None:
-        _, found = retrieval.exact(store, queries, bench.device, WHOLE)
-        best_weights(found, matches, log_p_base, grid[:1])
-
-    speeds = bench.speeds(
-        ours=(len(grid), lambda: best_weights(similarities, matches, log_p_base, grid)), search=(1, searching)
-    )
+    work = {
+        "ours": (len(grid), lambda: best_weights(similarities, matches, log_p_base, grid)),
+        "search": (1, lambda: best_weights(searched()[1], matches, log_p_base, grid[:1])),
+    }
+    speeds = bench.speeds(**work)
     name = f"{len(grid)} temperatures with their λ: searching for each"
     found = row(name, "temperatures/s", speeds["ours"], speeds["search"], GOALS["temperatures"])
     return Measured([found], {"neighbour_terms": median(speeds["ours"]) * similarities.size})
 
 
-def best_weights(
-    similarities: np.ndarray, matches: np.ndarray, log_p_base: np.ndarray, grid: list[float]
-) -> list[float]:
-    """Return the best λ at each temperature.
-
-    similarities: float32 (n, k); matches: bool (n, k); log_p_base: float32 (n,), nats.
-    """
-    return [optimal_weight(log_p_base, log_p_knn(similarities, matches, temperature)) for temperature in grid]
+def best_weights(near: np.ndarray, matches: np.ndarray, log_p_base: np.ndarray, grid: list[float]) -> list[float]:
+    """Return the best λ at each temperature; `near` float32 (n, k), `matches` bool (n, k), `log_p_base` (n,) nats."""
+    return [optimal_weight(log_p_base, log_p_knn(near, matches, temperature)) for temperature in grid]
 
 
 def resampling(components: int, resamples: int, bench: Bench) -> Measured:
-    """Compare the bootstrap of all kNN components and the base LM with a loop over resamples, for each and for all.
-
-    Some resamples of the loops are measured, as all take the same.
-    """
+    """Compare the bootstrap of all components with a loop over some of the resamples, for each component and for all."""
     generator = np.random.default_rng(bench.seed)
     words = generator.integers(500, 5000, DOCUMENTS)
     sums = -6 * words * generator.uniform(0.9, 1.1, (components, DOCUMENTS))
@@ -77,10 +66,7 @@ def resampling(components: int, resamples: int, bench: Bench) -> Measured:
 
 
 def looped_bootstrap(sums: np.ndarray, words: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return the perplexities of `significance.bootstrap`, up to the draw, one resample after the other.
-
-    sums: float64 (components, documents); words: int64 (documents,). Perplexities are float64 (components, resamples).
-    """
+    """Do what `significance.bootstrap` does, up to the draw, one resample after the other; shapes are those of it."""
     generator, found = np.random.default_rng(seed), []
     for _ in range(resamples):
         drawn = generator.integers(len(words), size=len(words))

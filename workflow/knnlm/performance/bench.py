@@ -22,31 +22,23 @@ class Measured:
     rates: dict[str, float]
 
     def __add__(self, other: "Measured") -> "Measured":
-        """Return both."""
         return Measured(self.rows + other.rows, self.rates | other.rates)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """How thoroughly to measure, and where.
+    """How thoroughly to measure, and where."""
 
-    `pairs` rounds; `seconds` that one should take at the machine's best; `rows` of the smallest store of the scaling;
-    `folder` for what is written on the way; `speed`, float32 FLOP/s of this machine, by which sizes are chosen.
-    """
-
-    pairs: int
-    seconds: float
-    rows: int
+    pairs: int  # rounds
+    seconds: float  # that one should take at the machine's best
+    rows: int  # of the smallest store of the scaling
     seed: int
     device: str
-    folder: Path
-    speed: float
+    folder: Path  # for what is written on the way
+    speed: float  # float32 FLOP/s of this machine, by which sizes are chosen
 
     def fitting(self, flops: float, least: int = 1, most: int = 2**62) -> int:
-        """Return how many items of so many operations take `seconds` at best.
-
-        It is a power of two, so that sizes seldom change from run to run, but within the limits.
-        """
+        """Return how many items of so many operations take `seconds`: a power of two, seldom another, or a limit."""
         items = max(1.0, self.seconds * self.speed / flops)
         return max(least, min(2 ** int(np.log2(items)), most))
 
@@ -58,18 +50,18 @@ class Bench:
 
 def seconds_of(job: Job, device: str) -> float:
     """Return the seconds that a piece of work takes, that of the GPU included."""
-    _wait(device)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
     begin = time.perf_counter()
     job()
-    _wait(device)
+    wait()
     return time.perf_counter() - begin
 
 
 def interleaved(work: dict[str, Job], pairs: int, device: str) -> dict[str, np.ndarray]:
-    """Return the seconds of several pieces of work, float64 (pairs,) each.
+    """Return the seconds of several pieces of work, float64 (pairs,) each, after a first round that warms up.
 
-    Each round does all of them, one round forwards and the next backwards, so that what else the machine does meets all
-    alike. A first round warms up.
+    A round does all of them, the next one in reverse order, so that what else the machine does meets all alike.
     """
     names, found = list(work), {name: [] for name in work}
     with redirect_stderr(io.StringIO()):  # progress of what is done many times over
@@ -87,8 +79,7 @@ def row(
 ) -> dict:  # fmt: skip
     """Return a row of the table: medians of both speeds, (pairs,) in `unit`, and of their ratios with their range.
 
-    A speed may be any number of which more is better. `ratios`, (any number,), are given if they are not those of the
-    pairs.
+    More of a speed is better. `ratios`, (any number,), are given if they are not those of the pairs.
     """
     ratios = ours / reference if ratios is None else ratios
     ratio = median(ratios)
@@ -100,8 +91,3 @@ def row(
 def median(values: np.ndarray) -> float:
     """Return the median of several measurements."""
     return float(np.median(values))
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()

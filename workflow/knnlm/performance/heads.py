@@ -5,6 +5,7 @@ frozen, ours makes no dh.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -22,28 +23,22 @@ MOST_BATCHES = 256
 
 
 def multiplying(states: torch.Tensor, weights: torch.Tensor, batches: int) -> Callable[[], None]:
-    """Return the work of the three products of `batches` batches, in the precision of training.
-
-    states: (n, width); weights: (R, width).
-    """
+    """Return the three products of `batches` batches as work; `states` are (n, width), `weights` (R, width)."""
     logits = torch.randn(len(states), len(weights), device=states.device)
     gradient, back = torch.empty_like(weights), torch.empty_like(states)
 
+    @training_precision()
     def work() -> None:
-        with training_precision():
-            for _ in range(batches):
-                torch.mm(states, weights.T, out=logits)
-                torch.mm(logits.T, states, out=gradient)
-                torch.mm(logits, weights, out=back)
+        for _ in range(batches):
+            torch.mm(states, weights.T, out=logits)
+            torch.mm(logits.T, states, out=gradient)
+            torch.mm(logits, weights, out=back)
 
     return work
 
 
 def epoch(rows: Rows, weights: torch.Tensor, types: int, batch: int, device: str) -> torch.Tensor:
-    """Pass once over all rows: reading, both products, softmax, gradient and Adam.
-
-    Returns the trained matrix, (R, width); `weights` stay as they are.
-    """
+    """Pass once over all rows: read, both products, softmax, gradient, Adam; return a trained copy of the matrix."""
     head = OutputEmbedding(weights.clone(), even_rows(types, len(weights) // types), types)
     recipe = {"passes": 1, "batch": batch, "learning_rate": 1e-3, "betas": [0.9, 0.999], "warmup": 0.1}
     one = Rows(rows.states[:1], rows.gold[:1])  # the loss on valid is no part of an epoch
@@ -59,20 +54,13 @@ def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -
     rows = Rows(random_vectors(len(tokens), width, bench.seed), tokens)
     weights = random_weights(vocabulary, width, torch.Generator().manual_seed(bench.seed)).to(bench.device)
     sources = inputs(tokens, fixed_windows(len(tokens), window["context"], window["new"]))
-
-    def ours() -> None:
-        epoch(rows, weights, vocabulary, BATCH, bench.device)
-
-    def with_forward() -> None:
-        bare_forward(model, sources)
-        ours()
-
-    first = rows.batch(0, BATCH, bench.device).states
-    speeds = bench.speeds(
-        ours=(len(tokens), ours),
-        products=(len(tokens), multiplying(first, weights, batches)),
-        forward=(len(tokens), with_forward),
-    )
+    ours = partial(epoch, rows, weights, vocabulary, BATCH, bench.device)
+    work = {
+        "ours": ours,
+        "products": multiplying(rows.batch(0, BATCH, bench.device).states, weights, batches),
+        "forward": lambda: (bare_forward(model, sources), ours()),
+    }
+    speeds = bench.speeds(**{name: (len(tokens), job) for name, job in work.items()})
     gigaflops, name = 6e-9 * weights.numel(), "epoch of an output embedding:"
     own, products = gigaflops * speeds["ours"], gigaflops * speeds["products"]
     found = [

@@ -17,16 +17,13 @@ from knnlm.performance.bench import Bench, Measured, median, row
 SPECIAL_TYPES = 4  # <s> <pad> </s> <unk>, which fairseq adds to a dictionary
 WIDE = {"layers": 2, "width": 512, "feed_forward_width": 2048, "heads": 8}  # the paper's layers at half their width
 GOALS = {"datastore": 0.85, "wide forward": 0.5}
-Product = tuple[int, int, int, int, int]
+Product = tuple[int, int, int, int, int]  # how often, matrices at once, and n, k, m of (n, k) times (k, m)
 
 
 def random_model(
     folder: Path, architecture: dict, tokens_per_sample: int, vocabulary: int, device: str
 ) -> LanguageModel:
-    """Write a model of random weights and its dictionary of `vocabulary` types to `folder`, and open it.
-
-    The files are `model.pt` and `dict.txt`.
-    """
+    """Write a model of random weights and its dictionary of `vocabulary` types, model.pt and dict.txt, and open it."""
     folder.mkdir(parents=True, exist_ok=True)
     dictionary = folder / "dict.txt"
     pieces = "".join(f"piece{number} 1\n" for number in range(vocabulary - SPECIAL_TYPES))
@@ -54,15 +51,11 @@ def bare_forward(model: LanguageModel, sources: list[torch.Tensor]) -> None:
 
 
 def forward_products(architecture: dict, sequences: int, length: int, vocabulary: int = 0) -> list[Product]:
-    """List the matrix products of one forward pass over (sequences, length).
-
-    Each is how often, matrices at once, and n, k, m of (n, k) times (k, m). In each layer four are of the attention's
-    projections, two of its weights, two of the feed-forward network; with `vocabulary` come the logits.
-    """
+    """List the matrix products of one forward pass over (sequences, length), with `vocabulary` those of logits too."""
     layers, d, f, heads = (architecture[key] for key in ("layers", "width", "feed_forward_width", "heads"))
     n, attended, of_head = sequences * length, sequences * heads, d // heads
-    found = [(4 * layers, 1, n, d, d), (layers, 1, n, d, f), (layers, 1, n, f, d)]
-    found += [(layers, attended, length, of_head, length), (layers, attended, length, length, of_head)]
+    found = [(4 * layers, 1, n, d, d), (layers, 1, n, d, f), (layers, 1, n, f, d)]  # projections, feed-forward network
+    found += [(layers, attended, length, of_head, length), (layers, attended, length, length, of_head)]  # attention
     return [*found, (1, 1, n, d, vocabulary)] if vocabulary else found
 
 
@@ -73,10 +66,9 @@ def product_flops(products: list[Product]) -> float:
 
 def multiplying(products: list[Product], device: str) -> Callable[[], None]:
     """Return the work of doing these float32 products, into buffers that are there already."""
-    operands = [
-        (times, *(torch.randn(matrices, *shape, device=device) for shape in ((n, k), (m, k), (n, m))))
-        for times, matrices, n, k, m in products
-    ]
+    operands = []
+    for times, matrices, n, k, m in products:
+        operands.append((times, *(torch.randn(matrices, *shape, device=device) for shape in ((n, k), (m, k), (n, m)))))
 
     def work() -> None:
         for times, left, right, out in operands:

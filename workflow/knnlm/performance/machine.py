@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from knnlm.components.head_training import training_precision
-from knnlm.performance.bench import seconds_of
+from knnlm.performance.bench import median, seconds_of
 from knnlm.storage.files import save_array, software
 
 PRODUCT_SIZE = 2048
@@ -83,4 +83,4 @@ def disk_speed(folder: Path, size: int) -> float:
     for _ in range(TRIES):
         taken.append(seconds_of(write, "cpu"))
         path.unlink()
-    return size / float(np.median(taken))
+    return size / median(taken)

@@ -11,8 +11,7 @@ STATUS = Path("/proc/self/status")
 def memory_bytes(field: str) -> float:
     """Return a field of Linux's account of this process in bytes; NaN on other systems.
 
-    `VmHWM` is the highest resident memory since the process began, `RssAnon` the part of the present one that no file
-    stands behind. `ru_maxrss` would count what the parent process had when it started this one.
+    `ru_maxrss` instead would count what the parent process had when it started this one.
     """
     try:
         lines = STATUS.read_text(encoding="utf-8").splitlines()
@@ -22,7 +21,7 @@ def memory_bytes(field: str) -> float:
 
 
 class PeakMemory:
-    """The highest memory of this process while it is open.
+    """The highest memory of this process: `own` while it is open, `resident` since the process began.
 
     `own` leaves out pages of memory-mapped files, which the kernel may drop at any time. It is read every few
     milliseconds, as the kernel keeps no record of its highest value. `resident`, all pages, is the kernel's record.

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,19 +17,9 @@ from knnlm.cost.sizes import forward_flops
 from knnlm.cost.stages import BLOCK_KEYS
 from knnlm.datastore.store import Datastore, save_chunk, shuffled_order
 from knnlm.errors import KnnlmError
+from knnlm.performance import stores
 from knnlm.performance.bench import Bench, Job, row, seconds_of
 from knnlm.performance.memory import PeakMemory
-from knnlm.performance.stores import (
-    WHOLE,
-    Retrieval,
-    opened_index,
-    opened_store,
-    random_queries,
-    random_store,
-    repeat_filled,
-    write_filled,
-    write_trained,
-)
 from knnlm.storage.files import load_array, save_array
 
 TIMES = (1, 2, 4, 8)
@@ -45,30 +36,26 @@ COLUMNS = ["stage", "times", "rows", "seconds", "memory_bytes", "resident_bytes"
 
 @dataclass(frozen=True)
 class Sizes:
-    """What every process must know.
-
-    `rows` are of a chunk that is searched, `filled_rows` of one that an index is filled with; `context`, `new` and
-    `tokens` are of windows and of a chunk that is built.
-    """
+    """What every process must know."""
 
     folder: Path
     device: str
-    retrieval: Retrieval
-    rows: int
-    filled_rows: int
+    retrieval: stores.Retrieval
+    rows: int  # of a chunk that is searched
+    filled_rows: int  # of a chunk that an index is filled with
     queries: int
-    context: int
+    context: int  # of the windows of a chunk that is built, as `new`
     new: int
-    tokens: int
+    tokens: int  # of a chunk that is built
     seed: int
 
     def searched(self, times: int) -> tuple[Datastore, np.ndarray]:
         """Return the first `times` chunks of the store that is searched, and the queries."""
-        store = opened_store(self.folder, self.retrieval, self.rows, times)
-        return store, random_queries(self.queries, self.retrieval.width, self.seed)
+        store = stores.opened_store(self.folder, self.retrieval, self.rows, times)
+        return store, stores.random_queries(self.queries, self.retrieval.width, self.seed)
 
 
-def sizes_of(config: dict, retrieval: Retrieval, bench: Bench) -> Sizes:
+def sizes_of(config: dict, retrieval: stores.Retrieval, bench: Bench) -> Sizes:
     """Choose sizes: the store's smallest has `bench.rows`, or as many as k neighbours and the index need."""
     context, new = (config["windows"]["train"][key] for key in ("context", "new"))
     flops = (context + new) / new * forward_flops(config["lm"]["architecture"], context + new)
@@ -80,10 +67,7 @@ def sizes_of(config: dict, retrieval: Retrieval, bench: Bench) -> Sizes:
 
 
 def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
-    """Return a row (COLUMNS) for each stage and size.
-
-    The model's files stand in `model` beside the folder; 8× the store is written to the folder.
-    """
+    """Return a row (COLUMNS) for each stage and size; the model's files stand in `model` beside the folder."""
     from knnlm.performance.language_model import random_tokens
 
     save_array(sizes.folder / "tokens.npy", random_tokens(MOST * sizes.tokens, vocabulary, sizes.seed))
@@ -100,23 +84,20 @@ def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
 
 
 def write_stores(sizes: Sizes) -> None:
-    """Write the store that is searched and its index, and the one that indexes are filled with."""
+    """Write 8× the store that is searched, with its index, and 8× the one that indexes are filled with."""
     folder, retrieval = sizes.folder, sizes.retrieval
-    random_store(folder, retrieval, sizes.rows, MOST, sizes.seed)
-    first = opened_store(folder, retrieval, sizes.rows, 1)
+    stores.random_store(folder, retrieval, sizes.rows, MOST, sizes.seed)
+    first = stores.opened_store(folder, retrieval, sizes.rows, 1)
     with redirect_stderr(StringIO()):
-        write_trained(folder, retrieval, first, sizes.seed)
-    write_filled(folder, retrieval, first)
-    repeat_filled(folder, retrieval, sizes.rows, MOST)
-    random_store(folder / "fill", retrieval, sizes.filled_rows, MOST, sizes.seed)
+        stores.write_trained(folder, retrieval, first, sizes.seed)
+    stores.write_filled(folder, retrieval, first)
+    stores.repeat_filled(folder, retrieval, sizes.rows, MOST)
+    stores.random_store(folder / "fill", retrieval, sizes.filled_rows, MOST, sizes.seed)
     shutil.copyfile(folder / "trained.faiss", folder / "fill" / "trained.faiss")
 
 
 def in_a_fresh_process(stage: str, sizes: Sizes, times: int) -> list[dict]:
-    """Return what `one_size` returns; the process ends with this one, however that ends.
-
-    Raises KnnlmError if the process ends without a result.
-    """
+    """Return what `one_size` returns from a process that ends with this one; KnnlmError if it ends without a result."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(there, stage, sizes, times))
@@ -126,17 +107,15 @@ def in_a_fresh_process(stage: str, sizes: Sizes, times: int) -> list[dict]:
         return here.recv()
     except EOFError:
         process.join()
-        raise KnnlmError(
-            f"{stage} at {times} times the rows ended with status {process.exitcode}, perhaps for want of memory;"
-            " lower performance.rows."
-        ) from None
+        ended = f"ended with status {process.exitcode}, perhaps for want of memory; lower performance.rows"
+        raise KnnlmError(f"{stage} at {times} times the rows {ended}.") from None
     finally:
         process.kill()
         process.join()
 
 
-def _send(connection: Connection, stage: str, sizes: Sizes, times: int) -> None:
-    connection.send(one_size(stage, sizes, times))
+def _send(connection: Connection, *what: object) -> None:
+    connection.send(one_size(*what))
 
 
 def one_size(stage: str, sizes: Sizes, times: int) -> list[dict]:
@@ -172,37 +151,30 @@ def build(sizes: Sizes, times: int) -> Job:
 
 def fill(sizes: Sizes, times: int) -> Job:
     """Fill and write the indexes of the first `times` chunks."""
-    folder = sizes.folder / "fill"
-    store = opened_store(folder, sizes.retrieval, sizes.filled_rows, times)
-    return lambda: write_filled(folder, sizes.retrieval, store)
+    folder, retrieval = sizes.folder / "fill", sizes.retrieval
+    return partial(
+        stores.write_filled, folder, retrieval, stores.opened_store(folder, retrieval, sizes.filled_rows, times)
+    )
 
 
 def exact(sizes: Sizes, times: int) -> Job:
     """Search the whole of the first `times` chunks exactly; without fractions blocks of keys are at their largest."""
-    store, queries = sizes.searched(times)
-    return lambda: sizes.retrieval.exact(store, queries, sizes.device, WHOLE)
+    return partial(sizes.retrieval.exact, *sizes.searched(times), sizes.device, stores.WHOLE)
 
 
 def approximate(sizes: Sizes, times: int) -> Job:
     """Search the whole of the first `times` chunks with their indexes."""
     store, queries = sizes.searched(times)
-    index = opened_index(sizes.folder, sizes.retrieval, store)
-    return lambda: sizes.retrieval.approximate(store, index, queries, sizes.device, WHOLE)
+    index = stores.opened_index(sizes.folder, sizes.retrieval, store)
+    return lambda: sizes.retrieval.approximate(store, index, queries, sizes.device, stores.WHOLE)
 
 
-STAGES: dict[str, Callable[[Sizes, int], Job]] = {
-    "datastore build": build,
-    "index fill": fill,
-    "exact search": exact,
-    "approximate search": approximate,
-}
+STAGES: dict[str, Callable[[Sizes, int], Job]] = {"datastore build": build, "index fill": fill}
+STAGES |= {"exact search": exact, "approximate search": approximate}
 
 
 def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
-    """Return the slopes of log seconds against log rows, float64 (repeats,).
-
-    One is of the first measurement at every size, one of the second, and so on.
-    """
+    """Return the slopes of log seconds against log rows, float64 (repeats,): of the first time at every size, …"""
     sizes = table[table["stage"] == stage].groupby("times", sort=True)
     seconds = np.array([part["seconds"].to_numpy() for _, part in sizes])
     return np.polyfit(np.log(sizes["rows"].first().to_numpy()), np.log(seconds), 1)[0]
@@ -211,8 +183,7 @@ def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
 def judged(table: pd.DataFrame) -> list[dict]:
     """Return the rows of the table of performance: the speed of each stage at 8× against 1×, as fitted, and its memory.
 
-    Less memory is better, so its ratio is that of 1× to 8×. Memory of searches has no goal if the smallest store fills
-    no block of exact search: below that it must grow.
+    Memory of searches has no goal if the smallest store fills no block of exact search: below that it must grow.
     """
     found = []
     for stage in STAGES:
@@ -224,5 +195,6 @@ def judged(table: pd.DataFrame) -> list[dict]:
         found.append(row(name, "rows/s", *speeds, goal, ratios))
         memory = [np.array([part["memory_bytes"].max() / 1e6]) for part in (most, least)]
         goal = 1 / MOST_GROWTH if "search" not in stage or least["rows"].iloc[0] >= 2 * BLOCK_KEYS else None
+        # less memory is better: the ratio is that of 1× to 8×
         found.append(row(f"memory of {name}", "MB", *memory, goal, memory[1] / memory[0]))
     return found

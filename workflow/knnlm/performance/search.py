@@ -1,6 +1,7 @@
 """Retrieval on a store of random keys: both searches and the real scores, each against the least that it takes."""
 
 from collections.abc import Callable
+from functools import partial
 
 import faiss
 import numpy as np
@@ -41,10 +42,7 @@ def queries_for(retrieval: Retrieval, store: Datastore, bench: Bench, times: int
 
 
 def exact(retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
-    """Compare exact search, of the whole store and of all fractions in one pass, with a product and with FAISS.
-
-    The product is that of queries and keys in float32, and FAISS searches float32 too.
-    """
+    """Compare exact search, of the whole store and of all fractions in one pass, with a product and FAISS, in float32."""
     queries = queries_for(retrieval, store, bench)
     keys = np.concatenate([chunk.keys_of(retrieval.h) for chunk in store.chunks]).astype(np.float32)
     work = {
@@ -89,8 +87,7 @@ def faiss_search(queries: np.ndarray, keys: np.ndarray, k: int, metric: str, dev
 def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Bench) -> Measured:
     """Compare approximate search of the whole store, which joins the chunks' indexes, with a search of one index.
 
-    A search of a store with no more rows than the index has lists tells how long choosing the lists takes; look-ups
-    take the rest of the time.
+    A store of as few rows as the index has lists tells how long choosing lists takes; look-ups take the rest.
     """
     queries, factory = queries_for(retrieval, store, bench, MORE_APPROXIMATE), retrieval.parsed_factory
     bare = join_indexes(index.trained, index.filled, store.chunks, 0.0, 1.0, index.folder)
@@ -116,18 +113,15 @@ def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Ben
 def real_scores(retrieval: Retrieval, store: Datastore, index: Index, bench: Bench) -> Measured:
     """Compare scoring the neighbours that FAISS found, with all keys read and converted, with copying memory.
 
-    Ours counts the bytes of the neighbours' keys in float32, a copy those that it reads and those that it writes. The
-    queries are taken several times over, until there is enough to score.
+    Ours counts the bytes of the neighbours' keys in float32, a copy those that it reads and those that it writes.
     """
     queries = queries_for(retrieval, store, bench, most=QUERIES_OF_ROWS)
     ids, _ = retrieval.approximate(store, index, queries, "cpu", WHOLE)
     enough = bench.fitting(OPERATIONS_IN_THE_TIME_OF_A_BYTE * 4 * queries.size * retrieval.k)
-    times = max(1, min(enough, MOST_PRODUCTS // ids.size))
+    times = max(1, min(enough, MOST_PRODUCTS // ids.size))  # over again, until there is enough to score
     queries, ids = np.tile(queries, (times, 1)), np.tile(ids, (times, 1))
     touched = 4 * retrieval.width * int(np.count_nonzero(ids >= 0))
-    speeds = bench.speeds(
-        ours=(touched / 1e9, lambda: real_similarities(queries, ids, store, retrieval.h, retrieval.metric)),
-        copy=(2 * COPIED_BYTES / 1e9, copying(COPIED_BYTES)),
-    )
+    ours = partial(real_similarities, queries, ids, store, retrieval.h, retrieval.metric)
+    speeds = bench.speeds(ours=(touched / 1e9, ours), copy=(2e-9 * COPIED_BYTES, copying(COPIED_BYTES)))
     found = row("real scores: copying memory", "GB/s", speeds["ours"], speeds["copy"], GOALS["real"])
     return Measured([found], {"real_score_bytes": median(speeds["ours"]) * 1e9})

@@ -54,7 +54,6 @@ class Retrieval:
 
     @property
     def parsed_factory(self) -> IndexFactory:
-        """What the index stores."""
         return parse_factory(self.factory, self.width)
 
     @property
@@ -75,7 +74,7 @@ class Retrieval:
     def approximate(
         self, store: Datastore, index: Index, queries: np.ndarray, device: str, fractions: tuple[float, ...] = ()
     ) -> Found:
-        """Search with an index at these fractions, or the config's; return what is found in the largest."""
+        """Search with an index, as `exact` does without."""
         sizes = self.nprobe, self.k, list(fractions or self.fractions)
         return _last(approximate_search(queries, store, index.trained, index.filled, *sizes, device, index.folder))
 
@@ -101,8 +100,7 @@ def random_store(folder: Path, retrieval: Retrieval, rows: int, chunks: int, see
 
 def opened_store(folder: Path, retrieval: Retrieval, rows: int, chunks: int) -> Datastore:
     """Open the first chunks of such a store."""
-    numbers = range(chunks)
-    found = (Chunk(folder / f"chunk-{number}", rows, retrieval.width, number * rows) for number in numbers)
+    found = [Chunk(folder / f"chunk-{place}", rows, retrieval.width, place * rows) for place in range(chunks)]
     return Datastore(tuple(found), checkpoint="random")
 
 
@@ -121,10 +119,7 @@ def write_filled(folder: Path, retrieval: Retrieval, store: Datastore) -> None:
 
 
 def repeat_filled(folder: Path, retrieval: Retrieval, rows: int, chunks: int) -> None:
-    """Write the filled index of the first chunk again for all others, under their ids.
-
-    Filling takes long, and a search takes as long with equal codes.
-    """
+    """Write the filled index of the first chunk for all others, under their ids: filling takes longer than a search."""
     for number in range(1, chunks):
         index = _opened(folder / "trained.faiss", retrieval, 0)
         index.merge_from(faiss.read_index(str(folder / "filled-0.faiss")), number * rows)

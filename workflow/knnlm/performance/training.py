@@ -14,7 +14,7 @@ from knnlm.cost.stages import training
 from knnlm.language_model.fairseq_runs import history, train_until
 from knnlm.language_model.training import Devices, fairseq_command
 from knnlm.language_model.transformer import PLUGIN
-from knnlm.performance.bench import Bench, Measured, median, row, seconds_of
+from knnlm.performance.bench import Bench, Job, Measured, median, row, seconds_of
 from knnlm.performance.language_model import forward_products, multiplying, random_tokens
 from knnlm.performance.machine import memory_of
 
@@ -26,14 +26,11 @@ STILL = {"learning_rate": 1e-7, "minimum_learning_rate": 0.0, "warmup_updates": 
 
 
 def write_binary(prefix: Path, tokens: np.ndarray) -> None:
-    """Write token ids, int32 (n,), as lines in fairseq's memory-mapped format: `prefix`.bin and `prefix`.idx.
-
-    The end of a line counts as one of its tokens.
-    """
+    """Write token ids, int32 (n,), as lines in fairseq's memory-mapped format: `prefix`.bin and `prefix`.idx."""
     tokens = tokens.astype(np.int32)
     begins = np.arange(0, len(tokens), LINE_TOKENS)
     sizes = np.diff([*begins, len(tokens)]).astype(np.int32)
-    tokens[begins + sizes - 1] = END_OF_LINE
+    tokens[begins + sizes - 1] = END_OF_LINE  # one of the tokens of its line
     tokens.tofile(f"{prefix}.bin")
     with open(f"{prefix}.idx", "wb") as file:
         file.write(struct.pack("<9sQBQ", b"MMIDIDX\x00\x00", 1, INT32_CODE, len(sizes)))
@@ -41,13 +38,9 @@ def write_binary(prefix: Path, tokens: np.ndarray) -> None:
 
 
 def affordable(config: dict, vocabulary: int, memory_bytes: float, speed: float, device: str) -> dict:
-    """Return the config with a training that fits.
-
-    Samples are halved until half the memory holds them. There are few updates, and no more passes than `SECONDS` allow.
-    """
+    """Return the config with samples halved until half the memory holds them, and as many passes as SECONDS allow."""
     architecture, whole = config["lm"]["architecture"], config["lm"]["training"]
     cut = whole | STILL | {"fp16": whole["fp16"] and device == "cuda", "updates": 1}
-
     no_tokens = dict.fromkeys(("train", "valid", "test"), 0)
 
     def memory() -> int:
@@ -56,19 +49,15 @@ def affordable(config: dict, vocabulary: int, memory_bytes: float, speed: float,
     while memory() > memory_bytes / 2 and cut["batch_samples"] * cut["tokens_per_sample"] > 8:
         cut["batch_samples" if cut["batch_samples"] > 1 else "tokens_per_sample"] //= 2
     length = cut["tokens_per_sample"]
-    passes = int(
-        SECONDS * speed / (3 * length * cut["batch_samples"] * forward_flops(architecture, length, vocabulary))
-    )
+    flops = 3 * length * cut["batch_samples"] * forward_flops(architecture, length, vocabulary)  # of one pass
+    passes = int(SECONDS * speed / flops)
     updates = min(max(passes // cut["accumulate"], LEAST_UPDATES), MOST_UPDATES)
     cut |= dict.fromkeys(("updates", "validate_every", "save_every"), updates)
     return _with_training(config, cut | {"accumulate": max(1, min(cut["accumulate"], passes // updates))})
 
 
 def measure(config: dict, vocabulary: int, bench: Bench) -> Measured:
-    """Train a random model on a random text for a few updates, on one device, with products before and after it.
-
-    The command is the workflow's own.
-    """
+    """Train a random model on random text by the workflow's own command, on one device, between products."""
     config = affordable(config, vocabulary, memory_of(bench.device), bench.speed, bench.device)
     architecture, settings = config["lm"]["architecture"], config["lm"]["training"]
     samples, length, updates = (settings[key] for key in ("batch_samples", "tokens_per_sample", "updates"))
@@ -91,13 +80,10 @@ def measure(config: dict, vocabulary: int, bench: Bench) -> Measured:
 
 
 def tokens_per_second(records: list[dict], parts: int) -> np.ndarray:
-    """Return fairseq's own tokens a second in successive parts of a training, float64 (parts,).
-
-    The first third, which warms up, is left out.
-    """
+    """Return fairseq's own tokens a second in successive parts of a training after its first third: float64 (parts,)."""
     speeds = np.array([record["tokens_per_second"] for record in records if record["split"] == "train"])
     speeds = speeds[np.isfinite(speeds) & (speeds > 0)]
-    kept = speeds[len(speeds) // 3 :]
+    kept = speeds[len(speeds) // 3 :]  # the first third warms up
     return np.array([1 / np.mean(1 / part) for part in np.array_split(kept, min(parts, len(kept)))])
 
 
@@ -105,6 +91,6 @@ def _with_training(config: dict, training: dict) -> dict:
     return {**config, "lm": {**config["lm"], "training": training}}
 
 
-def _product_seconds(work, bench: Bench) -> float:
-    with training_precision():
-        return seconds_of(work, bench.device)
+@training_precision()
+def _product_seconds(work: Job, bench: Bench) -> float:
+    return seconds_of(work, bench.device)
