@@ -73,12 +73,11 @@ def leave_out_what_is_missing(config: dict) -> Iterator[str]:
         entry = config["hypotheses"][name := pending.pop(0)]
         candidates = entry["candidates"] or []
         without = {pattern: why for pattern in candidates if (why := _left_out(config, pattern))}
-        vital = [*filter(None, [entry["against"]]), *_members(entry)]
-        reasons = [*(_left_out(config, pattern) for pattern in vital)]
+        members = [name for _, name in settings_of_kind(entry, "component") if isinstance(name, str)]
+        reasons = [_left_out(config, name) for name in (*filter(None, [entry["against"]]), *members)]
         reasons += [f"{other} is disabled" for other in entry["after"] if _is_disabled(config, other)]
-        if why := next(filter(None, reasons), None) or (
-            len(without) == len(candidates) and next(iter(without.values()), None)
-        ):
+        reasons += without.values() if len(without) == len(candidates) else []
+        if why := next(filter(None, reasons), None):
             entry["enabled"] = False
             yield f"hypotheses.{name}: left out, as {why}"
             pending = list(registry.active(config))
@@ -87,14 +86,12 @@ def leave_out_what_is_missing(config: dict) -> Iterator[str]:
             yield f"hypotheses.{name}.candidates: {', '.join(without)} left out, as {next(iter(without.values()))}"
 
 
-def _members(entry: dict) -> list[str]:
-    """Return the components that the settings of an entry name, as far as its step can be read."""
+def settings_of_kind(entry: dict, kind: str) -> list[tuple[str, object]]:
+    """Return (key, value) of the settings of a kind; none where the entry has no step, or one that cannot be read."""
     try:
-        settings = registry.read_step(entry["family"])[1] if entry["family"] else {}
+        return list(values_of_kind(kind, entry["settings"], registry.read_step(entry["family"])[1]))
     except (OSError, ValueError, SyntaxError):
         return []
-    found = (name for _, name in values_of_kind("component", entry["settings"], settings))
-    return [name for name in found if isinstance(name, str)]
 
 
 def _left_out(config: dict, pattern: str) -> str | None:

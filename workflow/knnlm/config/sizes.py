@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from knnlm.config.corpus import training_bytes
-from knnlm.config.hypotheses import leave_out_what_is_missing
+from knnlm.config.hypotheses import leave_out_what_is_missing, settings_of_kind
 from knnlm.config.values import section_of
 from knnlm.datastore.factory import FACTORY, PQ_CENTROIDS
 from knnlm.hypotheses import registry
-from knnlm.hypotheses.settings import values_of_kind
 
 # Bytes of UTF-8 for each BPE token: English has 4.7, long words in other scripts have up to 12.
 LIKELY_BYTES, MOST_BYTES = 5, 16
@@ -89,12 +88,8 @@ def fit_hypotheses(config: dict) -> Iterator[str]:
 
 
 def _fitted(entry: dict, place: str, kind: str, limit: int, why: str) -> Iterator[str]:
-    try:
-        schema = registry.read_step(entry["family"])[1]
-    except (OSError, ValueError, SyntaxError):  # the check of the hypotheses tells it
-        return
     too_many: dict[str, list[int]] = {}
-    for key, value in values_of_kind(kind, entry["settings"], schema):
+    for key, value in settings_of_kind(entry, kind):
         if isinstance(value, int) and value > limit:
             too_many.setdefault(key, []).append(value)
     for key, values in too_many.items():
