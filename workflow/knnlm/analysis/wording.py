@@ -76,7 +76,7 @@ def verdict_text(table: pd.DataFrame, rule: dict, level: float, perplexity: floa
 
 
 def main_rst(components: pd.DataFrame, main: dict, level: float) -> str:
-    """Return the main result as a reStructuredText table: the base LM, and it with the main tuned kNN of every search."""
+    """Return the main result as a reStructuredText table: the base LM, and it with the tuned main kNN by search."""
     test = main_result(components)[lambda rows: rows["split"] == "test"]
     whole = test[(test["fraction"] == 1) & (test["h"] == main["h"]) & (test["metric"] == main["metric"]) & tuned(test)]
     base, digits = test[test["component"] == BASE].iloc[0], decimals(test["ppl"].iloc[0])

@@ -23,14 +23,8 @@ OPERATIONS = (
 )  # fmt: skip
 # Rates that nobody measures, a second of one core. Set them, and the starts below, by the times that the demo's jobs
 # have left: `snakemake plan` shows these beside the predicted ones.
-CONSTANT = {
-    "corpus_text_bytes": 2e6,
-    "bpe_bytes": 5e5,
-    "binarise_bytes": 2e6,
-    "table_operations": 1e9,
-    "counted_tokens": 5e6,
-    "seconds": 1.0,
-}
+CONSTANT = {"corpus_text_bytes": 2e6, "bpe_bytes": 5e5, "binarise_bytes": 2e6}
+CONSTANT |= {"table_operations": 1e9, "counted_tokens": 5e6, "seconds": 1.0}
 TOKENISED_BYTES = 2e5  # a second, of each core
 FAISS_OR_PANDAS, TORCH = 0.7, 2.0  # seconds from a job's start to its step's first own line, by the heaviest import
 FAIRSEQ, FIGURE = 2.5, 1.0  # seconds to import fairseq, where a step does so later; to draw a figure and write it
@@ -38,10 +32,10 @@ STARTS = {
     "binarise": FAISS_OR_PANDAS + FAIRSEQ,
     "train_lm": FAISS_OR_PANDAS + TRAINING_SECONDS,
     "plot": FAISS_OR_PANDAS + FIGURE,
-    **dict.fromkeys(("evaluation_states", "datastore_chunk"), TORCH + FAIRSEQ),
-    **dict.fromkeys(("retrieve_exact", "retrieve_approximate", "training_neighbours"), TORCH),
-    **dict.fromkeys(("knn_components", "hypothesis"), TORCH),
-}  # of the other rules FAISS_OR_PANDAS
+}  # of rules that are not here FAISS_OR_PANDAS
+STARTS |= dict.fromkeys(("evaluation_states", "datastore_chunk"), TORCH + FAIRSEQ)
+STARTS |= dict.fromkeys(("retrieve_exact", "retrieve_approximate", "training_neighbours"), TORCH)
+STARTS |= dict.fromkeys(("knn_components", "hypothesis"), TORCH)
 SNAKEMAKE_START, SNAKEMAKE_JOB = 3.0, 0.1  # seconds in which no job runs: at its start, and for each job
 
 
@@ -50,24 +44,20 @@ def read_rates(path: str | Path) -> dict[str, float]:
 
     Raises KnnlmError, naming the file, if it is not a table of all OPERATIONS.
     """
+    again = "run `snakemake performance` again"
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rates = {row["operation"]: float(row["rate"]) for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KnnlmError(
-            f"{path}: not a readable table of rates ({error}); run `snakemake performance` again."
-        ) from None
+        raise KnnlmError(f"{path}: not a readable table of rates ({error}); {again}.") from None
     missing = [name for name in OPERATIONS if not rates.get(name, 0) > 0]
     if missing:
-        raise KnnlmError(f"{path}: has no rate above 0 of {', '.join(missing)}; run `snakemake performance` again.")
+        raise KnnlmError(f"{path}: has no rate above 0 of {', '.join(missing)}; {again}.")
     return rates
 
 
 def predicted_seconds(run: Run, rates: dict[str, float]) -> dict[str, float]:
-    """Return the wall time of each stage and of Snakemake itself, in seconds.
-
-    `total` leaves out the hypotheses that train another LM, as a plain `snakemake` does.
-    """
+    """Return the seconds of each stage and of Snakemake; `total` is without TRAINED, as a plain `snakemake` runs."""
     longest, busy, untrained = defaultdict(float), defaultdict(float), 0
     for job in jobs(run):
         seconds, part = job_seconds(run, job, rates)
@@ -82,14 +72,11 @@ def predicted_seconds(run: Run, rates: dict[str, float]) -> dict[str, float]:
 
 
 def job_seconds(run: Run, job: Job, rates: dict[str, float]) -> tuple[float, float]:
-    """Return the seconds that a job takes, and the share of the machine that it keeps busy: all, if it has GPUs.
-
-    A rate that was measured on one GPU is multiplied by the job's GPUs.
-    """
+    """Return the seconds that a job takes, and the share of the machine that it keeps busy: all, if it has GPUs."""
     gpus, threads = devices_of(run.config, job.rule, job.wildcards)[0], threads_of(run, job.rule, job.wildcards)
     threads = min(rates["threads"], threads)
     part = threads / rates["threads"]
-    speeds = {operation: rate * (gpus or part) for operation, rate in rates.items()} | CONSTANT
+    speeds = {operation: rate * (gpus or part) for operation, rate in rates.items()} | CONSTANT  # rates are of one GPU
     speeds |= {"tokenise_bytes": TOKENISED_BYTES * threads, "disk_bytes": rates["disk_bytes"]}
     speeds["training_half_flops"] = speeds["training_flops"]  # measured in the precision that the config asks for
     amounts = RULES[job.rule](run, job.wildcards).likely
@@ -99,12 +86,11 @@ def job_seconds(run: Run, job: Job, rates: dict[str, float]) -> tuple[float, flo
 
 def measured_seconds(run: Run, times: list[Times]) -> dict[str, float]:
     """Return the seconds that each stage took, if all its jobs have left their times; `total` if all have."""
-    parts, found, names = wall_seconds(times), {}, defaultdict(list)
+    parts, names = wall_seconds(times), defaultdict(list)
     for job in jobs(run):
         names[job.stage].append(job.name)
-    for stage, expected in names.items():
-        if set(expected) <= parts.keys():
-            found[stage] = sum(parts[name] for name in expected)
+    left = {stage: expected for stage, expected in names.items() if set(expected) <= parts.keys()}
+    found = {stage: sum(parts[name] for name in expected) for stage, expected in left.items()}
     return _with_total(found | {SNAKEMAKE: idle_seconds(times)}) if names.keys() - {TRAINED} <= found.keys() else found
 
 

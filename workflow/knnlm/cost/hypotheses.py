@@ -16,10 +16,8 @@ from knnlm.hypotheses import registry
 
 MOST_TRIED = 40  # temperatures beside the grid, the most that a search may try
 MORE_COMPONENTS = 10  # the most that a step makes beside those of its settings
-SECONDS, TRAINING_SECONDS = (
-    1.0,
-    5.0,
-)  # of what has no kind: files read, λ, linear programs; to start fairseq and to keep its checkpoints
+SECONDS = 1.0  # of what has no kind: files read, λ, linear programs
+TRAINING_SECONDS = 5.0  # to start fairseq and to keep its checkpoints
 TEACHER = 4 / 3  # of a training's operations, where a teacher reads along
 
 LOADED = {
@@ -52,10 +50,7 @@ def said_by(run: Run, name: str) -> dict[str, list]:
 
 
 def _values(settings: dict, path: str) -> list:
-    """Return the values of a setting, one for each entry of a list.
-
-    `a.*.b` means `b` of every section in `a`; `a for each b` repeats `a` as often as `b` has entries.
-    """
+    """Return a setting's values: `a.*.b` of every section in `a`; `a for each b` as often as `b` has entries."""
     path, _, each = path.partition(" for each ")
     found = [settings]
     for key in path.split("."):
@@ -96,10 +91,9 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
 
 
 def _heads(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
-    """Train output embeddings, 6 · d · R operations for each row and pass, R rows of the matrix, head and hidden state.
+    """Train output embeddings: 6 · d · V operations for each row, pass, head and hidden state.
 
-    Steps that read states and the base LM evaluate logits of valid and test: 2 · d · V for each token and head, or for
-    the base LM alone if they train no head.
+    Steps that read states and the base LM evaluate logits of valid and test, of the base LM if they train no head.
     """
     matrix, rows = run.width * run.vocabulary, sum(count or run.train for count in said["rows"])
     flops = 6.0 * matrix * rows * max(said["passes"])
@@ -110,10 +104,7 @@ def _heads(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
 
 
 def _temperatures(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
-    """Tune temperatures of kNN distributions on valid.
-
-    A job asks time to tune one for every component, over valid and test.
-    """
+    """Tune temperatures of kNN distributions on valid; a job asks time for one of every component, valid and test."""
     tried = stages.temperatures_tried(run) * run.tokens["valid"] + run.evaluated
     likely = len(said["temperatures"]) * tried * run.k if "temperature" in needs else 0
     components = len(said["components"]) + MORE_COMPONENTS
@@ -123,10 +114,7 @@ def _temperatures(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
 
 
 def _trainings(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
-    """Train one LM like the base LM, for as many updates as said.
-
-    With training neighbours train two, on labels with them and without; a teacher reads along with each.
-    """
+    """Train an LM like the base LM; with training neighbours two, on labels with and without, each with a teacher."""
     base, of_base = stages.training_job(run), run.config["lm"]["training"]["updates"]
     with_neighbours = "training_neighbours" in needs
     trained, neighbours = (2 * TEACHER, 2 * SINGLE * sum(said["neighbours"])) if with_neighbours else (1, 0)
@@ -138,11 +126,7 @@ def _trainings(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
 
 
 def _searches(run: Run, said: dict) -> Work:
-    """Search the main index with the most lists that are asked for; fill and search indexes with other codes.
-
-    The main index's lists are joined on disk, those of the others are in memory, and so is the sample that they are
-    trained on.
-    """
+    """Search the main index, joined on disk; fill and search indexes with other codes, in memory with their sample."""
     nprobe, factory = run.config["index"]["nprobe"], run.factory
     codes = [code for code in said["codes"] if run.width % code == 0 and code != factory.code_bytes]
     compared = max(nprobe, *said["lists"]) * (factory.sub_quantisers or 2 * run.width) + nprobe * sum(codes)
@@ -158,13 +142,12 @@ def _searches(run: Run, said: dict) -> Work:
 def _clusters(run: Run, said: dict) -> Work:
     """Cluster a sample of the store and assign all of its rows, three times for each hidden state.
 
-    Rows of the words, and a copy of them, are held in memory. The sample is in memory in float32. A row is compared
-    with the lists of the quantiser's index and the centroids in those that it visits.
+    A row is compared with the lists of the quantiser's index and the centroids in those that it visits.
     """
     (k_means,), centroids = said["k_means"], sum(said["centroids_a_word"]) * run.vocabulary
     sample = min(k_means["rows_per_centroid"] * centroids, run.train)
     lists = math.sqrt(centroids) * 4  # of an inverted index; a flat one compares with all
     compared = centroids if k_means["factory"] == "Flat" else lists + centroids * min(1, k_means["nprobe"] / lists)
     rows = (sample * k_means["iterations"] + run.train) * 3 * len(said["hidden_states"])
-    held = max(sample, 2 * min(sum(said["held_rows"]), run.train))
+    held = max(sample, 2 * min(sum(said["held_rows"]), run.train))  # in float32; rows of the words and a copy
     return Work(SINGLE * run.width * held, likely=Counter(exact_flops=2.0 * run.width * compared * rows))

@@ -1,30 +1,23 @@
 """What a run will cost, before it runs: rows, bytes on disk, peak memory and operations of each stage."""
 
 from knnlm.cost import stages
-from knnlm.cost.rules import RULES, TRAINED, jobs, text_bytes
+from knnlm.cost.rules import RULES, TRAINED, jobs
 from knnlm.cost.sizes import Run
 from knnlm.cost.work import Work
 
 SNAKEMAKE = "Snakemake"  # what no job does; its rows are jobs
+STAGES = (
+    stages.training, stages.states, stages.datastore, stages.index, stages.exact_retrieval,
+    stages.approximate_retrieval, stages.real_scores,  # both are made by the jobs of approximate retrieval
+    stages.components, stages.tables,
+)  # fmt: skip
 FIGURE_BYTES = 100_000  # as PDF and as PNG
 TEXT_FILES = 6  # as large as the text: as it was, tokenised, in pieces, twice as numbers of four bytes, and its borders
 
 
 def plan(run: Run) -> dict[str, Work]:
     """Return the work of every stage of the main result, and in `total` that of all."""
-    return _with_total(
-        {
-            "training": stages.training(run),
-            "states": stages.states(run),
-            "datastore": stages.datastore(run),
-            "index": stages.index(run),
-            "exact retrieval": stages.exact_retrieval(run),
-            "approximate retrieval": stages.approximate_retrieval(run),
-            "real scores": stages.real_scores(run),  # made by the jobs of approximate retrieval
-            "components": stages.components(run),
-            "tables": stages.tables(run),
-        }
-    )
+    return _with_total({stage.__name__.replace("_", " "): stage(run) for stage in STAGES})
 
 
 def whole_plan(run: Run) -> dict[str, Work]:
@@ -32,7 +25,7 @@ def whole_plan(run: Run) -> dict[str, Work]:
 
     Behind the total stand the hypotheses that train another LM, if there are any.
     """
-    main, all_jobs, text = plan(run), list(jobs(run)), text_bytes(run)
+    main, all_jobs, text = plan(run), list(jobs(run)), run.text_bytes
     del main["total"]
     tables, figures = main.pop("tables"), sum(job.rule == "plot" for job in all_jobs)
     hypotheses, trained = (

@@ -73,18 +73,15 @@ def asked(config: dict, manifest: str | Path, rule: str, wildcards: dict, attemp
 def request(work: Work, gpus: int, nodes: int, threads: int, attempt: int) -> Request:
     """Return what a job on `gpus` GPUs, those of all its nodes, asks for at this attempt."""
     amounts = work.asked_for
-    on_gpus, on_cores = (
-        (ON_GPU, {kind: ON_CORES[kind] for kind in ON_CORES - ON_GPU.keys()}) if gpus else ({}, ON_CORES)
-    )
+    on_gpus = ON_GPU if gpus else {}
+    on_cores = {kind: rate for kind, rate in ON_CORES.items() if kind not in on_gpus}
     seconds = _seconds(amounts, on_gpus) / max(1, gpus) + _seconds(amounts, on_cores) / threads
     seconds += _seconds(amounts, ON_ONE_CORE) + _seconds(amounts, ON_DISK)
     memory = LIBRARY_BYTES + GPU_PROCESS_BYTES * gpus // nodes + MEMORY_FACTOR * work.memory_bytes
     minutes, more = math.ceil((STARTING_SECONDS + seconds) / 60), 2 ** (attempt - 1)
     disk = math.ceil((work.disk_bytes + work.passing_bytes) / 1e6)
-    on_one_node = nodes == 1
-    gpu, gres, *of_tasks = (
-        (gpus, "", None, None, None) if on_one_node else (0, f"gpu:{gpus // nodes}", "srun", nodes, 0)
-    )
+    of_several = (0, f"gpu:{gpus // nodes}", "srun", nodes, 0)
+    gpu, gres, *of_tasks = (gpus, "", None, None, None) if nodes == 1 else of_several
     return Request(gpu, gres, nodes, math.ceil(memory / 1e6) * more, disk, minutes * more, threads, *of_tasks)
 
 
@@ -96,10 +93,7 @@ def threads_for(work: Work, gpus: int, most: int) -> int:
 
 
 def threads_of(run: Run, rule: str, wildcards: dict) -> int:
-    """Return the CPU threads that a job asks for.
-
-    Each block of a search gets the threads of an undivided search: with others a matrix product may round otherwise.
-    """
+    """Return the CPU threads of a job: a block of a search has those of all, with others a product may round otherwise."""
     gpus, nodes = devices_of(run.config, rule, wildcards)
     undivided = RULES[rule](run.with_config("resources", query_blocks=1), wildcards)
     return threads_for(undivided, gpus // nodes, run.config["resources"]["threads"])

@@ -14,20 +14,14 @@ from knnlm.cost.work import Work
 from knnlm.figures.catalogue import FIGURES
 from knnlm.hypotheses import registry
 
-BYTES_PER_TOKEN = 6  # of text; WikiText-103 has 4.8
 COMPONENTS_OF_A_HYPOTHESIS = 6
 TEXT_RULES = ("corpus_text", "tokenise", "bpe", "binarise")
 TRAINED = "trained hypotheses"
 
 
-def text_bytes(run: Run) -> int:
-    """Return bytes of the text of all splits."""
-    return BYTES_PER_TOKEN * sum(run.tokens.values())
-
-
 def text(run: Run, wildcards: dict, rule: str) -> Work:
     """Read the text and write it in another form: as a stream, but for the distinct words and the line borders."""
-    size = text_bytes(run)
+    size = run.text_bytes
     return Work(size, 2 * size, Counter({f"{rule}_bytes": size}), Counter(disk_bytes=4 * size))
 
 
@@ -44,7 +38,7 @@ def retrieve_approximate(run: Run, wildcards: dict) -> Work:
 
 def join_neighbours(run: Run, wildcards: dict) -> Work:
     """Write the blocks of one retrieval behind one another."""
-    found = stages.exact_retrieval(run.of_pair(wildcards)).disk_bytes
+    found = run.of_pair(wildcards).found_bytes
     return Work(run.largest_split * run.k * SINGLE, 1.5 * found, Counter(disk_bytes=3 * found))
 
 

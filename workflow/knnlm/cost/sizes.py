@@ -1,7 +1,4 @@
-"""The sizes that all work is computed from: a run's config, its tokens and types, and what follows from them.
-
-One multiply-add counts as two operations.
-"""
+"""The sizes that all work is computed from: a run's config, its tokens and types, and what follows from them."""
 
 import json
 import math
@@ -16,6 +13,7 @@ from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
 from knnlm.retrieval.query_blocks import block_edges
 
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
+BYTES_PER_TOKEN = 6  # of text; WikiText-103 has 4.8
 TYPES_BEYOND_MERGES = 1400  # single characters and the like: the paper's 33,344 types come of 32,000 merges
 WIKITEXT103 = {"train": 112735284, "valid": 237669, "test": 268161}  # tokens, where neither the config nor a text tells
 
@@ -30,7 +28,10 @@ class Run:
 
     def __post_init__(self):
         """Compute all sizes."""
-        config, lm, new = self.config, self.config["lm"]["architecture"], self.config["windows"]["train"]["new"]
+        config, lm, sizes = self.config, self.config["lm"]["architecture"], self.config["windows"]
+        self.windows = {
+            of: (size["context"] + size["new"], size["new"]) for of, size in sizes.items()
+        }  # all, new tokens
         self.train = self.tokens["train"]  # T: tokens of the training text, rows of the store
         self.evaluated = self.tokens["valid"] + self.tokens["test"]  # E
         self.largest_split = max(self.tokens["valid"], self.tokens["test"])
@@ -38,6 +39,7 @@ class Run:
         self.parameters = layer_parameters(lm) + 2 * self.vocabulary * self.width  # P: embeddings untied, no bias
         self.k = config["retrieval"]["k"]  # neighbours of each query
         self.chunks = config["datastore"]["chunks"]
+        new = self.windows["train"][1]
         windows = math.ceil(self.train / new)
         self.chunk_rows = min(self.train, math.ceil(windows / self.chunks) * new)  # n: rows of the largest chunk
         self.factory = parse_factory(config["index"]["factory"], self.width)
@@ -45,6 +47,8 @@ class Run:
         self.centroid_bytes = SINGLE * self.width * (self.factory.lists + self.codewords)  # of an index without rows
         self.pairs = sorted({(h, metric) for h, metric, _ in retrievals(config)})  # all that is indexed and searched
         self.searches = sum(len(searched_fractions(config, *pair)) for pair in self.pairs)
+        self.found_bytes = self.searches * self.evaluated * self.k * 2 * SINGLE  # int32 ids and float32 similarities
+        self.text_bytes = BYTES_PER_TOKEN * sum(self.tokens.values())  # of all splits
 
     @cached_property
     def knn_components(self) -> list[Component]:
@@ -72,10 +76,7 @@ def run_of(config: dict, tokens: dict[str, int], vocabulary: int | None) -> Run:
 
 
 def tokens_of(config: dict, manifest: str | Path) -> tuple[dict[str, int], int | None]:
-    """Return tokens of each split, and types or None if nobody has counted them.
-
-    They are the corpus's if its manifest is there, else the config's, else no fewer than there can be.
-    """
+    """Return tokens of each split, the corpus's, the config's or the most there can be, and types or None if uncounted."""
     try:
         facts = json.loads(Path(manifest).read_text(encoding="utf-8"))
         return facts["tokens"], facts["vocabulary_size"]
@@ -105,7 +106,7 @@ def tokens_per_update(config: dict) -> int:
 
 
 def forward_flops(architecture: dict, length: int, vocabulary: int = 0) -> float:
-    """Return operations of the forward pass for one token in an input of `length`; without `vocabulary` no logits."""
+    """Return the forward pass's operations, a multiply-add as two, for a token of `length`; no `vocabulary`, no logits."""
     layers, d = architecture["layers"], architecture["width"]
     attention = 2 * layers * d * length  # 4·d in each layer for each of length/2 positions on average
     return 2 * layer_parameters(architecture) + attention + 2 * d * vocabulary

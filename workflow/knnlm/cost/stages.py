@@ -44,10 +44,7 @@ def training(run: Run) -> Work:
 
 
 def training_job(run: Run) -> Work:
-    """Train the base LM and validate it.
-
-    Memory on GPUs is the host's: each process holds a checkpoint and the weights when it begins and when it saves.
-    """
+    """Train the base LM and validate it; with GPUs each process holds a checkpoint and the weights in host memory."""
     settings, resources, work = run.config["lm"]["training"], run.config["resources"], training(run)
     processes, weights = resources["training_gpus"] // resources["training_nodes"], SINGLE * run.parameters
     memory = processes * ((work.disk_bytes - weights) / 3 + weights) if processes else work.memory_bytes
@@ -58,7 +55,7 @@ def training_job(run: Run) -> Work:
 
 def states(run: Run) -> Work:
     """Run the LM over valid and test: forward over context and new tokens, with logits for the new ones only."""
-    length, new = _window(run, "evaluation")
+    length, new = run.windows["evaluation"]
     row = KEY_TYPES * HALF * run.width
     forward = length / new * forward_flops(run.config["lm"]["architecture"], length) + 2 * run.width * run.vocabulary
     logits = 2 * SINGLE * TOKENS_AT_ONCE * run.vocabulary
@@ -69,7 +66,7 @@ def states(run: Run) -> Work:
 
 def datastore(run: Run) -> Work:
     """Run the LM over train and store keys and values; a job asks time to write them and to shuffle them."""
-    length, new = _window(run, "train")
+    length, new = run.windows["train"]
     row = KEY_TYPES * HALF * run.width + SINGLE + 8  # keys, value and an int64 position
     memory = run.chunk_rows * (row + HALF * run.width) + _model_memory(run, length)  # a shuffled copy of one key type
     flops = run.train * length / new * forward_flops(run.config["lm"]["architecture"], length)
@@ -78,10 +75,7 @@ def datastore(run: Run) -> Work:
 
 
 def times_saved_by_states(run: Run) -> float:
-    """Return how many times the operations of an epoch of a V×D output embedding it takes if the LM runs before it.
-
-    (6dV + forward of a row) / 6dV: logits and both gradients, against what making the datastore takes for each row.
-    """
+    """Return what an epoch of a V×D output embedding takes with the LM before it: (6dV + forward of a row) / 6dV."""
     return 1 + datastore(run).flops / run.train / (6.0 * run.width * run.vocabulary)
 
 
@@ -111,37 +105,28 @@ def index_filling(run: Run) -> Work:
 
 
 def exact_retrieval(run: Run) -> Work:
-    """Search all keys for each hidden state and metric, all fractions in one pass.
-
-    A job asks time to read the keys and to merge what each block of them has.
-    """
+    """Search all keys for each hidden state and metric, all fractions in one pass; merge what each block of keys has."""
     # A block of keys is held as stored, in float32 and as factors, which may be float32.
     keys = min(BLOCK_KEYS, run.train) * (run.width * (SINGLE + HALF) + (run.width + WIDER) * SINGLE)
-    found = _found_bytes(run)
     flops = 2.0 * len(run.pairs) * run.evaluated * run.train * run.width
     merged = run.evaluated * run.k * run.train / BLOCK_KEYS
     spare = Counter(merged_neighbours=merged, disk_bytes=HALF * run.train * run.width)
-    done = Counter(exact_flops=flops, disk_bytes=found)
-    return Work(_queries_and_neighbours(run) + keys, found, done, spare, rows=run.evaluated)
+    done = Counter(exact_flops=flops, disk_bytes=run.found_bytes)
+    return Work(_queries_and_neighbours(run) + keys, run.found_bytes, done, spare, rows=run.evaluated)
 
 
 def approximate_retrieval(run: Run) -> Work:
-    """Search the indexes, from one fraction to the next: lists are chosen at each, and scanned once for all.
-
-    The lists, and those of a band between two fractions that are joined, stay on disk. A job asks time to read them.
-    """
-    sizes, found = (run.factory, run.width, run.evaluated, run.config["index"]["nprobe"]), _found_bytes(run)
+    """Search the indexes, from one fraction to the next: lists are chosen at each, and scanned once for all, on disk."""
+    sizes = run.factory, run.width, run.evaluated, run.config["index"]["nprobe"]
     lookups = len(run.pairs) * looked_up(*sizes, run.train)
-    done = Counter(choosing_flops=run.searches * choosing(*sizes), lookups=lookups, disk_bytes=found)
+    done = Counter(choosing_flops=run.searches * choosing(*sizes), lookups=lookups)
+    done["disk_bytes"] = run.found_bytes
     lists = Counter(disk_bytes=list_bytes(run, run.factory.code_bytes))
-    return Work(_approximate_memory(run), found, done, lists, joined_bytes(run), run.evaluated)
+    return Work(_approximate_memory(run), run.found_bytes, done, lists, joined_bytes(run), run.evaluated)
 
 
 def real_scores(run: Run) -> Work:
-    """Score the neighbours that FAISS found with their stored keys, at the smallest and the largest fraction.
-
-    A job asks time to read all keys twice.
-    """
+    """Score the neighbours that FAISS found with their stored keys, all read at the smallest and the largest fraction."""
     scored = sum(len(real_score_fractions(run.config, *pair)) for pair in run.pairs) * run.evaluated * run.k
     keys = min(KEYS_AT_ONCE, run.train) * run.width * (SINGLE + HALF)
     done = Counter(real_score_bytes=SINGLE * run.width * scored, disk_bytes=SINGLE * scored)
@@ -150,10 +135,7 @@ def real_scores(run: Run) -> Work:
 
 
 def components(run: Run) -> Work:
-    """Tune temperatures on valid and write log p of every component, the base LM's included.
-
-    Curves of the whole grid, over valid and test, are those at the smallest and the full store.
-    """
+    """Tune temperatures on valid and write log p of every component; the smallest and the full store have curves."""
     found, grid, ends = run.knn_components, len(run.config["temperature"]["grid"]), {run.config["fractions"][0], 1.0}
     tuned = [component for component in found if component.temperature is None]
     curves = sum(component.fraction in ends for component in tuned)
@@ -166,11 +148,8 @@ def components(run: Run) -> Work:
 
 
 def tables(run: Run) -> Work:
-    """Interpolate each component with the base LM and resample, which takes next to no operations.
-
-    Rows are those of `components.csv`, one a component and split.
-    """
-    rows = 2 * (len(run.knn_components) + 1)
+    """Interpolate each component with the base LM and resample, which takes next to no operations."""
+    rows = 2 * (len(run.knn_components) + 1)  # of components.csv: one a component and split
     temperatures = 2 * len(run.pairs) * 3 * len(run.config["temperature"]["grid"])
     # log p of two components in float64, twice, and the bootstrap's perplexities
     memory = 4 * 8 * run.evaluated + rows * 8 * run.config["significance"]["resamples"]
@@ -194,10 +173,8 @@ def looked_up(factory: IndexFactory, width: int, queries: int, nprobe: int, rows
 
 
 def index_memory(run: Run, metric: str) -> int:
-    """Return bytes of an index to be searched: centroids of every chunk's, the trained and the joined one, and tables.
-
-    FAISS makes look-up tables for `l2` with PQ, for the trained index and for the searched one. Lists are on disk.
-    """
+    """Return bytes of an index to be searched: centroids of every chunk's, the trained and the joined one, and tables."""
+    # FAISS makes look-up tables for l2 with PQ, for the trained index and for the searched one
     tables = run.factory.lists * run.factory.sub_quantisers * PQ_CENTROIDS * SINGLE if metric == "l2" else 0
     return (run.chunks + 2) * run.centroid_bytes + 2 * tables
 
@@ -213,22 +190,11 @@ def joined_bytes(run: Run) -> int:
     return math.ceil(max(high - low for low, high in bands) * list_bytes(run, run.factory.code_bytes))
 
 
-def _window(run: Run, of: str) -> tuple[int, int]:
-    """Return the tokens of a window, and the new ones among them."""
-    window = run.config["windows"][of]
-    return window["context"] + window["new"], window["new"]
-
-
 def _model_memory(run: Run, length: int) -> int:
     """Return bytes of the model's weights and of one layer's activations in a batch of states."""
     architecture = run.config["lm"]["architecture"]
     layer = 10 * run.width + 2 * architecture["feed_forward_width"] + 3 * architecture["heads"] * length
     return SINGLE * (run.parameters + max(TOKENS_AT_ONCE, length) * layer)
-
-
-def _found_bytes(run: Run) -> int:
-    """Return bytes of an int32 id and a float32 similarity for each neighbour of each search."""
-    return run.searches * run.evaluated * run.k * 2 * SINGLE
 
 
 def _queries_and_neighbours(run: Run) -> int:

@@ -1,8 +1,4 @@
-"""Where the time of a finished run went: every step leaves its times beside its log (`knnlm.running.step`).
-
-All times are seconds since 1970. A job that ran again, or was killed and then ran, has left the times of its last whole
-run.
-"""
+"""Where the time of a finished run went: each job leaves the times of its last whole run, in seconds since 1970."""
 
 import json
 from collections import defaultdict
@@ -19,27 +15,20 @@ OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "p
 
 @dataclass(frozen=True)
 class Times:
-    """When a job did what. Its name is that of its log, such as `retrieve/att-l2-exact`.
+    """When a job did what."""
 
-    `driver_started` is when the Snakemake that ran it started, `started` when its own process did. It `began` to
-    compute after its imports, which took `starting_cpu_seconds`.
-    """
-
-    job: str
-    driver_started: float
-    started: float
-    began: float
-    starting_cpu_seconds: float
+    job: str  # the name of its log, such as `retrieve/att-l2-exact`
+    driver_started: float  # the Snakemake that ran it
+    started: float  # its own process
+    began: float  # to compute, after its imports
+    starting_cpu_seconds: float  # of its imports
     ended: float
     threads: int
     peak_memory_bytes: int
 
 
 def read_times(logs: str | Path) -> list[Times]:
-    """Return the times of all jobs of a run, by name. `logs` is the run's folder of logs; one without times gives none.
-
-    Raises KnnlmError, naming it, for a file that holds something else.
-    """
+    """Return the times of all jobs of a run, by name, from its folder of logs; KnnlmError on a file of something else."""
     logs, found = Path(logs), []
     for path in sorted(logs.rglob("*.json")):
         job = path.relative_to(logs).with_suffix("").as_posix()
@@ -54,19 +43,14 @@ def read_times(logs: str | Path) -> list[Times]:
 def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
     """Return the seconds in which at least one step computed, and the run's; start-ups and scheduling are the rest.
 
-    A run takes from the start of Snakemake to the end of its last step. Where several Snakemakes took part, their times
-    are added, so that a night between two of them does not count.
+    The times of several Snakemakes are added, so that a night between two of them does not count.
     """
     runs = by_driver(records)
     return sum(covered_seconds((job.began, job.ended) for job in jobs) for jobs in runs), sum(map(_span, runs))
 
 
 def wall_seconds(records: Iterable[Times]) -> dict[str, float]:
-    """Return each job's part of the run's wall time, in seconds, by name, start-up included.
-
-    Where several jobs ran, the time is divided among them by their threads: the parts add up to the time in which any
-    job ran.
-    """
+    """Return each job's part of the seconds in which any job ran, by name: what ran at once shares by its threads."""
     parts: dict[str, float] = defaultdict(float)
     for jobs in by_driver(records):
         for begin, end in pairwise(sorted({moment for job in jobs for moment in (job.started, job.ended)})):
@@ -104,4 +88,5 @@ def by_driver(records: Iterable[Times]) -> list[list[Times]]:
 
 
 def _span(jobs: list[Times]) -> float:
+    """Return the seconds from the start of Snakemake to the end of its last step."""
     return max(job.ended for job in jobs) - jobs[0].driver_started

@@ -19,30 +19,20 @@ OPERATIONS_OF = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a job, or a stage of the plan, takes.
+    """What a job, or a stage of the plan, takes."""
 
-    `memory_bytes` are of its largest process, `disk_bytes` of files that stay, `passing_bytes` of files that are gone
-    when it ends. `likely` counts operations by kind. `spare` counts those that measured rates leave out or that only
-    the largest job does; a job asks time for both. `rows` is what a stage counts by: tokens, keys, queries, table rows.
-    """
-
-    memory_bytes: float = 0
-    disk_bytes: float = 0
-    likely: Counter = field(default_factory=Counter)
-    spare: Counter = field(default_factory=Counter)
-    passing_bytes: float = 0
-    rows: int | None = None
+    memory_bytes: float = 0  # of its largest process
+    disk_bytes: float = 0  # of files that stay
+    likely: Counter = field(default_factory=Counter)  # operations by kind
+    spare: Counter = field(default_factory=Counter)  # those that rates leave out or only the largest job does
+    passing_bytes: float = 0  # of files that are gone when it ends
+    rows: int | None = None  # what a stage counts by: tokens, keys, queries, table rows
 
     def __add__(self, other: "Work") -> "Work":
-        """Return both, one after the other: the larger of memory and passing files, the rows of this, the rest added."""
-        return Work(
-            max(self.memory_bytes, other.memory_bytes),
-            self.disk_bytes + other.disk_bytes,
-            self.likely + other.likely,
-            self.spare + other.spare,
-            max(self.passing_bytes, other.passing_bytes),
-            self.rows,
-        )
+        """Return both, one after the other; the rows are those of this."""
+        memory, passing = max(self.memory_bytes, other.memory_bytes), max(self.passing_bytes, other.passing_bytes)
+        disk, likely, spare = self.disk_bytes + other.disk_bytes, self.likely + other.likely, self.spare + other.spare
+        return Work(memory, disk, likely, spare, passing, self.rows)
 
     def share(self, likely: float, most: float) -> "Work":
         """Return a part or a multiple of this work, in the same memory; a job asks time and disk for `most` of it."""
