@@ -121,7 +121,7 @@ def test_a_state_at_which_a_type_wins_clears_it():
 
 
 def test_constraints_are_added_until_the_answer_is_proven():
-    # more points than the first program takes, on a sphere: each is a vertex; the origin is not, and a useless guess changes nothing
+    # more points than the first program takes, on a sphere: each is a vertex, the origin is not, whatever the guess
     sphere = np.random.default_rng(4).normal(size=(3 * COMPETITORS, 3))
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
     points = np.concatenate([sphere, np.zeros((1, 3))])

@@ -10,7 +10,6 @@ from scipy.special import logsumexp
 
 from knnlm.components.centroids import (
     Clusters,
-    Training,
     centroid_gradient,
     fine_tune,
     gold_shares,
@@ -188,7 +187,7 @@ def test_the_gradient_is_that_of_autograd(metric, seed, temperature):
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_fine_tuning_lowers_the_loss_and_repeats_with_its_seed(metric):
     keys, values, clusters = made_up(9, rows=300, types=4)
-    training = Training(passes=4, batch=64, learning_rate=0.03)
+    training = {"passes": 4, "batch": 64, "learning_rate": 0.03}
 
     def loss(centroids):
         similarities, ids = nearest_to_queries(keys, Clusters(centroids, clusters.distribution), metric, kept=12)

@@ -177,7 +177,7 @@ SETTINGS = {
 
 
 def test_the_steps_train_without_fairseq(run_folder, tmp_path):
-    """Each hypothesis without an index, by its step's command line, in one process where importing fairseq fails."""
+    """Every hypothesis without an index, through its step's command line, in a process that cannot import fairseq."""
     commands = []
     for family, own in SETTINGS.items():
         given = {

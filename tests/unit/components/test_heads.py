@@ -152,7 +152,7 @@ def test_identical_experts_are_the_softmax(K):
 
 
 def test_probabilities_that_float32_cannot_hold():
-    """The gold's rows are 400 nats away: log p is exact, and each row's share of the gradient is finite and sums to −1."""
+    """The gold's rows are 400 nats away: log p is exact, and the rows' shares of the gradient sum to −1."""
     weights = torch.tensor([[0.0], [0.0], [400.0]])
     head, batch = (
         OutputEmbedding(weights, np.array([0, 0, 1]), 2),
@@ -180,7 +180,7 @@ class TestAllocation:
         assert extra_rows(self.FREQUENCY, 28.0).tolist() == [0, 0, 0, 0, 0]
 
     def test_frequency_to_three_rows_a_type(self):
-        """With u = log 3 / log b: ⌊u⌋ + ⌊2u⌋ + ⌊3u⌋ passes from 9 (u just below 2: 1 + 3 + 5) to 12 (u = 2: 2 + 4 + 6); 10 are wanted."""
+        """With u = log 3 / log b, ⌊u⌋ + ⌊2u⌋ + ⌊3u⌋ is 9 below u = 2 (1 + 3 + 5), and 12 there; 10 are wanted."""
         assert adaptive_rows(self.FREQUENCY, 15).tolist() == np.repeat(np.arange(5), [1, 1, 2, 4, 6]).tolist()
 
     def test_frequency_to_five_rows_a_type(self):
@@ -188,7 +188,7 @@ class TestAllocation:
         assert adaptive_rows(self.FREQUENCY, 25).tolist() == np.repeat(np.arange(5), [1, 1, 4, 8, 11]).tolist()
 
     def test_loss_to_three_rows_a_type(self):
-        """Of 1 + loss = 1, 1, 2, 4, 16 with v = log 2 / log b: ⌊v⌋ + ⌊2v⌋ + ⌊4v⌋ = 10 wanted; it is 10 at 1.5 ≤ v < 1.75 (1 + 3 + 6)."""
+        """1 + loss = 1, 1, 2, 4, 16, v = log 2 / log b: ⌊v⌋ + ⌊2v⌋ + ⌊4v⌋ is 10, as wanted, at 1.5 ≤ v < 1.75."""
         loss = np.array([0, 0, 1, 3, 15])
         assert adaptive_rows(1 + loss, 15).tolist() == np.repeat(np.arange(5), [1, 1, 2, 4, 7]).tolist()
 

@@ -81,7 +81,7 @@ def test_optimal_weight_at_the_ends():
 
 
 def test_tiny_optimal_weight_is_found():
-    # One token in a million is won with all its mass, the others lose all: λ = 1e-6, where a bisection of 20 steps would stop short.
+    # One token in a million is won with all its mass, the others lose all: λ = 1e-6, beyond 20 steps of bisection.
     log_p_base, log_p_component = np.zeros(1_000_000), np.full(1_000_000, -np.inf)
     log_p_base[7], log_p_component[7] = -np.inf, 0
     assert optimal_weight(log_p_base, log_p_component) == pytest.approx(1e-6, rel=1e-3)

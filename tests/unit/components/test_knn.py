@@ -18,7 +18,7 @@ TEMPERATURES = st.floats(-2, 4).map(lambda exponent: 10.0**exponent)
 
 @st.composite
 def retrievals(draw):
-    """Ids, similarities, values and gold tokens as a search leaves them: −1 and −inf where there are too few neighbours."""
+    """Ids, similarities, values and gold tokens as a search leaves them: −1 and −inf for no neighbour."""
     queries, k, rows, types = (draw(st.integers(1, high)) for high in (5, 12, 30, 6))
     ids = draw(arrays(np.int32, (queries, k), elements=st.integers(-1, rows - 1)))
     similarities = draw(arrays(np.float32, (queries, k), elements=st.floats(-500, 500, width=32)))

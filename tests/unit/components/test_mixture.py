@@ -92,7 +92,7 @@ def test_equal_components_and_tokens_without_mass_do_no_harm():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_mixing_in_two_stages_ends_at_the_joint_optimum(seed):
-    # What the step does: the base LM stands first, the others are mixed with their shares, and that mixture is interpolated with the base LM.
+    # As the step does: the base LM stands first, the others are mixed by their shares, and that with the base LM.
     log_p = corpus(4, 400, seed)
     weights = simplex_weights(log_p)
     others = mixture(log_p[1:], weights[1:] / weights[1:].sum())

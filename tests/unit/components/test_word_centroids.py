@@ -97,7 +97,7 @@ def test_two_means_of_every_word():
 
 
 def toy():
-    """Word 0: ten thousand rows within 1 of each other. Word 1: two modes 100 apart. Word 2: the same, too few rows. Word 3: one row."""
+    """Word 0: ten thousand rows within 1 of each other. 1: two modes 100 apart. 2: the same, too few rows. 3: one."""
     generator = np.random.default_rng(0)
     modes = np.array([[0.0, 0.0], [100.0, 0.0]])
     compact = generator.uniform(0, 1, (10000, 2))
@@ -139,7 +139,7 @@ def test_no_word_has_fewer_rows_for_a_centroid_than_asked(priority):
 
 
 def test_the_variance_of_a_frequent_word_is_that_of_all_its_rows():
-    """The paper's mistake: the objective of a sample over the count of all. A word with many rows must not look compact for it."""
+    """The paper's mistake: a sample's objective over the count of all. A word with many rows must not look compact."""
     generator = np.random.default_rng(4)
     keys = generator.standard_normal((5100, 2)) * np.repeat([2.0, 1.0], [5000, 100])[:, None]
     rows = sorted_by_word(keys.astype(np.float32), np.repeat([0, 1], [5000, 100]))

@@ -22,9 +22,14 @@ NEAR = np.float32(0.7) * QUERIES  # so near to zero that zero rows are among the
 
 @settings(max_examples=150, deadline=None)
 @given(
-    n=st.integers(1, 8), rows=st.integers(1, 30), zero_rows=st.integers(0, 20), width=st.integers(1, 4), k=st.integers(1, 25),
-    metric=st.sampled_from(METRICS), seed=st.integers(0, 999),
-)  # fmt: skip
+    st.integers(1, 8),
+    st.integers(1, 30),
+    st.integers(0, 20),
+    st.integers(1, 4),
+    st.integers(1, 25),
+    st.sampled_from(METRICS),
+    st.integers(0, 999),
+)
 def test_padded_neighbours_are_those_of_a_store_with_zero_rows(n, rows, zero_rows, width, k, metric, seed):
     random = np.random.default_rng(seed)
     keys, queries = (

@@ -25,7 +25,8 @@ from knnlm.steps import hypothesis
 
 def make(inputs, number):
     print("making", number, flush=True)
-    log_p = {split: np.random.default_rng(number).uniform(-3, -1, len(inputs.gold[split])).astype(np.float32) for split in EVALUATED}
+    random = {split: np.random.default_rng(number) for split in EVALUATED}
+    log_p = {split: random[split].uniform(-3, -1, len(inputs.gold[split])).astype(np.float32) for split in EVALUATED}
     return Result(inputs.component(str(number), x=number / 3), log_p, {"pass": number, "loss": number / 7})
 
 def components(inputs):
@@ -41,7 +42,7 @@ run(hypothesis.main)
 
 @pytest.fixture
 def step(tmp_path):
-    """Return a function that runs a step of four components, killed after the one with the number `dies_after`, and returns the numbers it has made."""
+    """Return a function that runs a step of four components, killed after `dies_after`; it returns those made."""
     random = np.random.default_rng(1)
     for split in ("valid", "test"):
         save_array(tmp_path / f"{split}.npy", random.integers(0, 5, 9).astype(np.int32))

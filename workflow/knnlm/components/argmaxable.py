@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.optimize import linprog
 
+from knnlm.retrieval.query_blocks import slices
 from knnlm.running.processes import die_with_parent
 
 UNARGMAXABLE, UNDECIDED, ARGMAXABLE = -1, 0, 1
@@ -74,10 +75,9 @@ def find_argmaxable(
 
 
 def whitened(centred: np.ndarray) -> np.ndarray:
-    """Return rows of zero mean, float64 (types, width), after an invertible linear map that whitens their covariance.
+    """Return rows of zero mean, float64 (types, width), with their covariance whitened by an invertible linear map.
 
-    The map does not change who can be an argmax: an h for the one is an h for the other. But in the new space a type's
-    own row is nearly its best h.
+    The map does not change who can be an argmax, but after it a type's own row is nearly its best h.
     """
     eigenvalues, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     largest = eigenvalues.max(initial=0)
@@ -110,9 +110,8 @@ def cleared_by_direction(rows: torch.Tensor, types: torch.Tensor) -> torch.Tenso
 def cleared_by_states(rows: torch.Tensor, states: np.ndarray) -> torch.Tensor:
     """Return the types that lead at some state, int64; rows: float32 (types, width), states: float (n, width)."""
     found = [torch.zeros(0, dtype=torch.int64, device=rows.device)]
-    for begin in range(0, len(states), AT_ONCE):
-        h = torch.as_tensor(np.asarray(states[begin : begin + AT_ONCE], np.float32), device=rows.device)
-        types, sure, _ = leads(rows, h)
+    for some in slices(len(states), AT_ONCE):
+        types, sure, _ = leads(rows, torch.as_tensor(np.asarray(states[some], np.float32), device=rows.device))
         found.append(types[sure].unique())
     return torch.cat(found).unique()
 

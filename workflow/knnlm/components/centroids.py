@@ -14,6 +14,7 @@ import torch
 from scipy import sparse
 
 from knnlm.datastore.index import METRICS, ROWS_AT_ONCE
+from knnlm.retrieval.query_blocks import slices
 
 QUERIES_AT_ONCE = 8192  # searched together
 DENSE_AT_ONCE = 256  # queries whose P(gold|c) for all centroids is written out, one tile at a time
@@ -66,10 +67,9 @@ def nearest_centroids(index: faiss.Index, keys: np.ndarray, unit: bool) -> np.nd
     keys: float16 or float32 (rows, width), read by blocks.
     """
     found = np.empty(len(keys), dtype=np.int64)
-    for begin in range(0, len(keys), ROWS_AT_ONCE):
-        block = keys[begin : begin + ROWS_AT_ONCE]
-        _, nearest = index.search(unit_length(block) if unit else block.astype(np.float32), 1)  # (block, 1)
-        found[begin : begin + len(block)] = nearest[:, 0]
+    for rows in slices(len(keys), ROWS_AT_ONCE):
+        _, nearest = index.search(unit_length(keys[rows]) if unit else keys[rows].astype(np.float32), 1)  # (rows, 1)
+        found[rows] = nearest[:, 0]
     return found
 
 
@@ -124,8 +124,7 @@ def nearest_to_queries(
     """
     kept = min(kept, len(clusters.centroids))
     similarities, ids = np.empty((len(queries), kept), dtype=np.float32), np.empty((len(queries), kept), dtype=np.int64)
-    for begin in range(0, len(queries), QUERIES_AT_ONCE):
-        rows = slice(begin, begin + QUERIES_AT_ONCE)
+    for rows in slices(len(queries), QUERIES_AT_ONCE):
         block = unit_length(queries[rows]) if clusters.unit else queries[rows]
         scores, ids[rows] = faiss.knn(block, clusters.centroids, kept, METRICS[metric])
         similarities[rows] = -scores if metric == "l2" else scores
@@ -139,8 +138,7 @@ def gold_shares(distribution: sparse.csr_array, ids: np.ndarray, gold: np.ndarra
     """
     of_words = sparse.csr_array(distribution.T)
     shares = np.empty(ids.shape, dtype=np.float32)
-    for begin in range(0, len(ids), DENSE_AT_ONCE):
-        rows = slice(begin, begin + DENSE_AT_ONCE)
+    for rows in slices(len(ids), DENSE_AT_ONCE):
         shares[rows] = np.take_along_axis(of_words[gold[rows]].toarray(), ids[rows], axis=1)
     return shares
 
@@ -164,42 +162,33 @@ def centroid_gradient(
     return gradient / (temperature * len(keys))
 
 
-@dataclass(frozen=True)
-class Training:
-    """How centroids are trained: Adam's learning rate, rows in a batch, and passes over the rows."""
-
-    passes: int
-    batch: int
-    learning_rate: float
-
-
 def fine_tune(
     clusters: Clusters,
     keys: np.ndarray,
     values: np.ndarray,
     metric: str,
     temperature: float,
-    training: Training,
+    recipe: dict,
     seed: int,
     device: str,
 ) -> Iterator[np.ndarray]:
     """Train the centroids to minimise −log p(gold) at a fixed temperature; yield them, float32 (C, width), every pass.
 
-    keys: float32 (n, width); values: int (n,). Each batch compares its rows with all centroids. Memory: a few times
-    batch × C floats.
+    keys: float32 (n, width); values: int (n,). `recipe` holds `passes` over the keys, `batch` (keys an update), each
+    of which is compared with all centroids, and Adam's `learning_rate`. Memory: a few times batch × C floats.
     """
     centroids = torch.from_numpy(clusters.centroids.copy()).to(device)
-    optimiser = torch.optim.Adam([centroids], lr=training.learning_rate)
+    optimiser = torch.optim.Adam([centroids], lr=recipe["learning_rate"])
     log_of_words = sparse.csr_array(clusters.distribution.T)
     log_of_words.data = np.log(log_of_words.data)
     generator = np.random.default_rng(seed)
-    for _ in range(training.passes):
+    for _ in range(recipe["passes"]):
         order = generator.permutation(len(keys))
-        for begin in range(0, len(order), training.batch):
-            rows = order[begin : begin + training.batch]
+        for some in slices(len(order), recipe["batch"]):
+            rows = order[some]
             log_shares = _dense_log_shares(log_of_words, values[rows], device)
-            some = torch.from_numpy(keys[rows]).to(device)  # (batch, width)
-            centroids.grad = centroid_gradient(some, centroids, log_shares, temperature, metric)
+            batch = torch.from_numpy(keys[rows]).to(device)  # (batch, width)
+            centroids.grad = centroid_gradient(batch, centroids, log_shares, temperature, metric)
             optimiser.step()
         yield centroids.cpu().numpy().copy()
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.components.catalogue import GRID_STEP as GRID_STEP
 from knnlm.components.catalogue import Component
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import load_array, read_manifest, save_array, write_manifest

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from knnlm.components.heads import Batch, Head, Objective, OutputEmbedding, even_rows
+from knnlm.components.heads import Batch, Head, Objective, OutputEmbedding, even_rows, even_slices
 from knnlm.datastore.store import Datastore, prefix_rows
+from knnlm.retrieval.query_blocks import slices
 from knnlm.running.progress import progress
 
 ROWS_AT_ONCE = 16384  # of stored states on the device when they are evaluated
@@ -28,11 +29,11 @@ class Rows:
     ffn: np.ndarray | None = None
     log_p_base: np.ndarray | None = None
 
-    def batch(self, begin: int, end: int, device: str) -> Batch:
-        """Return rows `begin` to `end` on the device, states in float32."""
+    def batch(self, rows: slice, device: str) -> Batch:
+        """Return some rows on the device, states in float32."""
 
         def on_device(part: np.ndarray | None) -> torch.Tensor | None:
-            return None if part is None else torch.from_numpy(np.array(part[begin:end])).to(device)
+            return None if part is None else torch.from_numpy(np.array(part[rows])).to(device)
 
         ffn = on_device(self.ffn)
         states, gold, log_p_base = on_device(self.states), on_device(self.gold), on_device(self.log_p_base)
@@ -40,8 +41,8 @@ class Rows:
 
     def batches(self, device: str) -> Iterator[Batch]:
         """Yield all rows in their order."""
-        for begin in range(0, len(self.gold), ROWS_AT_ONCE):
-            yield self.batch(begin, begin + ROWS_AT_ONCE, device)
+        for rows in slices(len(self.gold), ROWS_AT_ONCE):
+            yield self.batch(rows, device)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def train_head(
     Batches are neighbouring rows of a chunk, which stand there in random order; `seed` draws the order of the batches
     anew for every pass. Memory: the parameters, five times, and one tile.
     """
-    blocks = [block for part in rows for block in _blocks(part, recipe["batch"])]
+    blocks = [(part, some) for part in rows for some in even_slices(len(part.gold), recipe["batch"])]
     rates = iter(learning_rates(recipe, recipe["passes"] * len(blocks)).tolist())
     optimiser = torch.optim.Adam(head.parameters, lr=recipe["learning_rate"], betas=tuple(recipe["betas"]), fused=True)
     best = Trained(0, math.nan, mean_loss(head, valid, objective, device))
@@ -125,9 +126,9 @@ def train_head(
     for number in progress(range(1, recipe["passes"] + 1), label):
         total = 0.0
         for place in np.random.default_rng([seed, number]).permutation(len(blocks)):
-            part, begin, end = blocks[place]
+            part, some = blocks[place]
             with training_precision():
-                total += head.accumulate(part.batch(begin, end, device), objective)
+                total += head.accumulate(part.batch(some, device), objective)
             optimiser.param_groups[0]["lr"] = next(rates)
             optimiser.step()
         valid_loss = mean_loss(head, valid, objective, device)
@@ -149,10 +150,3 @@ def training_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _blocks(rows: Rows, batch: int) -> list[tuple[Rows, int, int]]:
-    """Divide a piece into blocks of nearly the same size, at most `batch` rows."""
-    length = len(rows.gold)
-    count = -(-length // batch)
-    return [(rows, length * number // count, length * (number + 1) // count) for number in range(count)]

@@ -7,7 +7,6 @@ the width-wide side.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -130,7 +129,7 @@ class OutputEmbedding:
     def log_p(self, batch: Batch) -> torch.Tensor:
         """Return log p of the gold, (n,) in nats."""
         found = torch.empty_like(batch.gold, dtype=batch.states.dtype)
-        for rows in self.tile.slices(len(batch)):
+        for rows in even_slices(len(batch), self.tile.rows):
             logits, _, gold = self.logits(batch[rows])
             found[rows] = (gold.logsumexp(1) - _log_total(logits)).clamp_(max=0)
         return found
@@ -144,7 +143,7 @@ class OutputEmbedding:
         weights, total = self.parameters[0], 0.0
         if weights.grad is None:
             weights.grad = torch.empty_like(weights)
-        for rows in self.tile.slices(len(batch)):
+        for rows in even_slices(len(batch), self.tile.rows):
             part = batch[rows]
             logits, columns, gold = self.logits(part)
             probabilities = torch.softmax(logits, 1, out=logits)
@@ -162,24 +161,17 @@ class MixtureOfSoftmaxes:
     π is a softmax of a linear layer, g_k is linear; both have a bias, and there is no tanh.
     """
 
-    def __init__(
-        self,
-        output_embedding: torch.Tensor,
-        prior: torch.Tensor,
-        prior_bias: torch.Tensor,
-        experts: torch.Tensor,
-        biases: torch.Tensor,
-    ):
+    def __init__(self, output_embedding: torch.Tensor, *layers: torch.Tensor):
         """Take π's layer, (K, width) and (K,), and g's, (K, width, width) and (K, width), which training changes."""
         self.output_embedding = output_embedding
-        self.parameters, self.rows = [prior, prior_bias, experts, biases], len(prior) * len(output_embedding)
+        self.parameters, self.rows = list(layers), len(layers[0]) * len(output_embedding)
         self.tile = Tile(output_embedding)
 
     def log_p(self, batch: Batch) -> torch.Tensor:
         """Return log p of the gold, (n,) in nats."""
         prior, prior_bias, experts, biases = self.parameters
         found = torch.empty_like(batch.gold, dtype=batch.states.dtype)
-        for rows in self.tile.slices(len(batch)):
+        for rows in even_slices(len(batch), self.tile.rows):
             states, gold = batch.states[rows], batch.gold[rows, None]
             terms = torch.log_softmax(torch.addmm(prior_bias, states, prior.T), 1)
             for k, (expert, bias) in enumerate(zip(experts, biases, strict=True)):
@@ -199,7 +191,7 @@ class MixtureOfSoftmaxes:
             parameter.grad = torch.zeros_like(parameter)
         prior, prior_bias, experts, biases = self.parameters
         total = 0.0
-        for rows in self.tile.slices(len(batch)):
+        for rows in even_slices(len(batch), self.tile.rows):
             part = batch[rows]
             states, gold = part.states, part.gold[:, None]
             log_prior = torch.log_softmax(torch.addmm(prior_bias, states, prior.T), 1)
@@ -233,18 +225,18 @@ class Tile:
         self.rows = max(LEAST_TILE_ROWS, TILE_BYTES // (len(like) * like.element_size()))
         self.buffer = like.new_empty(0)
 
-    def slices(self, length: int) -> list[slice]:
-        """Divide `length` rows into tiles of nearly the same size."""
-        tiles = -(-length // self.rows)
-        edges = [length * tile // tiles for tile in range(tiles + 1)] if tiles else [0]
-        return [slice(begin, end) for begin, end in pairwise(edges)]
-
     def product(self, states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return states @ weights.T, (n, R), in the buffer."""
         entries = len(states) * len(weights)
         if len(self.buffer) < entries:
             self.buffer = weights.new_empty(entries)
         return torch.mm(states, weights.T, out=self.buffer[:entries].view(len(states), -1))
+
+
+def even_slices(length: int, most: int) -> list[slice]:
+    """Divide `length` rows into slices of nearly the same size, of at most `most` rows."""
+    count = -(-length // most)
+    return [slice(length * number // count, length * (number + 1) // count) for number in range(count)]
 
 
 def _log_total(logits: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from knnlm.retrieval.query_blocks import slices
+
 QUERIES_AT_ONCE = 256  # a block of similarities stays in the cache
 Neighbours = dict[str, tuple[np.ndarray, np.ndarray]]  # of each split: ids, int32 (n, k), similarities, float32 (n, k)
 
@@ -25,8 +27,7 @@ def log_p_knn(similarities: np.ndarray, matches: np.ndarray, temperature: float)
     float32 (n, k). The result is −inf where no neighbour has the token or p_kNN is below float32's smallest number.
     """
     result = np.empty(len(similarities), dtype=np.float32)
-    for begin in range(0, len(similarities), QUERIES_AT_ONCE):
-        rows = slice(begin, begin + QUERIES_AT_ONCE)
+    for rows in slices(len(similarities), QUERIES_AT_ONCE):
         best = np.maximum(similarities[rows].max(axis=1, keepdims=True), np.finfo(np.float32).min)  # (rows, 1)
         # (rows, k), exact: similarities divided by a low τ would lose their differences to rounding
         distances = torch.from_numpy(similarities[rows] - best)

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from knnlm.retrieval.query_blocks import slices
+
 STATES_AT_ONCE = 512  # a tile's logits stay in the cache of a CPU
 
 
@@ -19,8 +21,7 @@ def log_p_sparsified(
     weights = torch.as_tensor(output_embedding, device=device).T
     descending = sorted(range(len(sizes)), key=lambda place: -sizes[place])
     result = np.empty((len(sizes), len(states)), dtype=np.float32)
-    for begin in range(0, len(states), STATES_AT_ONCE):
-        rows = slice(begin, begin + STATES_AT_ONCE)
+    for rows in slices(len(states), STATES_AT_ONCE):
         kept = torch.as_tensor(states[rows], device=device) @ weights  # logits, (rows, V)
         of_gold = kept.gather(1, torch.as_tensor(gold[rows].astype(np.int64), device=device)[:, None])  # (rows, 1)
         larger = (kept > of_gold).sum(dim=1)  # (rows,)

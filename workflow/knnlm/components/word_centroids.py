@@ -14,9 +14,11 @@ import numpy as np
 from scipy import sparse
 
 from knnlm.datastore.index import ROWS_AT_ONCE
+from knnlm.retrieval.query_blocks import slices
 
 Centroids = tuple[np.ndarray, np.ndarray]  # float32 (C, width), and the word type of each, int64 (C,)
 Cluster = tuple[float, np.ndarray]  # the sum of squares around the mean, and the keys, float32 (n, width)
+Priority = Callable[[list[Cluster]], float]
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,16 @@ def word_means(blocks: Iterable[tuple[np.ndarray, np.ndarray]], types: int) -> C
     """
     sums, counts = 0, np.zeros(types, dtype=np.int64)
     for keys, values in blocks:
-        for begin in range(0, len(values), ROWS_AT_ONCE):
-            block = np.asarray(values[begin : begin + ROWS_AT_ONCE])
-            sums = sums + _membership(block, types) @ keys[begin : begin + ROWS_AT_ONCE].astype(np.float64)
+        for rows in slices(len(values), ROWS_AT_ONCE):
+            block = np.asarray(values[rows])
+            sums = sums + _membership(block, types) @ keys[rows].astype(np.float64)  # (types, width)
             counts += np.bincount(block, minlength=types)
     words = np.flatnonzero(counts)
     return (sums[words] / counts[words, None]).astype(np.float32), words
 
 
 def random_rows(values: np.ndarray, per_word: int, seed: int) -> np.ndarray:
-    """Return the places of `per_word` random rows of every type, or all where it has fewer, int64, sorted.
-
-    values: int (rows,).
-    """
+    """Return the places, int64, sorted, of `per_word` random rows of every type or all it has; values: int (rows,)."""
     shuffled = np.random.default_rng(seed).permutation(len(values))
     order = shuffled[np.argsort(values[shuffled], kind="stable")]
     _, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
@@ -96,11 +95,7 @@ def widest_cluster(clusters: list[Cluster]) -> float:
 
 
 def allotted(
-    rows: WordRows,
-    centroids: int,
-    points_per_centroid: int,
-    iterations: int,
-    priority: Callable[[list[Cluster]], float],
+    rows: WordRows, centroids: int, points_per_centroid: int, iterations: int, priority: Priority
 ) -> Centroids:
     """Give every type one mean, then one more, again and again, to the type whose clusters have the highest `priority`.
 
@@ -163,10 +158,7 @@ def sum_of_squares(keys: np.ndarray) -> float:
 
 
 def lloyd(keys: np.ndarray, means: np.ndarray, iterations: int) -> np.ndarray:
-    """Return the means, float32 (C, width), after Lloyd iterations over all keys, float32 (n, width).
-
-    A mean that loses all its keys stays put.
-    """
+    """Return the means, float32 (C, width), after Lloyd iterations over keys (n, width); one without keys stays put."""
     if len(means) == 1:
         return means
     for _ in range(iterations):

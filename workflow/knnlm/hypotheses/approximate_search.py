@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,28 +18,33 @@ SETTINGS = {
     "codes": {"type": "array", "items": {"$ref": "#/$defs/pq_bytes"}},
 }
 WORK = {"components": "nprobe, codes", "temperatures": "nprobe, codes", "lists": "nprobe", "codes": "codes"}
-Found = tuple[np.ndarray, np.ndarray]  # ids, int32 (n, k), and similarities, float32 (n, k), both splits together
+Search = tuple[int, np.ndarray, np.ndarray]  # the setting, ids, int32 (n, k), and similarities, float32 (n, k)
 
 
-def of_nprobe(inputs: Inputs, queries: np.ndarray, stored: Found) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield (nprobe, ids, similarities) for each number of lists visited, as far as the stored index has so many."""
+def stored(inputs: Inputs) -> Iterator[np.ndarray]:
+    """Return ids and similarities of the stored retrieval, both splits together."""
+    return (np.concatenate(parts) for parts in zip(*inputs.neighbours("approximate").values(), strict=True))
+
+
+def of_nprobe(inputs: Inputs, queries: np.ndarray) -> Iterator[Search]:
+    """Yield the search with each number of lists visited, as far as the stored index has so many."""
     lists, own = inputs.trained_index().nlist, inputs.index["nprobe"]
     usable = inputs.usable("nprobe", lambda nprobe: nprobe <= lists, f"the index has {lists} lists")
     if own in usable:
-        yield own, *stored
+        yield own, *stored(inputs)
     if wanted := sorted({*usable} - {own}):
         yield from nprobe_search(inputs.search_index(), queries, inputs.retrieval["k"], wanted)
 
 
-def of_codes(inputs: Inputs, queries: np.ndarray, stored: Found) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield (codes, ids, similarities) for each code size, in bytes, that divides the width, with the same lists."""
+def of_codes(inputs: Inputs, queries: np.ndarray) -> Iterator[Search]:
+    """Yield the search with each code size, in bytes, that divides the width, and the same lists."""
     store, h, trained = inputs.store, inputs.main["h"], inputs.trained_index()
     why = f"lm.architecture.width is {store.width}, which they do not divide"
     usable = inputs.usable("codes", lambda codes: store.width % codes == 0, why)
     sample = store.sample(h, inputs.index["training_rows"])
     for codes in sorted({*usable}):
         if codes == trained.code_size:
-            yield codes, *stored
+            yield codes, *stored(inputs)
         else:
             index = recoded_index(trained, codes, sample, inputs.seed)
             fill_in_memory(index, store, h)
@@ -50,14 +56,11 @@ def components(inputs: Inputs) -> Iterator[Result]:
     """Yield a component for each number of lists and each code size, with the recall of its search."""
     values, edge = inputs.store.all_values(), len(inputs.gold["valid"])
     queries = np.concatenate([inputs.queries(split, inputs.main["h"]) for split in EVALUATED])
-    stored, exact = (
-        [np.concatenate(parts) for parts in zip(*inputs.neighbours(search).values(), strict=True)]
-        for search in ("approximate", "exact")
-    )
+    exact = np.concatenate([ids for ids, _ in inputs.neighbours("exact").values()])
     for setting, series, searches in (("nprobe", "nprobe", of_nprobe), ("codes", "PQ codes", of_codes)):
-        for value, ids, similarities in searches(inputs, queries, stored):
-            share = float(recall(ids, exact[0]).mean())
+        for value, ids, similarities in searches(inputs, queries):
+            share = float(recall(ids, exact).mean())
             parts = zip(np.split(ids, [edge]), np.split(similarities, [edge]), strict=True)
-            found, facts = dict(zip(EVALUATED, parts, strict=True)), {"recall": share, setting: value}
-            place = {"series": series, "x": share}
-            yield inputs.knn_component(f"{setting}-{value}", "approximate", found, values, facts=facts, **place)
+            found, place = dict(zip(EVALUATED, parts, strict=True)), {"series": series, "x": share}
+            result = inputs.knn_component(f"{setting}-{value}", "approximate", found, values, **place)
+            yield replace(result, facts={"recall": share, setting: value})

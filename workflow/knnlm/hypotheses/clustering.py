@@ -10,33 +10,11 @@ from functools import partial
 
 import numpy as np
 
-from knnlm.components.centroids import (
-    Clusters,
-    Training,
-    distribution_facts,
-    fine_tune,
-    gold_shares,
-    k_means,
-    nearest_centroids,
-    nearest_to_queries,
-    occupied,
-    one_word_each,
-    unit_length,
-    word_distribution,
-)
+from knnlm.components import centroids, word_centroids
+from knnlm.components.centroids import Clusters
 from knnlm.components.interpolation import best_mixture
 from knnlm.components.knn import log_p_knn
-from knnlm.components.word_centroids import (
-    Centroids,
-    WordRows,
-    allotted,
-    random_rows,
-    sorted_by_word,
-    two_means,
-    variance_per_row,
-    widest_cluster,
-    word_means,
-)
+from knnlm.components.word_centroids import Centroids, WordRows
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import prefix_rows
 from knnlm.errors import KnnlmError
@@ -94,23 +72,27 @@ def clustered(inputs: Inputs, h: str, spherical: bool = False, unit: bool = Fals
         print(f"{ratio}: {wanted} clusters lowered to {len(sample)}, as many as the store has rows", flush=True)
         wanted = len(sample)
     search = settings["factory"], settings["nprobe"]
-    keys = unit_length(sample) if unit else sample
-    centroids, index = k_means(keys, wanted, settings["iterations"], inputs.seed, spherical, *search)
-    cells = np.concatenate([nearest_centroids(index, chunk.keys_of(h), unit) for chunk in inputs.store.chunks])
-    clusters = occupied(centroids, word_distribution(cells, inputs.store.all_values(), wanted, types), unit)
-    return clusters, distribution_facts(clusters, cells, wanted)
+    keys = centroids.unit_length(sample) if unit else sample
+    points, index = centroids.k_means(keys, wanted, settings["iterations"], inputs.seed, spherical, *search)
+    cells = np.concatenate(
+        [centroids.nearest_centroids(index, chunk.keys_of(h), unit) for chunk in inputs.store.chunks]
+    )
+    clusters = centroids.occupied(
+        points, centroids.word_distribution(cells, inputs.store.all_values(), wanted, types), unit
+    )
+    return clusters, centroids.distribution_facts(clusters, cells, wanted)
 
 
 def mean_of_each(inputs: Inputs, h: str) -> Centroids:
     """Return the mean key of every word type."""
     blocks = ((chunk.keys_of(h), chunk.values_of_rows()) for chunk in inputs.store.chunks)
-    return word_means(blocks, len(inputs.continuation))
+    return word_centroids.word_means(blocks, len(inputs.continuation))
 
 
 def samples_of_each(inputs: Inputs, h: str) -> Centroids:
     """Return random keys of every word type."""
     values, chunks = inputs.store.all_values(), inputs.store.chunks
-    ids = random_rows(values, inputs.settings["words"]["samples"], inputs.seed)  # global, ascending
+    ids = word_centroids.random_rows(values, inputs.settings["words"]["samples"], inputs.seed)  # global, ascending
     parts = np.split(ids, np.searchsorted(ids, [chunk.first_position for chunk in chunks])[1:])
     keys = [chunk.keys_of(h)[part - chunk.first_position] for chunk, part in zip(chunks, parts, strict=True)]
     return np.concatenate(keys).astype(np.float32), values[ids]
@@ -118,19 +100,19 @@ def samples_of_each(inputs: Inputs, h: str) -> Centroids:
 
 def two_of_each(inputs: Inputs, h: str) -> Centroids:
     """Return two means of every word type."""
-    return two_means(rows_of_words(inputs, h), inputs.settings["words"]["iterations"])
+    return word_centroids.two_means(rows_of_words(inputs, h), inputs.settings["words"]["iterations"])
 
 
 def by_priority(inputs: Inputs, h: str, priority: Callable) -> Centroids:
     """Return one mean of every word type, and further ones where the priority is highest."""
     settings, wanted = inputs.settings["words"], int(inputs.settings["ratio"] * len(inputs.continuation))
     limits = settings["points_per_centroid"], settings["iterations"]
-    return allotted(rows_of_words(inputs, h), wanted, *limits, priority)
+    return word_centroids.allotted(rows_of_words(inputs, h), wanted, *limits, priority)
 
 
 def rows_of_words(inputs: Inputs, h: str) -> WordRows:
     """Hold in memory as many rows as the settings allow: a uniform sample, so that all types are thinned alike."""
-    return sorted_by_word(*sampled_rows(inputs, h, inputs.settings["words"]["rows"]))
+    return word_centroids.sorted_by_word(*sampled_rows(inputs, h, inputs.settings["words"]["rows"]))
 
 
 def sampled_rows(inputs: Inputs, h: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,8 +128,8 @@ OF_WORDS = {
     "word-means": mean_of_each,
     "word-samples": samples_of_each,
     "two-means": two_of_each,
-    "variance-driven": partial(by_priority, priority=variance_per_row),
-    "squares-driven": partial(by_priority, priority=widest_cluster),
+    "variance-driven": partial(by_priority, priority=word_centroids.variance_per_row),
+    "squares-driven": partial(by_priority, priority=word_centroids.widest_cluster),
 }
 
 
@@ -155,7 +137,7 @@ def made(inputs: Inputs, kind: str, h: str) -> Made:
     """Return the clusters of a kind, and what was measured of them."""
     if kind in OF_KEYS:
         return clustered(inputs, h, **OF_KEYS[kind])
-    return one_word_each(*OF_WORDS[kind](inputs, h), len(inputs.continuation))
+    return centroids.one_word_each(*OF_WORDS[kind](inputs, h), len(inputs.continuation))
 
 
 def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters, facts: dict[str, float]) -> Result:
@@ -174,18 +156,18 @@ def scores(inputs: Inputs, split: str, h: str, metric: str, clusters: Clusters) 
 
     Every temperature is arithmetic on these.
     """
-    similarities, ids = nearest_to_queries(inputs.queries(split, h), clusters, metric, inputs.settings["kept"])
-    return similarities, gold_shares(clusters.distribution, ids, inputs.gold[split])
+    similarities, ids = centroids.nearest_to_queries(
+        inputs.queries(split, h), clusters, metric, inputs.settings["kept"]
+    )
+    return similarities, centroids.gold_shares(clusters.distribution, ids, inputs.gold[split])
 
 
 def trained(inputs: Inputs, h: str, metric: str, start: Clusters, temperature: float) -> Result:
     """Train centroids at the temperature that was best for them; tune it again for the pass that is best on valid."""
-    settings = inputs.settings["fine_tuning"]
-    keys, values = sampled_rows(inputs, h, settings["rows"])
-    training = Training(settings["passes"], settings["batch"], settings["learning_rate"])
-    losses = []
-    for centroids in fine_tune(start, keys, values, metric, temperature, training, inputs.seed, inputs.device):
-        clusters = Clusters(centroids, start.distribution)
+    recipe, losses = inputs.settings["fine_tuning"], []
+    keys, values = sampled_rows(inputs, h, recipe["rows"])
+    for points in centroids.fine_tune(start, keys, values, metric, temperature, recipe, inputs.seed, inputs.device):
+        clusters = Clusters(points, start.distribution)
         log_p = log_p_knn(*scores(inputs, "valid", h, metric, clusters), temperature)
         losses.append(best_mixture(inputs.log_p_base["valid"], log_p)[0])
         if losses[-1] == min(losses):

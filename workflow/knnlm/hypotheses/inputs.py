@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnlm.components.catalogue import Component
-from knnlm.components.columns import checkpoint_of, find_component, load_components
+from knnlm.components.catalogue import BASE, Component
+from knnlm.components.columns import checkpoint_of, find_component
 from knnlm.components.interpolation import count_words
 from knnlm.components.knn import Neighbours, knn_scorer
 from knnlm.components.temperature import mixed_loss, tuned
+from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import Datastore, open_datastore
-from knnlm.hypotheses.results import EVALUATED, Result, keep, kept
+from knnlm.hypotheses.results import Result, keep, kept
 from knnlm.running.devices import Job
 from knnlm.storage.files import check_same_model, content_hash, identity_name, load_array, read_manifest
 from knnlm.storage.seals import verified
@@ -107,10 +108,7 @@ class Inputs:
     @cached_property
     def log_p_base(self) -> dict[str, np.ndarray]:
         """The base LM's log p of the gold tokens, float32 (n,) in nats."""
-        return {
-            split: np.array(load_components(self.stored.base, split, len(gold), self.checkpoint)[0][1])
-            for split, gold in self.gold.items()
-        }
+        return self._found([self.stored.base], BASE.component).log_p
 
     @cached_property
     def store(self) -> Datastore:
@@ -173,8 +171,11 @@ class Inputs:
 
     def stored_component(self, name: str) -> Result:
         """Return a component that was made before, such as `knn-att-l2-exact-real` (needs `components`)."""
+        return self._found(self.stored.components, name)
+
+    def _found(self, files: Sequence[Path], name: str) -> Result:
         sizes = {split: len(gold) for split, gold in self.gold.items()}
-        return Result(*find_component(self.stored.components, name, sizes, self.checkpoint))
+        return Result(*find_component(files, name, sizes, self.checkpoint))
 
     def usable(self, setting: str, fits: Callable[[int | None], bool], why: str) -> list[int | None]:
         """Return the values of a list in the settings that fit this run; the job's log says which are left out and why.
@@ -205,13 +206,13 @@ class Inputs:
         search: str,
         found: Neighbours,
         values: np.ndarray,
-        *,
-        facts: dict | None = None,
+        same: Component | None = None,
         **place: object,
     ) -> Result:
-        """Return the kNN component that other neighbours than the stored ones give the main retrieval, tuned.
+        """Return the kNN component that other neighbours than the stored ones give the main retrieval.
 
         `found` are the neighbours of both splits as `search` would find and score them, values: int32 (rows,) by id.
+        The temperature is tuned, unless a component `same` has the same neighbours: then it is that one's.
         """
         described = {
             "mask": MASKS[search],
@@ -220,7 +221,11 @@ class Inputs:
             "rows": len(values),
         }
         component = self.component(name, **self.main, fraction=1.0, **described, **place)
-        return self.tuned(component, knn_scorer(found, values, self.gold), **(facts or {}))
+        log_p_at = knn_scorer(found, values, self.gold)
+        if same is None:
+            return self.tuned(component, log_p_at)
+        component = component.tuned(same.temperature, same.temperature_status)
+        return Result(component, {split: log_p_at(split, same.temperature) for split in EVALUATED})
 
     @property
     def kept_results(self) -> Path:

@@ -10,32 +10,29 @@ from dataclasses import replace
 
 import numpy as np
 
+from knnlm.components import zero_rows
+from knnlm.components.catalogue import main_name
 from knnlm.components.knn import Neighbours, log_p_knn
-from knnlm.components.zero_rows import (
-    count_zero_rows,
-    padded_neighbours,
-    scanned_similarity_to_zero,
-    similarity_to_zero,
-)
 from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.results import Result
 
-NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
+NEEDS = ("states", "datastore", "neighbours", "components", "index", "temperature")
 SETTINGS = {"shares": "shares"}
 WORK = {"components": "shares", "temperatures": "shares"}
 SERIES = {"exact": "real mask, real score", "approximate": "FAISS mask, FAISS score"}
+VARIANTS = {"exact": "exact-real", "approximate": "approximate-faiss"}
 
 
-def padded(inputs: Inputs, search: str, zero_rows: int) -> Neighbours:
-    """Return what a search would find, had the zero rows been added to the store: worked out from the stored ones."""
+def padded(inputs: Inputs, search: str, added: int) -> Neighbours:
+    """Return what a search would find, had zero rows been added to the store: worked out from stored ones."""
     found = {}
     for split, (ids, similarities) in inputs.neighbours(search).items():
         queries = inputs.queries(split, inputs.main["h"])
         if search == "exact":
-            to_zero = similarity_to_zero(queries, inputs.main["metric"])
+            to_zero = zero_rows.similarity_to_zero(queries, inputs.main["metric"])
         else:
-            to_zero = scanned_similarity_to_zero(inputs.trained_index(), inputs.index["nprobe"], queries)
-        found[split] = padded_neighbours(ids, similarities, to_zero, zero_rows, inputs.store.rows)
+            to_zero = zero_rows.scanned_similarity_to_zero(inputs.trained_index(), inputs.index["nprobe"], queries)
+        found[split] = zero_rows.padded_neighbours(ids, similarities, to_zero, added, inputs.store.rows)
     return found
 
 
@@ -52,11 +49,15 @@ def padding_facts(inputs: Inputs, found: Neighbours, temperature: float) -> dict
 def components(inputs: Inputs) -> Iterator[Result]:
     """Yield an exact and an approximate component for each share of zero rows."""
     for share in sorted(set(inputs.settings["shares"])):
-        zero_rows = count_zero_rows(share, inputs.store.rows)
+        added = zero_rows.count_zero_rows(share, inputs.store.rows)
         # the zero rows' value is `<s>`, which no text has as gold token
-        values = np.concatenate([inputs.store.all_values(), np.zeros(zero_rows, np.int32)])
+        values = np.concatenate([inputs.store.all_values(), np.zeros(added, np.int32)])
         for search, series in SERIES.items():
-            found = padded(inputs, search, zero_rows)
-            result = inputs.knn_component(f"{search}-{share:g}", search, found, values, series=series, x=share)
+            found, same = padded(inputs, search, added), None
+            if added and all((ids < inputs.store.rows).all() for ids, _ in found.values()):
+                # no query meets the padding: one component has one temperature, or rounding alone would tell them apart
+                same = inputs.stored_component(main_name(inputs.main, VARIANTS[search])).component
+            place = {"same": same, "series": series, "x": share}
+            result = inputs.knn_component(f"{search}-{share:g}", search, found, values, **place)
             facts = padding_facts(inputs, found, result.component.temperature)
-            yield replace(result, facts={"zero_rows": zero_rows, **facts})
+            yield replace(result, facts={"zero_rows": added, **facts})

@@ -97,9 +97,10 @@ def work(config: dict, name: str) -> dict[str, str]:
 
 
 def uses_device(config: dict, name: str) -> bool:
-    """Return whether the step of a hypothesis says `.device` anywhere: it computes there, so its job asks for a GPU."""
+    """Return whether a hypothesis asks for a GPU: its step says `.device` anywhere, or trains heads."""
     return any(
-        isinstance(node, ast.Attribute) and node.attr == "device"
+        (isinstance(node, ast.Attribute) and node.attr == "device")
+        or (isinstance(node, ast.ImportFrom) and node.module == "knnlm.hypotheses.trained_heads")
         for node in ast.walk(_parsed(config["hypotheses"][name]["family"]))
     )
 

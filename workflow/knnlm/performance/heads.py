@@ -57,7 +57,7 @@ def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -
     ours = partial(epoch, rows, weights, vocabulary, BATCH, bench.device)
     work = {
         "ours": ours,
-        "products": multiplying(rows.batch(0, BATCH, bench.device).states, weights, batches),
+        "products": multiplying(rows.batch(slice(BATCH), bench.device).states, weights, batches),
         "forward": lambda: (bare_forward(model, sources), ours()),
     }
     speeds = bench.speeds(**{name: (len(tokens), job) for name, job in work.items()})
