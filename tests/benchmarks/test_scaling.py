@@ -63,6 +63,7 @@ def sizes(config, retrieval, tmp_path_factory):
     assert model.longest_input == 64
     found = scaling.Sizes(folder / "scaling", "cpu", retrieval, 600, 100, 16, 32, 32, 64, 1)
     scaling.save_array(found.folder / "tokens.npy", random_tokens(8 * 64, VOCABULARY, 1))
+    scaling.write_manifest(found.folder / "manifest.json", [found.folder / "tokens.npy"])
     scaling.write_stores(found)
     return found
 

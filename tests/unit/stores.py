@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.datastore.store import Chunk, Datastore, prefix_rows
-from knnlm.storage.files import save_array
+from knnlm.datastore.shuffle import prefix_rows
+from knnlm.datastore.store import Chunk, Datastore
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import write_manifest
 
 FRACTIONS = [0.05, 0.3, 0.5, 1.0]
 RANDOM = np.random.default_rng(5)
@@ -19,6 +21,7 @@ def make_store(folder, keys, chunks):
         path = Path(folder) / f"chunk-{number}"
         path.mkdir(parents=True)
         save_array(path / "att.npy", part)
+        write_manifest(path / "manifest.json", [path / "att.npy"])
         made.append(Chunk(path, len(part), keys.shape[1], first))
         first += len(part)
     return Datastore(tuple(made), "abc")
@@ -72,3 +75,10 @@ def check_prefixes(snapshots, folder, k):
         assert (
             np.mean(ids == np.where(alone >= 0, rows[alone], -1)) > 0.99
         )  # rows whose similarities are equal may change places
+
+
+def known(*paths):
+    """Write a manifest beside each file that knows it, as the steps do for what they write, and return the paths."""
+    for path in map(Path, paths):
+        write_manifest(path.with_suffix(".json"), [path])
+    return paths

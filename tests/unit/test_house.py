@@ -19,7 +19,7 @@ LIGHT = {
     "corpus.sotu",
     "corpus.text",
     "datastore.factory",
-    "retrieval.query_blocks",
+    "retrieval.blocks",
     "components.catalogue",
     "hypotheses.registry",
     "hypotheses.settings",

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import yaml
 from knnlm.analysis.tables import main_result
 from knnlm.language_model.transformer import save_model
 from knnlm.running.step import run as run_step
-from knnlm.storage.files import write_manifest
+from knnlm.storage.manifests import SECONDS_OF_CHANGE, write_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -195,6 +196,7 @@ def test_a_datastore_of_another_checkpoint_is_named(step):
     save_model(
         "other.pt", content["architecture"], content["tokens_per_sample"], weights, RUN / "corpus/dictionary.txt"
     )
+    write_manifest("other.json", ["other.pt"])
     assert step("datastore/chunk-1/manifest.json", **{str(model): "other.pt"}) is None
     assert_names(step("index/att-l2/trained.faiss"), store[1], store[0])
     assert step("datastore/chunk-0/manifest.json", **{str(model): "other.pt"}) is None
@@ -240,6 +242,28 @@ def test_files_of_a_group_that_were_exchanged_are_named(step):
     assert_names(step("neighbours/ffn-l2-exact/manifest.json"), chunk / "ffn.npy", chunk / "manifest.json")
 
 
+@pytest.mark.parametrize(
+    ("file", "reader"),
+    [
+        ("datastore/chunk-1/att.npy", "neighbours/att-l2-exact/manifest.json"),
+        ("index/att-l2/chunk-1.faiss", "neighbours/att-l2-approximate/manifest.json"),
+        ("corpus/pieces/test.txt", "corpus/tokens/manifest.json"),
+    ],
+)
+def test_damage_between_two_steps_is_named_though_the_first_found_the_file_whole(file, reader, step):
+    path = RUN / file
+    replace(path, content := path.read_bytes())
+    time.sleep(SECONDS_OF_CHANGE + 0.1)  # a younger file is not noted as whole
+    assert step(reader) is None
+    assert path.with_name(f".{path.name}.checked").exists()
+    before, place = path.stat(), len(content) // 2
+    with path.open("r+b") as opened:  # the same file still, of the same size, and of the same time
+        opened.seek(place)
+        opened.write(bytes([content[place] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert_names(step(reader), path)
+
+
 def test_a_damaged_checkpoint_is_not_resumed_from(step):
     """The last one is made again from its copy; the best one, from which the model is made, is named."""
     (folder,) = (RUN / "lm/checkpoints").iterdir()
@@ -277,7 +301,7 @@ def test_what_the_sentence_says_leads_to_the_same_tables(finished, new_project):
     done = project("--force", table, config="config/main.yaml", check=False)
     assert done.returncode != 0
     assert set(re.findall(r"^Error: .*$", done.stdout, flags=re.MULTILINE)) == {
-        f"Error: {path}: damaged (its content does not have the checksum at its end); "
+        f"Error: {path}: not as it was when {RUN}/components/knn-att-l2-exact.json was written; "
         "delete it and rerun the step that makes it."
     }
     assert "Traceback" not in done.stdout

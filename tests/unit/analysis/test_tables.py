@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
+from stores import known
 
 from knnlm.analysis.tables import (
     COMPONENT_COLUMNS,
@@ -258,6 +259,7 @@ def folder(run, tmp_path, monkeypatch):
         save_array(tmp_path / f"tokens-{split}.npy", tokens[split])
         save_array(tmp_path / f"documents-{split}.npy", offsets)
     save_array(tmp_path / "continuation.npy", CONTINUATION)
+    known(*tmp_path.glob("tokens-*.npy"), *tmp_path.glob("documents-*.npy"), tmp_path / "continuation.npy")
     header = "component,h,metric,mask,score,fraction,temperature,split,lambda,ppl\n"
     (tmp_path / "a.temperature.csv").write_text(
         header + "knn-att-l2-exact-real,att,l2,real,real,1.0,0.10,valid,0.123456789012345,99.5\n"
@@ -347,6 +349,11 @@ def test_the_step_asks_every_hypothesis_and_needs_none(run, folder):
     assert "No hypothesis" in (folder / "none/verdicts.txt").read_text()
 
 
+def save_known(path, array):
+    save_array(path, array)
+    known(path)
+
+
 def save_base(folder, log_p, checkpoint="abc"):
     """Write the base LM as a component anew, with this log p of test."""
     columns = {"valid": load_array(folder / "base.valid.npy"), "test": [log_p]}
@@ -372,11 +379,11 @@ def save_base(folder, log_p, checkpoint="abc"):
             "base.test.npy: not as it was when base.json was written",
         ),
         (
-            lambda folder: save_array(folder / "documents-test.npy", np.array([0, 50])),
+            lambda folder: save_known(folder / "documents-test.npy", np.array([0, 50])),
             "documents-test.npy: document offsets",
         ),
         (
-            lambda folder: save_array(folder / "continuation.npy", np.zeros(5, bool)),
+            lambda folder: save_known(folder / "continuation.npy", np.zeros(5, bool)),
             "tokens-valid.npy: holds ids beyond",
         ),
         (

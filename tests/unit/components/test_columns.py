@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from knnlm.components.catalogue import BASE, Component, knn_components, retrievals, searched_fractions
-from knnlm.components.columns import checkpoint_of, find_component, load_components, save_components
+from knnlm.components.columns import checkpoint_of, component_file, find_component, load_components, save_components
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import write_manifest
 
@@ -111,7 +111,8 @@ def test_another_number_of_tokens_is_refused_by_name(saved):
 
 def test_a_missing_component_is_refused_by_name(saved):
     path, components, _ = saved
-    write_manifest(path, kind="components", checkpoint="abc", components=[vars(components[0])])
+    files = [component_file(path, split) for split in ("valid", "test")]
+    write_manifest(path, files, kind="components", checkpoint="abc", components=[vars(components[0])])
     with pytest.raises(KnnlmError, match=r"some\.valid\.npy: has shape"):
         load_components(path, "valid", 3, "abc")
 

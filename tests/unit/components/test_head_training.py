@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
+from stores import known
 
 from knnlm.components import heads
 from knnlm.components.catalogue import BASE
@@ -26,7 +27,7 @@ from knnlm.components.heads import (
 from knnlm.datastore.store import open_datastore
 from knnlm.language_model.transformer import save_model
 from knnlm.storage.files import save_array, write_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.manifests import verified
 
 ROOT = Path(__file__).parents[3]
 RECIPE = {"passes": 30, "rows": None, "batch": 64, "learning_rate": 0.05, "betas": [0.9, 0.999], "warmup": 0.05}
@@ -128,6 +129,7 @@ def run_folder(tmp_path_factory):
     (folder / "dictionary.txt").write_text("".join(f"p{number} 1\n" for number in range(7)))
     weights = {"decoder.output_projection.weight": torch.randn(11, 4, generator=torch.Generator().manual_seed(4))}
     save_model(folder / "model.pt", {}, 8, weights, folder / "dictionary.txt")
+    known(folder / "model.pt")
     checkpoint = verified(folder / "model.pt")
     states = lambda rows: random.standard_normal((rows, 4)).astype(np.float16)  # noqa: E731
     tokens = lambda rows: random.integers(0, 11, rows).astype(np.int32)  # noqa: E731
@@ -143,13 +145,17 @@ def run_folder(tmp_path_factory):
             "first_position": first,
             "width": 4,
         }
-        write_manifest(chunk / "manifest.json", **facts, corpus_tokens=120, checkpoint=checkpoint)
+        write_manifest(
+            chunk / "manifest.json", sorted(chunk.glob("*.npy")), **facts, corpus_tokens=120, checkpoint=checkpoint
+        )
     for split in ("valid", "test"):
         save_array(folder / f"{split}.npy", tokens(25))
         save_array(folder / f"{split}.att.npy", states(25))
         save_array(folder / f"{split}.ffn.npy", states(25))
+        known(*sorted(folder.glob(f"{split}.*npy")))
     write_manifest(folder / "states.json", kind="evaluation states", width=4, checkpoint=checkpoint)
     save_array(folder / "continuation.npy", np.arange(11) % 3 == 0)
+    known(folder / "continuation.npy")
     save_components(
         folder / "base.json",
         [BASE],

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import logsumexp
-from stores import brute_force, true_similarities
+from stores import brute_force, known, true_similarities
 
 from knnlm.components.interpolation import interpolate
 from knnlm.components.knn import gold_matches, knn_scorer, log_p_knn
@@ -93,6 +93,7 @@ def test_large_similarities_keep_their_differences_at_a_low_temperature():
 
 def test_read_only_files_are_read_without_a_warning(tmp_path):
     save_array(tmp_path / "similarities.npy", np.zeros((3, 4), dtype=np.float32))
+    known(tmp_path / "similarities.npy")
     similarities = load_array(tmp_path / "similarities.npy")
     torch.from_numpy(np.zeros(1))  # what torch says at its first use is not meant
     with warnings.catch_warnings():

@@ -1,6 +1,5 @@
 """The binary format by hand-worked ids, through the step's command line and fairseq's own tool."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from xxhash import xxh3_128_hexdigest
 
 import knnlm
 from knnlm.corpus import binary
@@ -42,8 +42,8 @@ def run(folder: Path) -> subprocess.CompletedProcess:
         [folder / "dictionary.txt", *(folder / f"{split}.txt" for split in PIECES)],
         kind="pieces",
     )
-    write_manifest(folder / "text.json", [folder / f"{split}.npy" for split in PIECES], kind="text")
-    command += ["--of-pieces", str(folder / "pieces.json"), "--of-texts", str(folder / "text.json")]
+    write_manifest(folder / "manifest.json", [folder / f"{split}.npy" for split in PIECES], kind="text")
+    command += ["--of-pieces", str(folder / "pieces.json"), "--of-texts", str(folder / "manifest.json")]
     command += ["--pieces", *(str(folder / f"{split}.txt") for split in PIECES)]
     command += ["--line-documents", *(str(folder / f"{split}.npy") for split in PIECES)]
     command += [
@@ -95,11 +95,9 @@ def test_manifest(made):
     assert manifest["words"] == {"train": 11, "valid": 5, "test": 3}
     assert manifest["documents"] == {"train": 2, "valid": 2, "test": 1}
     assert manifest["unknown"] == {"train": 1, "valid": 1, "test": 0}
-    assert (
-        manifest["files"]["../../dictionary.txt"]
-        == manifest["files"]["../binary/dict.txt"]
-        == hashlib.sha256(DICTIONARY.encode()).hexdigest()
-    )
+    content = DICTIONARY.encode()
+    known = {"bytes": len(content), "xxh3_128": xxh3_128_hexdigest(content)}
+    assert manifest["files"]["../../dictionary.txt"] == manifest["files"]["../binary/dict.txt"] == known
     assert len(manifest["files"]) == 18  # ten arrays, seven files of fairseq's and the dictionary
 
 

@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 import pytest
 from configs import config_of
+from stores import known
 
 from knnlm.corpus.windows import fixed_windows, share_of_windows
 from knnlm.cost.hours import OPERATIONS, predicted_seconds, read_rates
@@ -162,12 +163,15 @@ def test_disk_of_an_index_that_is_written(tmp_path):
     trained.do_polysemous_training = False  # takes seconds and changes no size
     trained.train(keys[:500].astype(np.float32))
     index.save_index(trained, tmp_path / "trained.faiss")
+    known(tmp_path / "trained.faiss")
     for number, part in enumerate(np.split(keys, 2)):
         save_array(tmp_path / "att.npy", part)
+        known(tmp_path / "att.npy")
         filled = faiss.clone_index(trained)
         index.fill_index(filled, Chunk(tmp_path, 3000, 32, 3000 * number), "att")
         index.save_index(filled, tmp_path / f"chunk-{number}.faiss")
-    (tmp_path / "att.npy").unlink()
+    for name in ("att.npy", "att.json", "trained.json"):
+        (tmp_path / name).unlink()
     predicted = plan(Run(config, {"train": 6000, "valid": 10, "test": 10}, 64))["index"].disk_bytes
     written = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert predicted <= written <= predicted + 3 * 1024

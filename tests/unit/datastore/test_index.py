@@ -7,6 +7,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from stores import known
 
 from knnlm.datastore.index import METRICS, fill_index, join_indexes, load_index, save_index, train_index
 from knnlm.datastore.store import Chunk
@@ -25,6 +26,7 @@ def chunks(tmp_path):
         folder = tmp_path / f"chunk-{number}"
         folder.mkdir()
         save_array(folder / "att.npy", KEYS[first : first + rows])
+        known(folder / "att.npy")
         made.append(Chunk(folder, rows, WIDTH, first))
         first += rows
     return tuple(made)
@@ -41,6 +43,7 @@ def filled_indexes(trained, chunks, folder, metric="l2"):
         index = faiss.clone_index(trained)
         fill_index(index, chunk, "att")
         save_index(index, folder / f"{chunk.folder.name}.faiss")
+        known(folder / f"{chunk.folder.name}.faiss")
     return [load_index(folder / f"{chunk.folder.name}.faiss", metric, WIDTH, chunk.rows) for chunk in chunks]
 
 
@@ -169,15 +172,14 @@ def test_damaged_file_is_refused_by_name(damage, rows, chunks, tmp_path):
     filled_indexes(trained_index(), chunks, tmp_path)
     path = tmp_path / "chunk-1.faiss"
     content = damage(path.read_bytes())
-    path = tmp_path / "damaged" / path.name  # a process reads a file once for its checksum
-    path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(KnnlmError, match=r"chunk-1\.faiss: (cut short, damaged or from another version|damaged)"):
+    with pytest.raises(KnnlmError, match=r"chunk-1\.faiss: not as it was when .*chunk-1\.json was written"):
         load_index(path, "l2", WIDTH, rows)
 
 
 def test_another_kind_of_file_is_refused_by_name(tmp_path):
     save_array(tmp_path / "array.faiss", KEYS)
+    known(tmp_path / "array.faiss")
     with pytest.raises(KnnlmError, match=r"array\.faiss: not a readable FAISS index"):
         load_index(tmp_path / "array.faiss", "l2", WIDTH, 5)
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from knnlm.datastore.store import open_datastore, prefix_rows, shuffled_order
+from knnlm.datastore.shuffle import prefix_rows, shuffled_order
+from knnlm.datastore.store import open_datastore
 from knnlm.errors import KnnlmError
 from knnlm.storage.files import save_array, write_manifest
 
@@ -25,7 +26,7 @@ def write_chunks(folder, sizes=(30, 20, 11), **changes):
         save_array(chunk / "values.npy", place.astype(np.int32))
         facts = {"chunk": number, "chunks": len(sizes), "rows": rows, "width": WIDTH, "first_position": first}
         facts |= {"checkpoint": "abc", "corpus_tokens": sum(sizes)} | (changes if number == len(sizes) - 1 else {})
-        write_manifest(chunk / "manifest.json", kind="datastore chunk", **facts)
+        write_manifest(chunk / "manifest.json", sorted(chunk.glob("*.npy")), kind="datastore chunk", **facts)
         manifests.append(chunk / "manifest.json")
         first += rows
     return manifests

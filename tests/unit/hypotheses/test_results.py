@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import known
 
 from knnlm.components.catalogue import BASE, Component
 from knnlm.components.columns import save_components
@@ -47,6 +48,7 @@ def step(tmp_path):
     for split in ("valid", "test"):
         save_array(tmp_path / f"{split}.npy", random.integers(0, 5, 9).astype(np.int32))
     save_array(tmp_path / "continuation.npy", np.zeros(5, bool))
+    known(*sorted(tmp_path.glob("*.npy")))
     save_components(
         tmp_path / "base.json",
         [BASE],

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from stores import known
 
 from knnlm.corpus.binary import preprocess, read_binary
 from knnlm.errors import KnnlmError
@@ -14,7 +15,7 @@ from knnlm.language_model.soft_targets import SoftCrossEntropy, label_distributi
 from knnlm.language_model.training import Devices, fairseq_command
 from knnlm.language_model.transformer import PLUGIN, build_model, save_model
 from knnlm.storage.files import save_array, write_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.manifests import verified
 
 TYPES, WIDTH, K, SAMPLE = 24, 16, 5, 16  # four specials and 20 pieces
 ARCHITECTURE = {
@@ -160,11 +161,13 @@ def corpus(tmp_path_factory):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     save_model(folder / "model.pt", ARCHITECTURE, SAMPLE, network.state_dict(), dictionary)
+    known(folder / "model.pt")
     write_manifest(folder / "base.json", kind="components", checkpoint=verified(folder / "model.pt"))
-    write_manifest(folder / "tokens/manifest.json", kind="corpus")
+    write_manifest(folder / "tokens/manifest.json", [folder / "tokens/train.npy"], kind="corpus")
     values, weights = random_neighbours(len(tokens))
     save_array(folder / "values.npy", values[None])
     save_array(folder / "weights.npy", weights[None])
+    known(folder / "values.npy", folder / "weights.npy")
     torch.set_float32_matmul_precision("highest")  # the plugin lowers it
     return folder
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import known
 
 from knnlm.components.interpolation import perplexity
 from knnlm.corpus.dictionary import END_OF_LINE
@@ -26,6 +27,7 @@ def load(folder, scale=0.3):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=scale)
     save_model(folder / "model.pt", ARCHITECTURE, LONGEST, network.state_dict(), dictionary)
+    known(folder / "model.pt")
     return LanguageModel(folder / "model.pt", dictionary, "cpu")
 
 
@@ -153,6 +155,7 @@ def test_the_same_log_p_as_window_after_window(tmp_path):
     torch.manual_seed(0)
     network = build_model(architecture, 16, str(tmp_path / "dictionary.txt"))
     save_model(tmp_path / "model.pt", architecture, 16, network.state_dict(), tmp_path / "dictionary.txt")
+    known(tmp_path / "model.pt")
     model = LanguageModel(tmp_path / "model.pt", tmp_path / "dictionary.txt", "cpu")
     tokens = np.random.default_rng(1).integers(2, 24, 100).astype(np.int32)
     windows = fixed_windows(100, 9, 7)

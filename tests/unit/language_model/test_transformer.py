@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stores import known
 
 from knnlm.errors import KnnlmError
 from knnlm.language_model.transformer import LanguageModel, build_model, export_model, save_model, trained_updates
-from knnlm.storage.seals import seal
 
 ARCHITECTURE = {
     "layers": 2,
@@ -39,6 +39,7 @@ def write_model(path, dictionary, architecture=ARCHITECTURE, seed=1):
     for parameter in network.parameters():  # no layer may be the identity, no bias 0
         torch.nn.init.normal_(parameter, std=0.3)
     save_model(path, architecture, TOKENS_PER_SAMPLE, network.state_dict(), dictionary)
+    known(path)
     return path
 
 
@@ -144,8 +145,10 @@ def test_full_precision_whatever_training_used(files):
 @pytest.mark.parametrize("keep", [0, 10, 500, -100])
 def test_a_truncated_model_file_is_refused_by_name(files, tmp_path, keep):
     damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(files[0].read_bytes())
+    known(damaged)
     damaged.write_bytes(files[0].read_bytes()[:keep])
-    with pytest.raises(KnnlmError, match=r"damaged\.pt: cut short, damaged .*; delete it"):
+    with pytest.raises(KnnlmError, match=r"damaged\.pt: not as it was when .*; delete it"):
         LanguageModel(damaged, files[1], "cpu")
 
 
@@ -153,7 +156,7 @@ def test_a_truncated_model_file_is_refused_by_name(files, tmp_path, keep):
 def test_another_kind_of_file_is_refused_by_name(files, tmp_path, content):
     other = tmp_path / "other.pt"
     other.write_bytes(content) if isinstance(content, bytes) else torch.save(content, other)
-    seal(other)
+    known(other)
     with pytest.raises(KnnlmError, match=r"other\.pt: not a readable model file"):
         LanguageModel(other, files[1], "cpu")
 
@@ -207,7 +210,7 @@ def test_weights_of_another_architecture_are_refused_by_name(files, tmp_path):
     ):
         path = tmp_path / f"{number}-model.pt"
         torch.save(content | change, path)
-        seal(path)
+        known(path)
         with pytest.raises(KnnlmError, match=r"model\.pt: not a language model for"):
             LanguageModel(path, files[1], "cpu")
 
@@ -225,7 +228,7 @@ class Code:
 def test_code_in_a_model_file_is_refused_and_not_run(files, tmp_path):
     content = torch.load(files[0], weights_only=True)
     torch.save({**content, "architecture": Code(tmp_path / "executed")}, tmp_path / "model.pt")
-    seal(tmp_path / "model.pt")
+    known(tmp_path / "model.pt")
     with pytest.raises(KnnlmError, match=r"model\.pt: not a readable model file"):
         LanguageModel(tmp_path / "model.pt", files[1], "cpu")
     assert not (tmp_path / "executed").exists()
@@ -240,6 +243,7 @@ def test_export_keeps_the_weights_of_a_checkpoint_in_float32(files, model, tmp_p
         tmp_path / "checkpoint.pt",
     )
     export_model(tmp_path / "checkpoint.pt", tmp_path / "exported.pt", ARCHITECTURE, TOKENS_PER_SAMPLE, files[1])
+    known(tmp_path / "exported.pt")
     exported = LanguageModel(tmp_path / "exported.pt", files[1], "cpu")
     assert exported.longest_input == TOKENS_PER_SAMPLE
     assert {parameter.dtype for parameter in exported.decoder.parameters()} == {torch.float32}

@@ -11,14 +11,16 @@ from scipy.stats import hypergeom
 from stores import FRACTIONS, KEYS, QUERIES, check, check_prefixes, make_store, rows_of, true_similarities
 
 from knnlm.retrieval import exact as module
-from knnlm.retrieval.exact import DEVIATIONS, TILE_QUERIES, exact_search, likely_rank, tile_queries
-from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE, slices
+from knnlm.retrieval import tiles as tiles_module
+from knnlm.retrieval.blocks import QUERIES_AT_ONCE, TILE_QUERIES, slices
+from knnlm.retrieval.exact import DEVIATIONS, exact_search, likely_rank, tile_queries
 
 
 def use_small_tiles(monkeypatch, queries=8, keys=32, places=20, block=100, first=25, dtype=torch.bfloat16):
     sizes = {"TILE_QUERIES": queries, "TILE_KEYS": keys, "PLACES": places, "BLOCK_KEYS": block, "FIRST_KEYS": first}
     for name, value in {**sizes, "product_dtype": lambda device: dtype}.items():
-        monkeypatch.setattr(module, name, value)
+        for room in (module, tiles_module):
+            monkeypatch.setattr(room, name, value, raising=False)
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])

@@ -10,10 +10,10 @@ from knnlm.datastore.index import fill_index, save_index, train_index
 from knnlm.datastore.store import Chunk
 from knnlm.hypotheses.inputs import Inputs, Stored
 from knnlm.hypotheses.soft_labels import write_neighbours
-from knnlm.retrieval.leave_one_out import training_neighbours, without_own
+from knnlm.retrieval.approximate import training_neighbours, without_own
 from knnlm.steps.training_neighbours import main as chunk_step
 from knnlm.storage.files import read_manifest, save_array, write_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.manifests import verified
 
 ROWS, WIDTH, K = 60, 6, 7
 
@@ -35,7 +35,7 @@ def brute_force(keys, ids, metric):
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_all_rows_but_the_own_one(metric, dtype, monkeypatch):
-    monkeypatch.setattr("knnlm.retrieval.leave_one_out.QUERIES_AT_ONCE", 11)  # the last block is short
+    monkeypatch.setattr("knnlm.retrieval.approximate.QUERIES_AT_ONCE", 11)  # the last block is short
     keys, own = keys_and_ids()
     keys = keys.astype(dtype)
     index = faiss.IndexIDMap(faiss.IndexFlatL2(WIDTH) if metric == "l2" else faiss.IndexFlatIP(WIDTH))
@@ -84,7 +84,7 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
     trained = train_index("IVF1,Flat", metric, states.astype(np.float32), 1)
     save_index(trained, tmp_path / "trained.faiss")
     of_all = {"h": "att", "metric": metric, "checkpoint": "abc"}
-    write_manifest(tmp_path / "trained.json", kind="trained index", width=width, **of_all)
+    write_manifest(tmp_path / "trained.json", [tmp_path / "trained.faiss"], kind="trained index", width=width, **of_all)
     of_all |= {"kind": "filled index", "trained": verified(tmp_path / "trained.faiss")}
     manifests, filled = [], []
     for number, (first, end) in enumerate([(0, 30), (30, rows)]):
@@ -99,13 +99,14 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
             "chunk": number,
             "chunks": 2,
         }
-        write_manifest(folder / "manifest.json", kind="datastore chunk", checkpoint="abc", **facts)
+        files = sorted(folder.glob("*.npy"))
+        write_manifest(folder / "manifest.json", files, kind="datastore chunk", checkpoint="abc", **facts)
         fill_index(index := faiss.clone_index(trained), Chunk(folder, end - first, width, first), "att")
         save_index(index, tmp_path / f"chunk-{number}.faiss")
         chunk = read_manifest(folder / "manifest.json")["sha256"]
-        write_manifest(tmp_path / f"chunk-{number}.json", first_position=first, chunk=chunk, **of_all)
         manifests.append(folder / "manifest.json")
         filled.append(tmp_path / f"chunk-{number}.faiss")
+        write_manifest(filled[-1].with_suffix(".json"), filled[-1:], first_position=first, chunk=chunk, **of_all)
     given = {
         "hypothesis": "x",
         "seed": 1,

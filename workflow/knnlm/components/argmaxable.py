@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.optimize import linprog
 
-from knnlm.retrieval.query_blocks import slices
+from knnlm.retrieval.blocks import slices
 from knnlm.running.processes import die_with_parent
 
 UNARGMAXABLE, UNDECIDED, ARGMAXABLE = -1, 0, 1

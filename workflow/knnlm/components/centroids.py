@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from knnlm.datastore.index import METRICS, ROWS_AT_ONCE
-from knnlm.retrieval.query_blocks import slices
+from knnlm.datastore.factory import ROWS_AT_ONCE
+from knnlm.datastore.index import METRICS
+from knnlm.retrieval.blocks import slices
 
 QUERIES_AT_ONCE = 8192  # searched together
 DENSE_AT_ONCE = 256  # queries whose P(gold|c) for all centroids is written out, one tile at a time

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from knnlm.components.heads import Batch, Head, Objective, OutputEmbedding, even_rows, even_slices
-from knnlm.datastore.store import Datastore, prefix_rows
-from knnlm.retrieval.query_blocks import slices
+from knnlm.datastore.shuffle import prefix_rows
+from knnlm.datastore.store import Datastore
+from knnlm.retrieval.blocks import slices
 from knnlm.running.progress import progress
 
 ROWS_AT_ONCE = 16384  # of stored states on the device when they are evaluated

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from knnlm.retrieval.query_blocks import slices
+from knnlm.retrieval.blocks import slices
 
 QUERIES_AT_ONCE = 256  # a block of similarities stays in the cache
 Neighbours = dict[str, tuple[np.ndarray, np.ndarray]]  # of each split: ids, int32 (n, k), similarities, float32 (n, k)

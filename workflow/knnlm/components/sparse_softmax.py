@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from knnlm.retrieval.query_blocks import slices
+from knnlm.retrieval.blocks import slices
 
 STATES_AT_ONCE = 512  # a tile's logits stay in the cache of a CPU
 

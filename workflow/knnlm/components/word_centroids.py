@@ -13,8 +13,8 @@ import faiss
 import numpy as np
 from scipy import sparse
 
-from knnlm.datastore.index import ROWS_AT_ONCE
-from knnlm.retrieval.query_blocks import slices
+from knnlm.datastore.factory import ROWS_AT_ONCE
+from knnlm.retrieval.blocks import slices
 
 Centroids = tuple[np.ndarray, np.ndarray]  # float32 (C, width), and the word type of each, int64 (C,)
 Cluster = tuple[float, np.ndarray]  # the sum of squares around the mean, and the keys, float32 (n, width)

@@ -10,7 +10,7 @@ from pathlib import Path
 from knnlm.components.catalogue import Component, knn_components, retrievals, searched_fractions
 from knnlm.config.checks import most_training_tokens
 from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
-from knnlm.retrieval.query_blocks import block_edges
+from knnlm.retrieval.blocks import block_edges
 
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
 BYTES_PER_TOKEN = 6  # of text; WikiText-103 has 4.8

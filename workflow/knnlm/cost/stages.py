@@ -12,14 +12,11 @@ from itertools import pairwise
 from knnlm.components.catalogue import GRID_STEP, real_score_fractions, searched_fractions
 from knnlm.cost.sizes import HALF, SINGLE, Run, forward_flops, tokens_per_update
 from knnlm.cost.work import TRAINING, Work
-from knnlm.datastore.factory import PQ_CENTROIDS, IndexFactory
-from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE
+from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS, ROWS_AT_ONCE, IndexFactory
+from knnlm.retrieval.blocks import BLOCK_KEYS, KEYS_AT_ONCE, QUERIES_AT_ONCE, WIDER
 
 KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
-ID_BYTES = 8  # of a row in an index
 TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
-BLOCK_KEYS, KEYS_AT_ONCE, ROWS_AT_ONCE = 262144, 524288, 131072  # blocks of exact search, real scores and index filling
-WIDER = 8  # columns of a factor of exact search beside those of its key
 COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
 TEMPERATURES_SEARCHED = 10  # evaluations of the one-dimensional search beside the grid
 WEIGHTS_SEARCHED = 60  # evaluations of the search for λ

@@ -1,29 +1,22 @@
 """The datastore: one (hidden state, next token) pair per training token, in chunks of shuffled rows.
 
-Chunk c holds the states of a contiguous stretch of the training text. Its rows stand in random order and remember their corpus position, so
-the first f·n rows of every chunk are a uniform sample of fraction f. The global id of a row is the chunk's first corpus position plus the row's
-number in the chunk: ids run from 0 to the number of training tokens, each used once.
+A chunk holds the states of a contiguous stretch of the training text, in random order (`knnlm.datastore.shuffle`)
+beside their positions in the text. The global id of a row is the chunk's first position plus the row's number in the
+chunk, so ids run from 0 to the number of training tokens, each used once.
 """
 
 import hashlib
-import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from knnlm.datastore.shuffle import prefix_rows
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import load_array, read_manifest, save_array
-
-
-def shuffled_order(rows: int, seed: int, chunk: int) -> np.ndarray:
-    """Return the random order of a chunk's rows, int64 (rows,): row i of the chunk is state order[i] of the text."""
-    return np.random.default_rng([seed, chunk]).permutation(rows)
-
-
-def prefix_rows(fraction: float, rows: int) -> int:
-    """Return how many rows of a chunk belong to a store of this fraction, rounded down."""
-    return math.floor(fraction * rows + 1e-9)
+from knnlm.storage.arrays import Rows, load_array, rows_in_order, save_array
+from knnlm.storage.manifests import read_manifest
 
 
 def save_chunk(
@@ -43,7 +36,7 @@ def save_chunk(
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk on disk: `att` and `ffn` keys, float16 (rows, width); values, int32 (rows,); positions, int64 (rows,)."""
+    """One chunk on disk: keys att and ffn, float16 (rows, width), values, int32 (rows,), positions, int64 (rows,)."""
 
     folder: Path
     rows: int
@@ -57,11 +50,15 @@ class Chunk:
         return self.folder / "manifest.json"
 
     def keys_of(self, h: str) -> np.ndarray:
-        """Return the keys of one input representation (`att` or `ffn`), memory-mapped."""
+        """Return the keys of one input representation (`att` or `ffn`), float16 (rows, width), memory-mapped."""
         return load_array(self.folder / f"{h}.npy", dtype="float16", shape=(self.rows, self.width))
 
+    def keys_in_order(self, h: str) -> AbstractContextManager[Rows]:
+        """Open the same keys to be read from first row to last, and checked as they are read (`rows_in_order`)."""
+        return rows_in_order(self.folder / f"{h}.npy", dtype="float16", shape=(self.rows, self.width))
+
     def values_of_rows(self) -> np.ndarray:
-        """Return the target token of every row, memory-mapped."""
+        """Return the target token of every row, int32 (rows,), memory-mapped."""
         return load_array(self.folder / "values.npy", dtype="int32", shape=(self.rows,))
 
 
@@ -94,10 +91,24 @@ class Datastore:
 
     def all_values(self) -> np.ndarray:
         """Return the values of the whole store by global id, int32 (rows,)."""
-        return np.concatenate([chunk.values_of_rows() for chunk in self.chunks])
+        found = []
+        for chunk in self.chunks:
+            with rows_in_order(chunk.folder / "values.npy", dtype="int32", shape=(chunk.rows,)) as values:
+                found.append(np.array(values[:]))
+        return np.concatenate(found)
+
+    def rows_below(self, fraction: float) -> int:
+        """Return how many rows a store of this fraction has."""
+        return sum(prefix_rows(fraction, chunk.rows) for chunk in self.chunks)
+
+    @contextmanager
+    def keys_in_order(self, h: str) -> Iterator[list[Rows]]:
+        """Open the keys of every chunk, each to be read from its first row to its last (`Chunk.keys_in_order`)."""
+        with ExitStack() as opened:
+            yield [opened.enter_context(chunk.keys_in_order(h)) for chunk in self.chunks]
 
     def sample(self, h: str, rows: int) -> np.ndarray:
-        """Return a uniform sample of about `rows` keys, float32: the same prefix of every chunk."""
+        """Return a uniform sample of about `rows` keys, float32 (that many, width): the same prefix of every chunk."""
         sizes = [prefix_rows(min(1.0, rows / self.rows), chunk.rows) for chunk in self.chunks]
         found = np.empty((sum(sizes), self.width), dtype=np.float32)
         for chunk, part, size in zip(self.chunks, np.split(found, np.cumsum(sizes)[:-1]), sizes, strict=True):
@@ -108,15 +119,12 @@ class Datastore:
 def open_datastore(manifests: list[str | Path]) -> Datastore:
     """Open a store by the manifests of its chunks and check that they are one store, whole.
 
-    Raises KnnlmError if a chunk is missing, comes from another LM, or the rows are not exactly the tokens of the training text.
+    Raises KnnlmError if a chunk is missing, comes from another LM, or the rows are not exactly the tokens of the text.
     """
-    facts = sorted(
-        ((read_manifest(path, kind="datastore chunk"), Path(path)) for path in manifests),
-        key=lambda item: item[0]["chunk"],
-    )
-    first, first_path = facts[0]
-    chunks, position = [], 0
-    for number, (fact, path) in enumerate(facts):
+    read = [(read_manifest(path, kind="datastore chunk"), Path(path)) for path in manifests]
+    read.sort(key=lambda item: item[0]["chunk"])
+    (first, first_path), chunks, position = read[0], [], 0
+    for number, (fact, path) in enumerate(read):
         for key in ("checkpoint", "corpus_tokens", "chunks", "width"):
             if fact[key] != first[key]:
                 raise KnnlmError(
@@ -124,12 +132,14 @@ def open_datastore(manifests: list[str | Path]) -> Datastore:
                 )
         if fact["chunk"] != number or fact["first_position"] != position:
             raise KnnlmError(
-                f"{path}: chunk {number} of the datastore is not where it belongs; delete the datastore folder and rerun."
+                f"{path}: chunk {number} of the datastore is not where it belongs; "
+                "delete the datastore folder and rerun."
             )
         chunks.append(Chunk(path.parent, fact["rows"], fact["width"], position, fact["sha256"]))
         position += fact["rows"]
     if position != first["corpus_tokens"] or len(chunks) != first["chunks"]:
         raise KnnlmError(
-            f"{first_path.parent.parent}: holds {position} rows for {first['corpus_tokens']} training tokens; delete it and rerun."
+            f"{first_path.parent.parent}: holds {position} rows for {first['corpus_tokens']} training tokens; "
+            "delete it and rerun."
         )
     return Datastore(tuple(chunks), first["checkpoint"])

@@ -16,7 +16,7 @@ from knnlm.components.interpolation import best_mixture
 from knnlm.components.knn import log_p_knn
 from knnlm.components.word_centroids import Centroids, WordRows
 from knnlm.corpus.text import EVALUATED
-from knnlm.datastore.store import prefix_rows
+from knnlm.datastore.shuffle import prefix_rows
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.results import Result

@@ -22,7 +22,7 @@ from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.hypotheses.results import Result, keep, kept
 from knnlm.running.devices import Job
 from knnlm.storage.files import check_same_model, content_hash, identity_name, load_array, read_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.manifests import verified
 
 if TYPE_CHECKING:
     import faiss

@@ -11,7 +11,7 @@ from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_
 from knnlm.language_model.states import extract_states, log_p_in_windows, sample_windows
 from knnlm.language_model.training import fairseq_command, loss_table, training_devices
 from knnlm.language_model.transformer import PLUGIN, LanguageModel, export_model, read_model
-from knnlm.storage.files import load_array, read_manifest, sha256
+from knnlm.storage.files import load_array, read_manifest, sha256, write_manifest
 
 
 class Training:
@@ -50,6 +50,7 @@ class Training:
         """Write one of fairseq's checkpoints as a model file beside it and return its path."""
         model, window = self.folder / name, self.training["tokens_per_sample"]
         export_model(self.folder / checkpoint, model, self.architecture, window, self.binary / "dict.txt")
+        write_manifest(model.with_suffix(".json"), [model], kind="language model")
         return model
 
     def best_valid_loss(self) -> float:

@@ -15,7 +15,7 @@ from knnlm.components.knn import gold_matches, log_p_knn
 from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.results import Result
 from knnlm.hypotheses.trained_heads import random_head, trained_head
-from knnlm.retrieval.leave_one_out import training_neighbours
+from knnlm.retrieval.approximate import training_neighbours
 
 NEEDS = ("states", "datastore", "model", "components", "index")
 SETTINGS = {"h": "states", "sample_rows": "count", "recipe": "recipe"}

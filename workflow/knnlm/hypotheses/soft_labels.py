@@ -19,8 +19,8 @@ from knnlm.hypotheses.lm_training import Training, file_identity, lm_component
 from knnlm.hypotheses.results import Result
 from knnlm.language_model import soft_targets
 from knnlm.language_model.transformer import PLUGIN, read_model
-from knnlm.storage.files import identity_name, load_array, new_array, read_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.files import identity_name, load_array, new_array, read_manifest, write_manifest
+from knnlm.storage.manifests import verified
 
 if TYPE_CHECKING:  # fairseq runs this module; the import tells the workflow that its code matters
     from fairseq_plugin import soft_labels  # noqa: F401
@@ -75,9 +75,12 @@ def components(inputs: Inputs) -> Iterator[Result]:
     knn_weight, temperature = optimal_weight(inputs.log_p_base["valid"], knn.log_p["valid"]), knn.component.temperature
     found = {"temperature": temperature, "code": file_identity(CODE[1])}
     found |= {"neighbours": [read_manifest(path)["files"] for path in inputs.stored.training_neighbours]}
-    files = {part: inputs.checkpoints / f"neighbours-{identity_name(found)}.{part}.npy" for part in ARRAYS}
-    if not all(path.exists() for path in files.values()):
+    name = identity_name(found)
+    files = {part: inputs.checkpoints / f"neighbours-{name}.{part}.npy" for part in ARRAYS}
+    manifest = inputs.checkpoints / f"neighbours-{name}.json"
+    if not all(path.exists() for path in (manifest, *files.values())):
         write_neighbours(inputs, temperature, files)
+        write_manifest(manifest, files.values(), kind="soft labels")
     for label, weight, neighbours, starts_from in (("base", 0.0, {}, {}), ("knn", knn_weight, files, found)):
         training = trained(inputs, weight, neighbours, starts_from)
         facts = {"valid_loss": training.best_valid_loss(), "lambda": weight}

@@ -16,8 +16,8 @@ import torch
 
 from knnlm.corpus.dictionary import pieces_hash
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import atomic, sealed
-from knnlm.storage.seals import verified
+from knnlm.storage.atomic import atomic
+from knnlm.storage.manifests import verified
 
 PLUGIN = Path(__file__).parents[2] / "fairseq_plugin"
 POSITIONS_AT_ONCE = 4096  # rows of the V-wide softmax held in memory
@@ -78,7 +78,7 @@ def save_model(
     content = {"architecture": architecture, "tokens_per_sample": tokens_per_sample}
     content |= {"pieces": pieces_hash(dictionary_file), "weights": weights}
     # PyTorch would store the name of a file that it opens itself.
-    with sealed(model_file) as unfinished, open(unfinished, "wb") as file:
+    with atomic(model_file) as unfinished, open(unfinished, "wb") as file:
         torch.save(content, file)
 
 

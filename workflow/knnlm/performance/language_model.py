@@ -9,10 +9,12 @@ import torch
 from knnlm.corpus.windows import fixed_windows
 from knnlm.cost.sizes import forward_flops
 from knnlm.cost.stages import TOKENS_AT_ONCE
-from knnlm.datastore.store import save_chunk, shuffled_order
+from knnlm.datastore.shuffle import shuffled_order
+from knnlm.datastore.store import save_chunk
 from knnlm.language_model.states import extract_states, padded_source, window_batches
 from knnlm.language_model.transformer import LanguageModel, build_model, save_model
 from knnlm.performance.bench import Bench, Measured, median, row
+from knnlm.storage.manifests import write_manifest
 
 SPECIAL_TYPES = 4  # <s> <pad> </s> <unk>, which fairseq adds to a dictionary
 WIDE = {"layers": 2, "width": 512, "feed_forward_width": 2048, "heads": 8}  # the paper's layers at half their width
@@ -30,6 +32,7 @@ def random_model(
     dictionary.write_text(pieces, encoding="utf-8")
     network = build_model(architecture, tokens_per_sample, str(dictionary))
     save_model(folder / "model.pt", architecture, tokens_per_sample, network.state_dict(), dictionary)
+    write_manifest(folder / "manifest.json", [folder / "model.pt"])
     return LanguageModel(folder / "model.pt", dictionary, device)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from knnlm.components.head_training import training_precision
 from knnlm.performance.bench import median, seconds_of
-from knnlm.storage.files import save_array, software
+from knnlm.storage.files import save_array, software, write_manifest
 
 PRODUCT_SIZE = 2048
 COPIED_BYTES = 2**28  # several times the cache of a CPU
@@ -72,15 +72,17 @@ def copying(size: int, device: str = "cpu"):
 
 
 def disk_speed(folder: Path, size: int) -> float:
-    """Return the bytes a second that are written of an array, until all are on the disk; the median of a few."""
+    """Return the bytes of an array that are written and hashed a second, until all are on the disk; a median."""
     array, path, taken = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8), folder / "disk.npy", []
 
     def write() -> None:
         save_array(path, array)
+        write_manifest(path.with_suffix(".json"), [path])
         with open(path, "rb") as file:
             os.fsync(file.fileno())
 
     for _ in range(TRIES):
         taken.append(seconds_of(write, "cpu"))
         path.unlink()
+        path.with_suffix(".json").unlink()
     return size / median(taken)

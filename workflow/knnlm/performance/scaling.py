@@ -15,12 +15,13 @@ import pandas as pd
 
 from knnlm.cost.sizes import forward_flops
 from knnlm.cost.stages import BLOCK_KEYS
-from knnlm.datastore.store import Datastore, save_chunk, shuffled_order
+from knnlm.datastore.shuffle import shuffled_order
+from knnlm.datastore.store import Datastore, save_chunk
 from knnlm.errors import KnnlmError
 from knnlm.performance import stores
 from knnlm.performance.bench import Bench, Job, row, seconds_of
 from knnlm.performance.memory import PeakMemory
-from knnlm.storage.files import load_array, save_array
+from knnlm.storage.files import load_array, save_array, write_manifest
 
 TIMES = (1, 2, 4, 8)
 MOST = max(TIMES)
@@ -71,6 +72,7 @@ def measure(sizes: Sizes, vocabulary: int) -> pd.DataFrame:
     from knnlm.performance.language_model import random_tokens
 
     save_array(sizes.folder / "tokens.npy", random_tokens(MOST * sizes.tokens, vocabulary, sizes.seed))
+    write_manifest(sizes.folder / "manifest.json", [sizes.folder / "tokens.npy"])
     write_stores(sizes)
     found = []
     for stage in STAGES:

@@ -13,9 +13,11 @@ from knnlm.components.catalogue import searched_fractions
 from knnlm.datastore.factory import PQ_CENTROIDS, IndexFactory, parse_factory
 from knnlm.datastore.index import fill_index, load_index, save_index, train_index
 from knnlm.datastore.store import Chunk, Datastore
-from knnlm.retrieval.approximate import Snapshot, approximate_search
+from knnlm.retrieval.approximate import approximate_search
 from knnlm.retrieval.exact import exact_search
-from knnlm.storage.files import save_array
+from knnlm.retrieval.top_k import Snapshot
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import write_manifest
 
 SAMPLE_ROWS_PER_CENTROID = 40  # FAISS asks for 39 to train an index
 WHOLE = (1.0,)  # of the store, without a stop at fractions
@@ -94,7 +96,9 @@ def random_store(folder: Path, retrieval: Retrieval, rows: int, chunks: int, see
     """Write a store of random keys, `rows` in each chunk, of the one kind that is searched, and open it."""
     for number in range(chunks):
         keys = random_vectors(rows, retrieval.width, [seed, number])
-        save_array(folder / f"chunk-{number}" / f"{retrieval.h}.npy", keys)
+        path = folder / f"chunk-{number}" / f"{retrieval.h}.npy"
+        save_array(path, keys)
+        write_manifest(path.with_name("manifest.json"), [path])
     return opened_store(folder, retrieval, rows, chunks)
 
 
@@ -107,7 +111,7 @@ def opened_store(folder: Path, retrieval: Retrieval, rows: int, chunks: int) -> 
 def write_trained(folder: Path, retrieval: Retrieval, store: Datastore, seed: int) -> None:
     """Train an index on the store and write it to `folder`."""
     sample = store.sample(retrieval.h, retrieval.sample_rows)
-    save_index(train_index(retrieval.factory, retrieval.metric, sample, seed), folder / "trained.faiss")
+    _write(train_index(retrieval.factory, retrieval.metric, sample, seed), folder / "trained.faiss")
 
 
 def write_filled(folder: Path, retrieval: Retrieval, store: Datastore) -> None:
@@ -115,7 +119,7 @@ def write_filled(folder: Path, retrieval: Retrieval, store: Datastore) -> None:
     for number, chunk in enumerate(store.chunks):
         index = _opened(folder / "trained.faiss", retrieval, 0)
         fill_index(index, chunk, retrieval.h)
-        save_index(index, folder / f"filled-{number}.faiss")
+        _write(index, folder / f"filled-{number}.faiss")
 
 
 def repeat_filled(folder: Path, retrieval: Retrieval, rows: int, chunks: int) -> None:
@@ -123,7 +127,7 @@ def repeat_filled(folder: Path, retrieval: Retrieval, rows: int, chunks: int) ->
     for number in range(1, chunks):
         index = _opened(folder / "trained.faiss", retrieval, 0)
         index.merge_from(faiss.read_index(str(folder / "filled-0.faiss")), number * rows)
-        save_index(index, folder / f"filled-{number}.faiss")
+        _write(index, folder / f"filled-{number}.faiss")
 
 
 def opened_index(folder: Path, retrieval: Retrieval, store: Datastore) -> Index:
@@ -131,6 +135,11 @@ def opened_index(folder: Path, retrieval: Retrieval, store: Datastore) -> Index:
     sizes = {f"filled-{number}.faiss": chunk.rows for number, chunk in enumerate(store.chunks)}
     filled = [_opened(folder / name, retrieval, rows) for name, rows in sizes.items()]
     return Index(_opened(folder / "trained.faiss", retrieval, 0), filled, folder)
+
+
+def _write(index: faiss.Index, path: Path) -> None:
+    save_index(index, path)
+    write_manifest(path.with_suffix(".json"), [path])
 
 
 def _opened(path: Path, retrieval: Retrieval, rows: int) -> faiss.Index:

@@ -1,7 +1,7 @@
-"""Nearest neighbours as an index finds them, for every fraction of the store in one pass, and the true similarities of what it has found.
+"""Nearest neighbours as an index finds them, for every fraction of the store in one pass, and their true similarities.
 
-Rows are shuffled within chunks, so the store of fraction f is a prefix of every chunk. Both searches, this and the exact one, walk the store in bands,
-from one fraction to the next, keep a running top k, and hand out a snapshot at each fraction: no row is compared twice.
+Both searches, this and the exact one, walk the store in bands, from one fraction to the next, keep a running top k, and
+hand out a snapshot at each fraction (`knnlm.datastore.shuffle`): no row is compared twice.
 """
 
 import warnings
@@ -15,12 +15,9 @@ import torch
 
 from knnlm.datastore.index import fill_index, join_indexes
 from knnlm.datastore.store import Datastore
-from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE, slices
-from knnlm.retrieval.running_neighbours import RunningNeighbours
+from knnlm.retrieval.blocks import KEYS_AT_ONCE, QUERIES_AT_ONCE, slices
+from knnlm.retrieval.top_k import RunningNeighbours, Snapshot
 from knnlm.running.progress import progress
-
-KEYS_AT_ONCE = 524288
-Snapshot = tuple[float, np.ndarray, np.ndarray]
 
 
 def approximate_search(
@@ -34,19 +31,19 @@ def approximate_search(
     device: str,
     folder: Path,
 ) -> Iterator[Snapshot]:
-    """Yield (fraction, ids, similarities) as FAISS finds and scores them (*FAISS mask, FAISS score*), for each of the ascending fractions.
+    """Yield (fraction, ids, similarities) as FAISS finds and scores them, for each of the ascending fractions.
 
-    `trained` is the empty index, `filled` its copies with the rows of each chunk. The quantisers are those of the full store at every fraction.
-    Memory: queries, result, and what one block of queries finds. `folder` is where the lists of a band are joined.
+    This is the paper's FAISS mask with FAISS score (docs/paper.md#approximate-search). queries: float32 (n, width);
+    ids: int32 (n, k); similarities: float32 (n, k). `trained` is the empty index, `filled` its copies with the rows of
+    each chunk; the quantisers are those of the full store at every fraction. `folder` is where the lists of a band are
+    joined. Memory: queries, result, and what one block of queries finds.
     """
     metric = "l2" if trained.metric_type == faiss.METRIC_L2 else "ip"
-    running = RunningNeighbours(len(queries), k)
+    running, blocks = RunningNeighbours(len(queries), k), list(slices(len(queries), QUERIES_AT_ONCE))
     for low, high in pairwise([0.0, *fractions]):
         index = _searchable(join_indexes(trained, filled, store.chunks, low, high, folder), nprobe, device)
-        for rows in progress(
-            list(slices(len(queries), QUERIES_AT_ONCE)), f"approximate search {metric}, up to {high:.0%} of the store"
-        ):
-            scores, ids = (torch.from_numpy(array) for array in index.search(queries[rows], k))
+        for rows in progress(blocks, f"approximate search {metric}, up to {high:.0%} of the store"):
+            scores, ids = (torch.from_numpy(array) for array in index.search(queries[rows], k))  # (rows, k) each
             similarities = (-scores if metric == "l2" else scores).masked_fill_(ids < 0, -torch.inf)
             if low:
                 running.merge(rows, similarities, ids.int())
@@ -56,27 +53,54 @@ def approximate_search(
         yield high, *running.snapshot()
 
 
-def real_similarities(queries: np.ndarray, ids: np.ndarray, store: Datastore, h: str, metric: str) -> np.ndarray:
-    """Return the true similarities of given rows (*real score*), float32 (n, k): −‖q−k‖² or q·k with the stored keys; −inf where id is −1.
+def training_neighbours(
+    keys: np.ndarray, own_ids: np.ndarray, index: faiss.Index, k: int, metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest rows of an index to keys that stand in it, each key left out of its own neighbours.
 
-    queries: float32 (n, width); ids: int32 (n, k), global. Memory: one block of keys in float32, one block of queries and their pairs.
+    keys: (n, width), any float type; own_ids: int (n,), the row id of each. Returns ids, int32 (n, k), and
+    similarities, float32 (n, k), nearest first, as FAISS scores them: −‖q−k̂‖² for `l2` and q·k̂ for `ip`; id −1 and
+    −inf if a search finds fewer. The paper's code dropped whatever came first; with quantised keys that need not be the
+    row itself (docs/paper.md#loss-weighting). Memory: the result and one block of keys in float32.
+
+    """
+    ids, similarities = np.empty((len(keys), k), np.int32), np.empty((len(keys), k), np.float32)
+    for rows in progress(list(slices(len(keys), QUERIES_AT_ONCE)), "neighbours of training positions"):
+        scores, found = index.search(np.ascontiguousarray(keys[rows], dtype=np.float32), k + 1)  # (rows, k + 1) each
+        kept = without_own(found, own_ids[rows])
+        found = np.take_along_axis(found, kept, axis=1)
+        scores = np.take_along_axis(-scores if metric == "l2" else scores, kept, axis=1)
+        ids[rows], similarities[rows] = found, np.where(found < 0, -np.inf, scores)
+    return ids, similarities
+
+
+def without_own(ids: np.ndarray, own_ids: np.ndarray) -> np.ndarray:
+    """Return which of k+1 columns stay, int (n, k), in their order: all but the own id's, or else the last."""
+    own = ids == np.asarray(own_ids)[:, None]
+    own[:, -1] |= ~own.any(axis=1)
+    return np.nonzero(~own)[1].reshape(len(ids), -1)
+
+
+def real_similarities(queries: np.ndarray, ids: np.ndarray, store: Datastore, h: str, metric: str) -> np.ndarray:
+    """Return the true similarities of given rows (real score): float32 (n, k), −‖q−k‖² or q·k; −inf for id −1.
+
+    queries: float32 (n, width); ids: int32 (n, k), global. Memory: one block of keys in float32, one block of queries
+    and their pairs. Raises KnnlmError, naming the file, if the keys turn out damaged.
     """
     found = np.full(ids.shape, -np.inf, dtype=np.float32)
-    blocks = [(chunk, begin) for chunk in store.chunks for begin in range(0, chunk.rows, KEYS_AT_ONCE)]
-    converted = np.empty(
-        (min(KEYS_AT_ONCE, max(chunk.rows for chunk in store.chunks)), queries.shape[1]), dtype=np.float32
-    )
-    for chunk, begin in progress(blocks, f"real scores {h} {metric}"):
-        stored = chunk.keys_of(h)[begin : begin + KEYS_AT_ONCE]
-        keys = converted[: len(stored)]  # the same memory every time: fresh pages take longer than the conversion
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # torch's, that what is memory-mapped for reading cannot be written to
-            torch.from_numpy(keys).copy_(torch.from_numpy(stored))
-        for rows in slices(len(queries), QUERIES_AT_ONCE):
-            _score_pairs(
-                found[rows], np.ascontiguousarray(queries[rows]), ids[rows], keys, chunk.first_position + begin, metric
-            )
+    most = min(KEYS_AT_ONCE, max(chunk.rows for chunk in store.chunks))
+    converted = np.empty((most, queries.shape[1]), dtype=np.float32)
+    blocks = [(number, rows) for number, chunk in enumerate(store.chunks) for rows in slices(chunk.rows, KEYS_AT_ONCE)]
+    with store.keys_in_order(h) as stored:
+        for number, block in progress(blocks, f"real scores {h} {metric}"):
+            keys = converted[
+                : block.stop - block.start
+            ]  # the same memory every time: fresh pages take longer than this
+            with warnings.catch_warnings(action="ignore"):  # torch's, that what is mapped cannot be written to
+                torch.from_numpy(keys).copy_(torch.from_numpy(stored[number][block]))  # to float32, (block, width)
+            first = store.chunks[number].first_position + block.start
+            for rows in slices(len(queries), QUERIES_AT_ONCE):
+                _score_pairs(found[rows], np.ascontiguousarray(queries[rows]), ids[rows], keys, first, metric)
     return found
 
 
@@ -141,13 +165,14 @@ def fill_in_memory(index: faiss.Index, store: Datastore, h: str) -> None:
 def _score_pairs(
     found: np.ndarray, queries: np.ndarray, ids: np.ndarray, keys: np.ndarray, first: int, metric: str
 ) -> None:
-    """Write into `found`, float32 (n, k), the similarities of those of the ids, int32 (n, k), that are in a block of keys, float32 (m, width).
+    """Write into `found`, float32 (n, k), the similarities of those ids, int32 (n, k), that are in a block of keys.
 
-    queries: float32 (n, width); `first`: the id of the block's first key. Pairs are taken in the order of their keys, which so are read from memory one
-    behind the other; a block of queries stays in the cache.
+    queries: float32 (n, width); keys: float32 (m, width); `first`: the id of the block's first key. Pairs are taken in
+    the order of their keys, which so are read from memory one behind the other; a block of queries stays in the cache.
     """
-    local = ids.ravel() - np.int32(first)
-    places = np.flatnonzero(local.view(np.uint32) < len(keys))  # as such, what is below 0 is large
+    local = ids.ravel() - np.int32(first)  # (n · k,): the key's number in the block
+    places = np.flatnonzero(local.view(np.uint32) < len(keys))  # (pairs,); as unsigned, what is below 0 is large
+    # Sort (key, place) pairs as one int64 each.
     ordered = np.left_shift(local[places], 32, dtype=np.int64)
     ordered |= places
     ordered.sort()
@@ -155,9 +180,8 @@ def _score_pairs(
     ordered >>= 32
     of_queries, scores = places // ids.shape[1], np.empty(len(places), dtype=np.float32)
     score = faiss.pairwise_indexed_L2sqr if metric == "l2" else faiss.pairwise_indexed_inner_product
-    score(
-        keys.shape[1], len(places), *(faiss.swig_ptr(array) for array in (queries, of_queries, keys, ordered, scores))
-    )
+    arrays = (faiss.swig_ptr(array) for array in (queries, of_queries, keys, ordered, scores))
+    score(keys.shape[1], len(places), *arrays)
     found.reshape(-1)[places] = -scores if metric == "l2" else scores
 
 

@@ -1,92 +1,101 @@
 """The true nearest neighbours of every query, for every fraction of the store in one pass.
 
-Rows are shuffled within chunks, so the rows seen so far tell how near the k-th neighbour in a whole fraction will be: what is not as near is turned away
-from the beginning, most of it by products of low precision, and a query for which that was too much is searched again.
+Rows stand in random order (`knnlm.datastore.shuffle`), so the rows seen so far tell how near the k-th neighbour in a
+whole fraction will be. Keys that are not as near are discarded from the beginning, most of them by products of low
+precision (`knnlm.retrieval.bounds`). If too many were discarded for a query, it is searched again.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 
 import faiss
 import numpy as np
 import torch
 
-from knnlm.datastore.store import Datastore, prefix_rows
-from knnlm.retrieval.approximate import Snapshot
-from knnlm.retrieval.bounds import WIDER, Centres, centres, key_factors, product_dtype, query_factors, wanted_places
-from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE, slices
-from knnlm.retrieval.running_neighbours import RunningNeighbours, packed
+from knnlm.datastore.shuffle import prefix_rows
+from knnlm.datastore.store import Datastore
+from knnlm.retrieval.blocks import BLOCK_KEYS, FIRST_KEYS, MOST_GROWTH, QUERIES_AT_ONCE, TILE_QUERIES, slices
+from knnlm.retrieval.bounds import Centres, centres
+from knnlm.retrieval.tiles import Block, merge_all, merge_wanted
+from knnlm.retrieval.top_k import RunningNeighbours, Snapshot
 from knnlm.running.progress import progress
+from knnlm.storage.arrays import Rows
 
-BLOCK_KEYS = 262144  # the most keys that are in memory
-FIRST_KEYS = 4096  # compared with every query, so that there is a threshold
-MOST_GROWTH = 6  # of the rows seen, by one block of keys: until its end the thresholds stay as they are
-DEVIATIONS = 4  # by which a threshold lies below what is expected of the k-th neighbour: one query in some ten thousand is searched again
-TILE_QUERIES, TILE_KEYS = 1024, 4096  # of one matrix product, whose 8 or 16 MiB stay in the cache of a CPU
-PLACES = 2048  # candidates of each query that wait to be merged
-PAIRS_GATHERED = 1048576  # of a query and a key, at once on a GPU
-NONE = int(packed(torch.tensor(-torch.inf), torch.tensor(-1, dtype=torch.int32)))  # no candidate
+DEVIATIONS = (
+    4  # by which a threshold lies below the k-th neighbour expected: one query in some 10,000 is searched again
+)
 
 
 def exact_search(
+    queries: np.ndarray, store: Datastore, h: str, metric: str, k: int, fractions: list[float], device: str
+) -> Iterator[Snapshot]:
+    """Yield (fraction, ids, similarities) of the true k nearest rows for each of the ascending fractions.
+
+    queries: float32 (n, width). ids: int32 (n, k); similarities: float32 (n, k), −‖q−k‖² for `l2` and q·k for `ip`
+    (docs/paper.md#knn-lm), compared in float32. The snapshots share memory with the running result: use one before
+    asking for the next. Memory: the queries, the result, one block of keys in float32 and as factors, and one tile for
+    each thread, whatever the size of the store. Raises KnnlmError, naming the file, if the keys turn out damaged:
+    before the last snapshot.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # which the bound does not allow for
+    with store.keys_in_order(h) as stored:
+        for fraction, *found in _search(
+            queries, store, stored, metric, k, fractions, device, f"exact search {h} {metric}"
+        ):
+            if fraction == fractions[-1]:
+                for keys in stored:
+                    keys.check.finish()
+            yield fraction, *found
+
+
+def _search(
     queries: np.ndarray,
     store: Datastore,
-    h: str,
+    stored: list[Rows],
     metric: str,
     k: int,
     fractions: list[float],
     device: str,
+    label: str,
     certain: bool = False,
 ) -> Iterator[Snapshot]:
-    """Yield (fraction, ids, similarities) of the true k nearest rows for each of the ascending fractions.
-
-    queries: float32 (n, width). Similarities are −‖q−k‖² for `l2` and q·k for `ip` (spec §4.1). Most rows are turned away by products of low precision
-    (`knnlm.retrieval.bounds`), all others are compared in float32. Where `certain`, a row is turned away only if it is no nearer than k others.
-    The snapshots share memory with the running result: use one before asking for the next. Memory: the queries, the result, one block of keys in float32
-    and as factors, and one tile for each thread, whatever the size of the store.
-    """
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # which the bound does not allow for
-    points, centre = torch.from_numpy(queries).to(device), None
-    running, thresholds = (
-        RunningNeighbours(len(points), k, device),
-        torch.full((len(points),), -torch.inf, device=device),
-    )
+    """Search as `exact_search` does; if `certain`, discard a key only if k others are as near."""
+    points, centre = torch.from_numpy(queries).to(device), None  # (n, width)
+    running = RunningNeighbours(len(points), k, device)
+    thresholds = torch.full((len(points),), -torch.inf, device=device)  # below which rows may be missing
     blocks = [block for low, high in pairwise([0.0, *fractions]) for block in _band_blocks(store, low, high)]
     with side_by_side(device) as every:
-        for number, (low, high, fraction) in enumerate(progress(blocks, f"exact search {h} {metric}")):
-            keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, h, low, high))
+        for number, (low, high, fraction) in enumerate(progress(blocks, label)):
+            keys, ids = (torch.from_numpy(array).to(device) for array in _rows_between(store, stored, low, high))
             keys = keys.float()  # the float16 block goes
             if len(keys) and len(points):
                 centre = centre or centres(keys, points, metric)
-                seen, after, end = (_rows_below(store, part) for part in (low, high, fraction))
+                seen, after, end = (store.rows_below(part) for part in (low, high, fraction))
                 ranks = [k if certain else likely_rank(k, rows, end) for rows in (seen, after)]
                 _search_block(running, thresholds, points, keys, ids, seen, ranks, centre, every)
             del keys, ids  # before the next block is read
-            if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:
-                again = (
-                    (running.similarities[:, -1] < thresholds).nonzero().squeeze(1)
-                )  # rows between the two were turned away
+            if number + 1 == len(blocks) or blocks[number + 1][2] != fraction:  # the last block of a fraction
+                # Rows between the k-th neighbour found and the threshold were discarded: search those queries again.
+                again = (running.similarities[:, -1] < thresholds).nonzero().squeeze(1)
                 if len(again):
-                    ((_, *found),) = exact_search(
-                        queries[again.cpu().numpy()], store, h, metric, k, [fraction], device, certain=True
-                    )
+                    few = queries[again.cpu().numpy()]
+                    ((_, *found),) = _search(few, store, stored, metric, k, [fraction], device, label, certain=True)
                     running.ids[again], running.similarities[again] = (
-                        torch.from_numpy(array).to(device) for array in found
+                        torch.from_numpy(part).to(device) for part in found
                     )
                 thresholds.fill_(-torch.inf)
                 yield fraction, *running.snapshot()
 
 
 def likely_rank(k: int, rows: int, end: int) -> int:
-    """Return the rank among `rows` of a store whose similarity, when `end` rows are seen, at least k of them are expected to reach.
+    """Return the rank among `rows` whose similarity at least k rows will likely reach when `end` rows are seen.
 
-    Rows stand in random order: with g = end/rows, the r-th best of those seen is reached by r·g in the end, with variance r·(g − 1)·g about. So the rank is
-    the least r for which r·g is DEVIATIONS of its standard deviations above k, and k where there is none below.
+    Rows stand in random order: with g = end/rows, about r·g rows reach the r-th best of those seen, with variance
+    r·(g − 1)·g. So the rank is the least r for which r·g lies DEVIATIONS standard deviations above k, at most k.
     """
     if rows == 0:
         return k
@@ -106,9 +115,10 @@ def _search_block(
     centre: Centres,
     every: Callable,
 ) -> None:
-    """Merge what may be wanted of a block of keys, and keep for each query the threshold, float32 (n,), up to which rows may be missing.
+    """Merge the keys of a block that may be wanted, and keep each query's threshold, float32 (n,).
 
-    A threshold is the similarity of the neighbour of a rank: that before the block, where so many rows are `seen`, else that after it.
+    Up to its threshold, rows may be missing from the result. It is the similarity of the neighbour of a rank: of the
+    rank before the block, if so many rows were `seen`, else of that after it.
     """
     before, after = ranks
     block = Block.of(keys, ids, centre) if seen >= before else None
@@ -116,24 +126,28 @@ def _search_block(
     def merge(rows: slice) -> None:
         if block:
             thresholds[rows] = torch.maximum(thresholds[rows], running.similarities[rows, before - 1])
-            _merge_wanted(running, rows, points[rows], block, thresholds[rows])
+            merge_wanted(running, rows, points[rows], block, thresholds[rows])
         else:
-            _merge_all(running, rows, points[rows], keys, ids, after, centre.metric)
+            merge_all(running, rows, points[rows], keys, ids, after, centre.metric)
             thresholds[rows] = running.similarities[rows, after - 1]
 
     every(merge, list(slices(len(points), tile_queries(torch.get_num_threads()))))
 
 
 def tile_queries(threads: int) -> int:
-    """Return the queries of a tile, enough tiles for so many threads; a search by blocks has the tiles of an undivided one, and so rounds as it does."""
+    """Return the queries of a tile, so that there are tiles for so many threads.
+
+    A search by blocks has the tiles of an undivided one, and so rounds as it does.
+    """
     return min(TILE_QUERIES, 2 ** int(math.log2(max(1, QUERIES_AT_ONCE // threads))))
 
 
 @contextmanager
 def side_by_side(device: str) -> Iterator[Callable]:
-    """Give a function that calls another on every item of a list, on a CPU as many at once as there are threads, each with one thread of its own.
+    """Yield a function that calls another on every item of a list: on a CPU on as many at once as there are threads.
 
-    Tiles of queries share nothing that they write; a step of one that has no threads, such as reading signs, then keeps no core waiting.
+    Each call has one thread of its own. Tiles of queries share nothing that they write, and a step of one that knows no
+    threads, such as reading signs, keeps no core waiting.
     """
     threads = torch.get_num_threads()
 
@@ -142,9 +156,7 @@ def side_by_side(device: str) -> Iterator[Callable]:
         faiss.omp_set_num_threads(1)
 
     def every(function: Callable, items: list) -> list:
-        held = [
-            function
-        ]  # a worker keeps what it was given a little longer than its result is waited for: not the arrays behind the function
+        held = [function]  # a worker keeps its arguments a little too long: not the arrays behind the function
         found = list(pool.map(lambda item: held[0](item), items))
         held.clear()
         return found
@@ -156,144 +168,25 @@ def side_by_side(device: str) -> Iterator[Callable]:
             torch.set_num_threads(threads)  # one thread's setting is the default of others
 
 
-@dataclass(frozen=True)
-class Block:
-    """Keys, float32 (m, width), their global ids, int32 (m,), and their factors: see `knnlm.retrieval.bounds`."""
-
-    keys: torch.Tensor
-    ids: torch.Tensor
-    factors: torch.Tensor
-    centre: Centres
-    longest: float
-
-    @classmethod
-    def of(cls, keys: torch.Tensor, ids: torch.Tensor, centre: Centres) -> "Block":
-        """Make the factors, a tile of keys at a time."""
-        dtype = product_dtype(keys.device.type)
-        factors = torch.empty(len(keys), keys.shape[1] + WIDER, dtype=dtype, device=keys.device)
-        for columns in slices(len(keys), TILE_KEYS):
-            factors[columns] = key_factors(keys[columns], centre, dtype)
-        return cls(keys, ids, factors, centre, float(torch.linalg.vector_norm(keys, dim=1).max()))
-
-
-class Waiting:
-    """Candidates of one tile of queries that beat their query's threshold, kept until enough have come to be worth a merge."""
-
-    def __init__(self, running: RunningNeighbours, rows: slice):
-        """Begin with none; `rows` are the queries' rows of the running result."""
-        self.running, self.rows, device = running, rows, running.ids.device
-        self.count = torch.zeros(rows.stop - rows.start, dtype=torch.int64, device=device)
-        self.candidates = torch.full((len(self.count), PLACES), NONE, device=device)
-
-    def add(self, row: torch.Tensor, count: torch.Tensor, similarities: torch.Tensor, ids: torch.Tensor) -> None:
-        """Append candidates, sorted by their query `row`; `count` says how many each query gets, no more than there is room for."""
-        begin = torch.arange(len(count), device=row.device) * PLACES + self.count - (count.cumsum(0) - count)
-        place = begin[row] + torch.arange(len(row), device=row.device)
-        self.candidates.view(-1)[place] = packed(similarities, ids)
-        self.count += count
-
-    def flush(self) -> None:
-        """Merge what waits."""
-        used = int(self.count.max())
-        self.running.merge_packed(self.rows, self.candidates[:, :used])
-        self.candidates[:, :used] = NONE
-        self.count.zero_()
-
-
-def _merge_all(
-    running: RunningNeighbours,
-    rows: slice,
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    ids: torch.Tensor,
-    most: int,
-    metric: str,
-) -> None:
-    """Merge the nearest keys of a tile of queries, `most` for each, without a threshold: of the first keys, or where all that wait have no room."""
-    bias = -torch.linalg.vecdot(keys, keys) if metric == "l2" else keys.new_zeros(len(keys))
-    product = torch.addmm(bias, queries, keys.T, alpha=2 if metric == "l2" else 1)
-    column = product.topk(min(most, len(keys)), sorted=False).indices
-    row = torch.arange(len(queries), device=keys.device).repeat_interleave(column.shape[1])
-    similarities = pair_similarities(queries, keys, row, column.view(-1), metric)
-    running.merge(rows, similarities.view(column.shape), ids[column])
-
-
-def _merge_wanted(
-    running: RunningNeighbours, rows: slice, queries: torch.Tensor, block: Block, threshold: torch.Tensor
-) -> None:
-    """Merge the keys of a block that are nearer to a tile of queries than a threshold, float32 (n,)."""
-    products = torch.empty(len(queries) * TILE_KEYS, dtype=block.factors.dtype, device=queries.device)
-    metric, waiting, ours = block.centre.metric, Waiting(running, rows), None
-    for columns in slices(len(block.keys), TILE_KEYS):
-        keys, ids, wide = block.keys[columns], block.ids[columns], columns.stop - columns.start
-        if ours is None:
-            ours = query_factors(queries, block.centre, threshold, block.longest, block.factors.dtype)
-        places = wanted_places(
-            torch.mm(ours, block.factors[columns].T, out=products[: len(ours) * wide].view(len(ours), wide))
-        )
-        row = places // wide
-        column = places - row * wide
-        similarities = pair_similarities(queries, keys, row, column, metric)
-        nearer = (similarities > threshold[row]).nonzero().squeeze(1)
-        row, column, similarities = row[nearer], column[nearer], similarities[nearer]
-        count = torch.bincount(row, minlength=len(queries))
-        full, too_many = int((waiting.count + count).max()) > PLACES, int(count.max()) > PLACES
-        if full:
-            waiting.flush()
-        if too_many:
-            _merge_all(running, rows, queries, keys, ids, running.ids.shape[1], metric)
-        else:
-            waiting.add(row, count, similarities, ids[column])
-        if full or too_many:
-            threshold, ours = torch.maximum(threshold, running.similarities[rows, -1]), None
-    waiting.flush()
-
-
-def pair_similarities(
-    queries: torch.Tensor, keys: torch.Tensor, row: torch.Tensor, column: torch.Tensor, metric: str
-) -> torch.Tensor:
-    """Return −‖q−k‖² or q·k, float32 (pairs,), of pairs of a query, float32 (n, width), and a key, float32 (m, width), by their numbers, int64 (pairs,).
-
-    This is what must differ between devices: on a CPU FAISS reads the pairs where they are, on a GPU they are gathered.
-    """
-    if queries.device.type == "cpu":
-        found = torch.empty(len(row))
-        score = faiss.pairwise_indexed_L2sqr if metric == "l2" else faiss.pairwise_indexed_inner_product
-        x, ix, y, iy, out = (faiss.swig_ptr(tensor.numpy()) for tensor in (queries, row, keys, column, found))
-        score(keys.shape[1], len(row), x, ix, y, iy, out)
-    else:
-        pairs = [(queries[row[part]], keys[column[part]]) for part in slices(len(row), PAIRS_GATHERED)]
-        found = torch.cat(
-            [(q - k).square().sum(1) if metric == "l2" else torch.linalg.vecdot(q, k) for q, k in pairs]
-            or [queries.new_empty(0)]
-        )
-    return -found if metric == "l2" else found
-
-
-def _rows_below(store: Datastore, fraction: float) -> int:
-    return sum(prefix_rows(fraction, chunk.rows) for chunk in store.chunks)
-
-
 def _band_blocks(store: Datastore, low: float, high: float) -> Iterator[tuple[float, float, float]]:
-    """Divide the band between two fractions into blocks (from, to, high) of as many rows as FIRST_KEYS, MOST_GROWTH and BLOCK_KEYS allow.
+    """Divide the band between two fractions into blocks (from, to, high).
 
-    Each is the same share of every chunk, and so a sample of the whole store.
+    They have as many rows as FIRST_KEYS, MOST_GROWTH and BLOCK_KEYS allow. Each is the same share of every chunk, and
+    so a sample of the whole store.
     """
     while low < high:
-        seen = _rows_below(store, low)
+        seen = store.rows_below(low)
         most = min(BLOCK_KEYS, max(FIRST_KEYS, (MOST_GROWTH - 1) * seen))
-        end = low + most / store.rows if _rows_below(store, high) - seen > most else high
+        end = low + most / store.rows if store.rows_below(high) - seen > most else high
         yield low, end, high
         low = end
 
 
-def _rows_between(store: Datastore, h: str, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return keys, float16 (rows, width), and global ids, int32, of the rows between two fractions of every chunk."""
-    spans = [(chunk, prefix_rows(low, chunk.rows), prefix_rows(high, chunk.rows)) for chunk in store.chunks]
-    keys = np.concatenate([chunk.keys_of(h)[begin:end] for chunk, begin, end in spans])
-    return keys, np.concatenate(
-        [
-            np.arange(chunk.first_position + begin, chunk.first_position + end, dtype=np.int32)
-            for chunk, begin, end in spans
-        ]
-    )
+def _rows_between(store: Datastore, stored: list[Rows], low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys, float16 (rows, width), and ids, int32 (rows,), of the rows between two fractions of every chunk."""
+    keys, ids = [], []
+    for chunk, of_chunk in zip(store.chunks, stored, strict=True):
+        begin, end = (prefix_rows(fraction, chunk.rows) for fraction in (low, high))
+        keys.append(of_chunk[begin:end])
+        ids.append(np.arange(chunk.first_position + begin, chunk.first_position + end, dtype=np.int32))
+    return np.concatenate(keys), np.concatenate(ids)

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from knnlm.corpus.windows import fixed_windows, share_of_windows
-from knnlm.datastore.store import save_chunk, shuffled_order
+from knnlm.datastore.shuffle import shuffled_order
+from knnlm.datastore.store import save_chunk
 from knnlm.errors import KnnlmError
 from knnlm.language_model.states import extract_states
 from knnlm.language_model.transformer import LanguageModel
 from knnlm.running.devices import Job
 from knnlm.storage.files import load_array, write_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.manifests import verified
 
 
 def main(settings: dict, job: Job, model: Path, dictionary: Path, tokens: Path, chunk: Path) -> None:

@@ -10,7 +10,7 @@ from knnlm.language_model.states import extract_states
 from knnlm.language_model.transformer import LanguageModel
 from knnlm.running.devices import Job
 from knnlm.storage.files import load_array, save_array, write_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.manifests import verified
 
 
 def main(

@@ -5,7 +5,7 @@ from pathlib import Path
 from knnlm.datastore.index import fill_index, open_trained, save_index
 from knnlm.datastore.store import Chunk
 from knnlm.storage.files import read_manifest, write_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.manifests import verified
 
 
 def main(settings: dict, trained: Path, chunk: Path, filled: Path) -> None:

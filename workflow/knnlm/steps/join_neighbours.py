@@ -5,7 +5,8 @@ from pathlib import Path
 
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import load_array, new_array, read_manifest, write_manifest
+from knnlm.storage.arrays import Rows, new_array
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 DTYPES = {"ids": "int32", "similarities": "float32", "real": "float32"}
 OF_ONE_MANIFEST = ("format", "software", "files", "sha256")  # what every manifest says of itself
@@ -32,14 +33,16 @@ def main(blocks: Sequence[Path], neighbours: Path) -> None:
     files = [(split, name) for split in EVALUATED for name, slabs in names.items() if slabs]
     for split, name in files:
         slabs, file = len(names[name]), f"{split}.{name}.npy"
-        parts = [load_array(path.parent / file, DTYPES[name], (slabs, None, facts["k"])) for path in blocks]
-        shape = (slabs, sum(part.shape[1] for part in parts), facts["k"])
+        parts = [Rows(path.parent / file, DTYPES[name], (slabs, None, facts["k"])) for path in blocks]
+        shape = (slabs, sum(part.array.shape[1] for part in parts), facts["k"])
         with new_array(neighbours / file, DTYPES[name], shape) as write:
             for slab in range(slabs):
                 first = 0
                 for part in parts:
-                    write(slab, first, part[slab])
-                    first += part.shape[1]
+                    write(slab, first, part[slab : slab + 1][0])
+                    first += part.array.shape[1]
+            for part in parts:
+                part.check.finish()
     write_manifest(
         neighbours / "manifest.json", files=[neighbours / f"{split}.{name}.npy" for split, name in files], **facts
     )

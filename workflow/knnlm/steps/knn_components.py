@@ -21,7 +21,8 @@ from knnlm.components.interpolation import count_words, interpolate, perplexity
 from knnlm.components.knn import knn_scorer
 from knnlm.components.temperature import CURVE_COLUMNS, Loss, mixed_loss, tuned
 from knnlm.corpus.text import EVALUATED
-from knnlm.datastore.store import Datastore, open_datastore, prefix_rows
+from knnlm.datastore.shuffle import prefix_rows
+from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.running.progress import progress
 from knnlm.storage.files import check_same_model, load_array, read_manifest
 from knnlm.storage.tables import write_table

@@ -12,8 +12,8 @@ from knnlm.datastore.index import open_filled, open_trained
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.errors import KnnlmError
 from knnlm.retrieval.approximate import approximate_search, real_similarities
+from knnlm.retrieval.blocks import rows_of_splits
 from knnlm.retrieval.exact import exact_search
-from knnlm.retrieval.query_blocks import rows_of_splits
 from knnlm.running.devices import Job
 from knnlm.storage.files import check_same_model, load_array, new_array, read_manifest, write_manifest
 

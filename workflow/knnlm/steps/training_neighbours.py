@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.hypotheses.inputs import Inputs, Stored
-from knnlm.retrieval.leave_one_out import training_neighbours
+from knnlm.retrieval.approximate import training_neighbours
 from knnlm.storage.files import load_array, save_array, write_manifest
-from knnlm.storage.seals import verified
+from knnlm.storage.manifests import verified
 
 
 def main(

@@ -1,4 +1,4 @@
-"""What becomes of a file whose writer is killed or finds no room."""
+"""A file is written whole or not at all, also when its writer is killed or finds no room."""
 
 import errno
 import os
@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from knnlm.datastore.index import save_index
-from knnlm.storage.files import atomic, new_array, save_array
+from knnlm.storage.arrays import new_array, save_array
+from knnlm.storage.atomic import atomic
 
 ROWS = np.zeros((4096, 64), dtype=np.float32)
 WRITER = """
 import sys, time
-from knnlm.storage.files import atomic
+from knnlm.storage.atomic import atomic
 with atomic(sys.argv[1]) as unfinished:
     unfinished.write_text("half")
     print("writing", flush=True)
@@ -32,6 +33,26 @@ def start_writer(path):
     process = subprocess.Popen([sys.executable, "-c", WRITER, path], env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "writing\n"
     return process
+
+
+def test_atomic_replaces_the_file_only_on_success(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic(path) as unfinished:
+        unfinished.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+    with pytest.raises(RuntimeError), atomic(path) as unfinished:
+        unfinished.write_text("two")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_atomic_leaves_nothing_when_interrupted(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "file.txt") as unfinished:
+        unfinished.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_writer_has_left_is_removed_by_the_next_one_and_what_is_being_written_is_not(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from knnlm.retrieval.running_neighbours import RunningNeighbours, packed, unpacked
+from knnlm.retrieval.top_k import RunningNeighbours, packed, unpacked
 
 SIMILARITIES = st.floats(width=32, allow_nan=False)
 IDS = st.integers(-1, 2**31 - 1)

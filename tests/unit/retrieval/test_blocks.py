@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnlm.errors import KnnlmError
-from knnlm.retrieval.query_blocks import QUERIES_AT_ONCE, block_edges, rows_of_splits
+from knnlm.retrieval.blocks import QUERIES_AT_ONCE, block_edges, rows_of_splits
 from knnlm.running.devices import Job
 from knnlm.steps import fill_index, join_neighbours, retrieve, train_index
 from knnlm.storage.files import save_array, write_manifest

@@ -3,9 +3,16 @@
 import numpy as np
 import torch
 
+Snapshot = tuple[
+    float, np.ndarray, np.ndarray
+]  # a fraction of the store; ids int32 (n, k), similarities float32 (n, k)
+
 
 class RunningNeighbours:
-    """The k best rows so far for each of n queries, best first: ids int32 (n, k), similarities float32 (n, k); id −1 where there are fewer."""
+    """The k best rows so far for each of n queries, best first; id −1 and similarity −inf where there are fewer.
+
+    ids: int32 (n, k); similarities: float32 (n, k), larger is closer.
+    """
 
     def __init__(self, queries: int, k: int, device: str = "cpu"):
         """Begin with no neighbours at all."""
@@ -13,13 +20,13 @@ class RunningNeighbours:
         self.similarities = torch.full((queries, k), -torch.inf, device=device)
 
     def merge(self, rows: slice, similarities: torch.Tensor, ids: torch.Tensor) -> None:
-        """Merge candidates of the queries `rows`: float32 and int32 (len, m), in any order; −inf and −1 where there are fewer than m."""
+        """Merge candidates of the queries `rows`, float32 and int32 (len, m), in any order; −inf and −1 for none."""
         self.merge_packed(rows, packed(similarities, ids))
 
     def merge_packed(self, rows: slice, candidates: torch.Tensor) -> None:
         """Merge candidates of the queries `rows`, int64 (len, m), `packed`."""
         k = self.ids.shape[1]
-        both = torch.cat([packed(self.similarities[rows], self.ids[rows]), candidates], 1)
+        both = torch.cat([packed(self.similarities[rows], self.ids[rows]), candidates], 1)  # (len, k + m)
         if both.device.type == "cpu":
             best = both.numpy()  # NumPy is several times as fast as torch
             best.partition(k - 1, axis=1)
@@ -34,9 +41,11 @@ class RunningNeighbours:
 
 
 def packed(similarities: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Return similarities, float32, and ids, int32, as int64 of the same shape whose ascending order is that of the best first, of equals the least id.
+    """Return similarities, float32, and ids, int32, as int64 of the same shape, which ascend from best to worst.
 
-    The upper half is the similarity's bits, changed so that they stand in order as an integer, the lower half the id, where −1 is the largest.
+    The upper half is the similarity's bits, changed so that they order as an integer. The lower half is the id: of
+    equal similarities the least id is the best, and −1 the worst.
+
     """
     return (~_in_order(similarities.view(torch.int32))).long() << 32 | ids.long() & 0xFFFFFFFF
 
