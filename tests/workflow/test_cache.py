@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from knnlm.storage.files import read_manifest
+from knnlm.storage.manifests import read_manifest
 
 pytestmark = pytest.mark.slow
 

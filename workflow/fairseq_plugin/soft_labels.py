@@ -11,7 +11,7 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropy
 from knnlm.errors import KnnlmError
 from knnlm.language_model.soft_targets import SoftCrossEntropy, sample_positions
 from knnlm.language_model.transformer import LanguageModel
-from knnlm.storage.files import load_array
+from knnlm.storage.arrays import load_array
 
 
 @dataclass

@@ -22,7 +22,7 @@ from knnlm.components.catalogue import BASE, Component
 from knnlm.components.columns import save_components
 from knnlm.errors import KnnlmError
 from knnlm.steps import tables as tables_step
-from knnlm.storage.files import load_array, save_array
+from knnlm.storage.arrays import load_array, save_array
 
 CONTINUATION = np.array([False] * 4 + [True] * 3 + [False] * 5)
 OFFSETS = {

@@ -6,7 +6,7 @@ import pytest
 from knnlm.components.catalogue import BASE, Component, knn_components, retrievals, searched_fractions
 from knnlm.components.columns import checkpoint_of, component_file, find_component, load_components, save_components
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import write_manifest
+from knnlm.storage.manifests import write_manifest
 
 SETTINGS = {
     "retrieval": {"k": 8, "h": ["att", "ffn"], "metrics": ["l2", "ip"]},

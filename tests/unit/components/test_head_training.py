@@ -26,8 +26,8 @@ from knnlm.components.heads import (
 )
 from knnlm.datastore.store import open_datastore
 from knnlm.language_model.transformer import save_model
-from knnlm.storage.files import save_array, write_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import verified, write_manifest
 
 ROOT = Path(__file__).parents[3]
 RECIPE = {"passes": 30, "rows": None, "batch": 64, "learning_rate": 0.05, "betas": [0.9, 0.999], "warmup": 0.05}

@@ -11,7 +11,7 @@ from stores import brute_force, known, true_similarities
 
 from knnlm.components.interpolation import interpolate
 from knnlm.components.knn import gold_matches, knn_scorer, log_p_knn
-from knnlm.storage.files import load_array, save_array
+from knnlm.storage.arrays import load_array, save_array
 
 TEMPERATURES = st.floats(-2, 4).map(lambda exponent: 10.0**exponent)
 

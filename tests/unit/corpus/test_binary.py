@@ -13,7 +13,8 @@ from xxhash import xxh3_128_hexdigest
 import knnlm
 from knnlm.corpus import binary
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import save_array, write_manifest
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import write_manifest
 
 DICTIONARY = (
     "the 5\nlow@@ 3\ner 2\né 1\n@-@ 0\nmadeupword0000 0\nmadeupword0001 0\nmadeupword0002 0\nmadeupword0003 0\n"

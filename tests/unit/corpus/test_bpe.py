@@ -15,7 +15,7 @@ from knnlm.corpus.text import SPLITS
 from knnlm.corpus.tokenise import tokenise
 from knnlm.errors import KnnlmError
 from knnlm.steps import bpe as step
-from knnlm.storage.files import read_manifest, write_manifest
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 YEARS = {"first_year": 1948, "last_year": 1950, "kinds": ["spoken"], "period": 3, "valid": 0, "test": 1}
 TEXT = "low low low lower lower newest newest newest widest <unk> <unk> @-@\n"

@@ -10,7 +10,7 @@ from sacremoses import MosesTokenizer
 from knnlm.corpus import sotu, tokenise
 from knnlm.corpus.text import SPLITS
 from knnlm.steps import tokenise as step
-from knnlm.storage.files import read_manifest, write_manifest
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 YEARS = {"first_year": 1944, "last_year": 1950, "kinds": ["spoken"], "period": 3, "valid": 0, "test": 1}
 

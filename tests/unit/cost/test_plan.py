@@ -32,7 +32,8 @@ from knnlm.datastore import index
 from knnlm.datastore.store import Chunk
 from knnlm.language_model import transformer
 from knnlm.retrieval import approximate, bounds, exact
-from knnlm.storage.files import save_array, write_manifest
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import write_manifest
 
 ROOT = Path(__file__).parents[3]
 TRAIN, VALID, TEST = 112_735_284, 237_669, 268_161

@@ -12,7 +12,7 @@ from stores import known
 from knnlm.datastore.index import METRICS, fill_index, join_indexes, load_index, save_index, train_index
 from knnlm.datastore.store import Chunk
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import save_array
+from knnlm.storage.arrays import save_array
 
 WIDTH, SIZES = 16, (700, 500)
 KEYS = np.random.default_rng(3).standard_normal((sum(SIZES), WIDTH)).astype(np.float16)

@@ -9,7 +9,8 @@ from scipy import stats
 from knnlm.datastore.shuffle import prefix_rows, shuffled_order
 from knnlm.datastore.store import open_datastore
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import save_array, write_manifest
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import write_manifest
 
 WIDTH = 4
 

@@ -10,7 +10,8 @@ from knnlm.components.knn import gold_matches, log_p_knn
 from knnlm.datastore.store import open_datastore
 from knnlm.hypotheses.inputs import Inputs, Stored
 from knnlm.hypotheses.padding import components
-from knnlm.storage.files import save_array, write_manifest
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import write_manifest
 
 ROWS, WIDTH, K, TEMPERATURE = 60, 4, 8, 3.21
 SIZES = {"valid": 20, "test": 15}

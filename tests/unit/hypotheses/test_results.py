@@ -14,7 +14,7 @@ from stores import known
 from knnlm.components.catalogue import BASE, Component
 from knnlm.components.columns import save_components
 from knnlm.hypotheses.results import Result, forget, keep, kept
-from knnlm.storage.files import save_array
+from knnlm.storage.arrays import save_array
 
 STEP = """
 import os, signal, sys

@@ -19,7 +19,7 @@ from knnlm.language_model.fairseq_runs import (
     history,
 )
 from knnlm.language_model.training import COLUMNS
-from knnlm.storage.files import sha256
+from knnlm.storage.manifests import sha256
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from knnlm.language_model.fairseq_runs import history, saved_updates
 from knnlm.language_model.soft_targets import SoftCrossEntropy, label_distribution, neighbour_weights, sample_positions
 from knnlm.language_model.training import Devices, fairseq_command
 from knnlm.language_model.transformer import PLUGIN, build_model, save_model
-from knnlm.storage.files import save_array, write_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import verified, write_manifest
 
 TYPES, WIDTH, K, SAMPLE = 24, 16, 5, 16  # four specials and 20 pieces
 ARCHITECTURE = {

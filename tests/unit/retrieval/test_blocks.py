@@ -11,7 +11,8 @@ from knnlm.errors import KnnlmError
 from knnlm.retrieval.blocks import QUERIES_AT_ONCE, block_edges, rows_of_splits
 from knnlm.running.devices import Job
 from knnlm.steps import fill_index, join_neighbours, retrieve, train_index
-from knnlm.storage.files import save_array, write_manifest
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import write_manifest
 
 WIDTH, CHUNKS, ROWS = 8, 2, 1500
 SIZES = {"valid": 9001, "test": 8400}  # the border of the splits and that of the blocks are not the same

@@ -12,8 +12,8 @@ from knnlm.hypotheses.inputs import Inputs, Stored
 from knnlm.hypotheses.soft_labels import write_neighbours
 from knnlm.retrieval.approximate import training_neighbours, without_own
 from knnlm.steps.training_neighbours import main as chunk_step
-from knnlm.storage.files import read_manifest, save_array, write_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import read_manifest, verified, write_manifest
 
 ROWS, WIDTH, K = 60, 6, 7
 

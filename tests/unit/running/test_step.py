@@ -20,7 +20,8 @@ import torch
 from knnlm.errors import KnnlmError
 from knnlm.language_model.transformer import LanguageModel, trained_updates
 from knnlm.running.step import parser_of, run
-from knnlm.storage.files import atomic, write_manifest
+from knnlm.storage.atomic import atomic
+from knnlm.storage.manifests import write_manifest
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
 STEPS = sorted((WORKFLOW / "knnlm/steps").glob("[a-z]*.py"))

@@ -8,7 +8,8 @@ import numpy as np
 
 from knnlm.components.catalogue import Component
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import load_array, read_manifest, save_array, write_manifest
+from knnlm.storage.arrays import load_array, save_array
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 FACT_COLUMNS = ["hypothesis", "component", "quantity", "value"]  # what else a step has measured of its components
 

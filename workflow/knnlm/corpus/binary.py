@@ -15,7 +15,7 @@ from knnlm.corpus.dictionary import CONTINUATION, read_pieces
 from knnlm.corpus.text import SPLITS
 from knnlm.errors import KnnlmError
 from knnlm.running.processes import die_with_parent, reason_in
-from knnlm.storage.files import load_array
+from knnlm.storage.arrays import load_array
 from knnlm.storage.locks import locked
 
 MAGIC = b"MMIDIDX\x00\x00"

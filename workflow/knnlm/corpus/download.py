@@ -12,7 +12,8 @@ from pathlib import Path
 from knnlm.corpus.text import SPLITS, Splits, decode, divide
 from knnlm.errors import KnnlmError
 from knnlm.running.progress import progress
-from knnlm.storage.files import atomic, sha256
+from knnlm.storage.atomic import atomic
+from knnlm.storage.manifests import sha256
 
 BLOCK = 1 << 20  # bytes
 TRY_AGAIN = (408, 425, 429)  # of HTTP's 4xx: too slow, too early, too often; any other is the server's last word

@@ -20,7 +20,7 @@ from knnlm.errors import KnnlmError
 from knnlm.figures import parts
 from knnlm.figures.hypotheses import helped_tokens, hypothesis, parameters, verdicts
 from knnlm.figures.performance import performance, scaling
-from knnlm.storage.files import atomic
+from knnlm.storage.atomic import atomic
 
 LARGE = {"markersize": 6.5, "markeredgecolor": parts.INK, "markeredgewidth": 0.8}  # the mark of a tuned value
 

@@ -21,8 +21,8 @@ from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.hypotheses.results import Result, keep, kept
 from knnlm.running.devices import Job
-from knnlm.storage.files import check_same_model, content_hash, identity_name, load_array, read_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.arrays import load_array
+from knnlm.storage.manifests import check_same_model, content_hash, identity_name, read_manifest, verified
 
 if TYPE_CHECKING:
     import faiss

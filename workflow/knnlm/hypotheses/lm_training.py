@@ -11,7 +11,8 @@ from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_
 from knnlm.language_model.states import extract_states, log_p_in_windows, sample_windows
 from knnlm.language_model.training import fairseq_command, loss_table, training_devices
 from knnlm.language_model.transformer import PLUGIN, LanguageModel, export_model, read_model
-from knnlm.storage.files import load_array, read_manifest, sha256, write_manifest
+from knnlm.storage.arrays import load_array
+from knnlm.storage.manifests import read_manifest, sha256, write_manifest
 
 
 class Training:

@@ -14,7 +14,8 @@ from knnlm.components.catalogue import Component
 from knnlm.components.interpolation import best_mixture, interpolate, perplexity
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import load_array, read_manifest, save_array, write_manifest
+from knnlm.storage.arrays import load_array, save_array
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 KIND = "kept result"
 

@@ -19,8 +19,8 @@ from knnlm.hypotheses.lm_training import Training, file_identity, lm_component
 from knnlm.hypotheses.results import Result
 from knnlm.language_model import soft_targets
 from knnlm.language_model.transformer import PLUGIN, read_model
-from knnlm.storage.files import identity_name, load_array, new_array, read_manifest, write_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.arrays import load_array, new_array
+from knnlm.storage.manifests import identity_name, read_manifest, verified, write_manifest
 
 if TYPE_CHECKING:  # fairseq runs this module; the import tells the workflow that its code matters
     from fairseq_plugin import soft_labels  # noqa: F401

@@ -12,8 +12,9 @@ from pathlib import Path
 from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.language_model.training import COLUMNS, parse_log
 from knnlm.running.processes import die_with_parent, reason_in
-from knnlm.storage.files import atomic, identity_name, naming, sha256
+from knnlm.storage.atomic import atomic, naming
 from knnlm.storage.locks import locked
+from knnlm.storage.manifests import identity_name, sha256
 
 LIBRARY = Path(__file__).parents[2]  # fairseq runs modules of ours
 HISTORY = "history.jsonl"

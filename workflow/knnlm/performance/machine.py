@@ -9,7 +9,8 @@ import torch
 
 from knnlm.components.head_training import training_precision
 from knnlm.performance.bench import median, seconds_of
-from knnlm.storage.files import save_array, software, write_manifest
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import software, write_manifest
 
 PRODUCT_SIZE = 2048
 COPIED_BYTES = 2**28  # several times the cache of a CPU

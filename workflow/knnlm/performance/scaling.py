@@ -21,7 +21,8 @@ from knnlm.errors import KnnlmError
 from knnlm.performance import stores
 from knnlm.performance.bench import Bench, Job, row, seconds_of
 from knnlm.performance.memory import PeakMemory
-from knnlm.storage.files import load_array, save_array, write_manifest
+from knnlm.storage.arrays import load_array, save_array
+from knnlm.storage.manifests import write_manifest
 
 TIMES = (1, 2, 4, 8)
 MOST = max(TIMES)

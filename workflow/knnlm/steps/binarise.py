@@ -9,7 +9,8 @@ import numpy as np
 from knnlm.corpus.binary import continuation_of, preprocess, read_split, unfinished_folder
 from knnlm.corpus.dictionary import UNKNOWN_ID
 from knnlm.corpus.text import SPLITS
-from knnlm.storage.files import read_manifest, save_array, write_manifest
+from knnlm.storage.arrays import save_array
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 
 def main(

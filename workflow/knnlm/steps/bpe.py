@@ -8,7 +8,8 @@ from knnlm.corpus import bpe
 from knnlm.corpus.dictionary import UNKNOWN, dictionary_lines
 from knnlm.corpus.text import rewrite
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import atomic, read_manifest, write_manifest
+from knnlm.storage.atomic import atomic
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 
 def main(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from knnlm.config import text_limits
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import read_manifest
+from knnlm.storage.manifests import read_manifest
 
 
 def main(stage: str, settings: dict, manifest: Path) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 
 from knnlm.corpus.sources import load, warn
 from knnlm.corpus.text import SPLITS
-from knnlm.storage.files import atomic, save_array, write_manifest
+from knnlm.storage.arrays import save_array
+from knnlm.storage.atomic import atomic
+from knnlm.storage.manifests import write_manifest
 
 
 def main(settings: dict, texts: Sequence[Path], documents: Sequence[Path], manifest: Path) -> None:

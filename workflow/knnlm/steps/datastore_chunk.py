@@ -9,8 +9,8 @@ from knnlm.errors import KnnlmError
 from knnlm.language_model.states import extract_states
 from knnlm.language_model.transformer import LanguageModel
 from knnlm.running.devices import Job
-from knnlm.storage.files import load_array, write_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.arrays import load_array
+from knnlm.storage.manifests import verified, write_manifest
 
 
 def main(settings: dict, job: Job, model: Path, dictionary: Path, tokens: Path, chunk: Path) -> None:

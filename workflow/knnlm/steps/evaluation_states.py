@@ -9,8 +9,8 @@ from knnlm.corpus.windows import whole_line_windows
 from knnlm.language_model.states import extract_states
 from knnlm.language_model.transformer import LanguageModel
 from knnlm.running.devices import Job
-from knnlm.storage.files import load_array, save_array, write_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.arrays import load_array, save_array
+from knnlm.storage.manifests import verified, write_manifest
 
 
 def main(

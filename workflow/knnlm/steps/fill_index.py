@@ -4,8 +4,7 @@ from pathlib import Path
 
 from knnlm.datastore.index import fill_index, open_trained, save_index
 from knnlm.datastore.store import Chunk
-from knnlm.storage.files import read_manifest, write_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.manifests import read_manifest, verified, write_manifest
 
 
 def main(settings: dict, trained: Path, chunk: Path, filled: Path) -> None:

@@ -12,7 +12,8 @@ from knnlm.components.interpolation import interpolate, optimal_weight
 from knnlm.corpus.dictionary import read_pieces
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import load_array, read_manifest
+from knnlm.storage.arrays import load_array
+from knnlm.storage.manifests import read_manifest
 from knnlm.storage.tables import DIGITS, write_table
 
 

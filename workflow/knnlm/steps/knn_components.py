@@ -24,7 +24,8 @@ from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.shuffle import prefix_rows
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.running.progress import progress
-from knnlm.storage.files import check_same_model, load_array, read_manifest
+from knnlm.storage.arrays import load_array
+from knnlm.storage.manifests import check_same_model, read_manifest
 from knnlm.storage.tables import write_table
 
 

@@ -11,7 +11,8 @@ from knnlm.cost.stages import times_saved_by_states
 from knnlm.cost.step_times import read_times
 from knnlm.cost.work import Work
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import atomic, read_manifest
+from knnlm.storage.atomic import atomic
+from knnlm.storage.manifests import read_manifest
 
 HEADINGS = ("stage", "rows", "disk (GB)", "memory (GB)", "TFLOP", "hours", "it took")
 COLUMNS = ("stage", "rows", "disk_bytes", "memory_bytes", "flops", "predicted_seconds", "measured_seconds")

@@ -15,7 +15,8 @@ from knnlm.retrieval.approximate import approximate_search, real_similarities
 from knnlm.retrieval.blocks import rows_of_splits
 from knnlm.retrieval.exact import exact_search
 from knnlm.running.devices import Job
-from knnlm.storage.files import check_same_model, load_array, new_array, read_manifest, write_manifest
+from knnlm.storage.arrays import load_array, new_array
+from knnlm.storage.manifests import check_same_model, read_manifest, write_manifest
 
 Write = Callable[[str, float, np.ndarray], None]
 

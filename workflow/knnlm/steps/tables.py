@@ -22,7 +22,8 @@ from knnlm.components.columns import FACT_COLUMNS, checkpoint_of, load_component
 from knnlm.components.temperature import CURVE_COLUMNS
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
-from knnlm.storage.files import atomic, load_array
+from knnlm.storage.arrays import load_array
+from knnlm.storage.atomic import atomic
 from knnlm.storage.tables import DIGITS, read_text_table, write_table
 
 

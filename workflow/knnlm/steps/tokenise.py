@@ -6,7 +6,8 @@ from pathlib import Path
 
 from knnlm.corpus.text import rewrite
 from knnlm.corpus.tokenise import tokenise_stream
-from knnlm.storage.files import atomic, read_manifest, write_manifest
+from knnlm.storage.atomic import atomic
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 
 def main(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from knnlm.datastore.index import save_index, train_index
 from knnlm.datastore.store import open_datastore
-from knnlm.storage.files import write_manifest
+from knnlm.storage.manifests import write_manifest
 
 
 def main(settings: dict, chunks: Sequence[Path], trained: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from knnlm.language_model.fairseq_runs import checkpoint_folder, history, train_until
 from knnlm.language_model.training import fairseq_command, loss_table, training_devices
 from knnlm.running.devices import Job
-from knnlm.storage.files import read_manifest, write_manifest
+from knnlm.storage.manifests import read_manifest, write_manifest
 from knnlm.storage.tables import write_table
 
 

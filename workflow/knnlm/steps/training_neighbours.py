@@ -7,8 +7,8 @@ import numpy as np
 
 from knnlm.hypotheses.inputs import Inputs, Stored
 from knnlm.retrieval.approximate import training_neighbours
-from knnlm.storage.files import load_array, save_array, write_manifest
-from knnlm.storage.manifests import verified
+from knnlm.storage.arrays import load_array, save_array
+from knnlm.storage.manifests import verified, write_manifest
 
 
 def main(

@@ -1,1 +1,1 @@
-"""Files that are whole and checked, locks."""
+"""Files that are whole and checked: atomic writes, arrays, manifests, tables, locks."""
