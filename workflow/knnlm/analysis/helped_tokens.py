@@ -42,15 +42,13 @@ def bigram_counts(tokens: np.ndarray, vocabulary: int) -> csr_array:
 
 
 def successor_entropy(bigrams: csr_array) -> np.ndarray:
-    """Return the entropy in nats of what follows each type, from `bigram_counts`: float64 (V,), NaN where nothing does.
-
-    With n the count of a bigram and N the count of its first token it is log N − Σ n log n / N.
-    """
-    totals = bigrams.sum(axis=1).astype(np.float64)  # (V,)
-    surprise = bigrams.astype(np.float64)  # (V, V), n log n
+    """Return the entropy in nats of what follows each type, by `bigram_counts`: float64 (V,), NaN for nothing."""
+    totals = bigrams.sum(axis=1).astype(np.float64)  # (V,), N: how often the first token is followed
+    surprise = bigrams.astype(np.float64)  # (V, V), n log n, with n the count of a bigram
     surprise.data *= np.log(surprise.data)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.maximum(np.log(totals) - surprise.sum(axis=1) / totals, 0.0)  # rounding may fall below 0
+        # log N − Σ n log n / N, which rounding may let fall below 0
+        return np.maximum(np.log(totals) - surprise.sum(axis=1) / totals, 0.0)
 
 
 def previous(tokens: np.ndarray) -> np.ndarray:

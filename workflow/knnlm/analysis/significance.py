@@ -63,9 +63,7 @@ def bootstrap(sums: np.ndarray, words: np.ndarray, resamples: int, seed: int) ->
 
 
 def interval(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the percentile interval that holds `level` of `samples`, (..., resamples), on the last axis.
-
-    The ends are samples themselves, not values between two of them, so infinite samples are harmless. NaN in, NaN out.
-    """
+    """Return the ends of the percentile interval that holds `level` of `samples`, (..., resamples); NaN in, NaN out."""
+    # the ends are samples themselves, not values between two of them, so infinite samples are harmless
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=-1, method="inverted_cdf")
     return low, high

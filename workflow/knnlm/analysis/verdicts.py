@@ -29,10 +29,7 @@ Samples = dict[str, np.ndarray]  # component -> its word perplexity on every res
 
 
 def resampled(components: pd.DataFrame, read: Reader, splits: Sequence[Split], resamples: int, seed: int) -> Samples:
-    """Return each component's word perplexity on every resample of test's documents, mixed at its tuned λ.
-
-    The resamples are the same for all (`significance.bootstrap`), so that differences and ratios of samples are paired.
-    """
+    """Return each component's word perplexity, mixed at its tuned λ, on every resample of test, paired between them."""
     split = next(split for split in splits if split.name == JUDGED_ON)
     rows, base = components[components["split"] == JUDGED_ON], read(BASE, JUDGED_ON)
     mixtures = (interpolate(base, read(row["component"], JUDGED_ON), row["lambda"]) for row in rows.to_dict("records"))

@@ -17,10 +17,10 @@ from knnlm.cost.sizes import Run
 from knnlm.cost.step_times import Times, idle_seconds, wall_seconds
 from knnlm.errors import KnnlmError
 
-OPERATIONS = (
-    "training_flops", "states_flops", "exact_flops", "choosing_flops", "lookups", "real_score_bytes",
-    "neighbour_terms", "head_flops", "disk_bytes", "threads",
-)  # fmt: skip
+UNITS = dict.fromkeys(("training_flops", "states_flops", "exact_flops", "choosing_flops"), "FLOP/s")  # of rates
+UNITS |= {"lookups": "look-ups/s", "real_score_bytes": "bytes/s", "neighbour_terms": "terms/s", "head_flops": "FLOP/s"}
+UNITS |= {"disk_bytes": "bytes/s", "threads": "threads"}
+OPERATIONS = tuple(UNITS)
 # Rates that nobody measures, a second of one core. Set them, and the starts below, by the times that the demo's jobs
 # have left: `snakemake plan` shows these beside the predicted ones.
 CONSTANT = {"corpus_text_bytes": 2e6, "bpe_bytes": 5e5, "binarise_bytes": 2e6}
@@ -40,10 +40,7 @@ SNAKEMAKE_START, SNAKEMAKE_JOB = 3.0, 0.1  # seconds in which no job runs: at it
 
 
 def read_rates(path: str | Path) -> dict[str, float]:
-    """Return the rates by operation, each a second, and `threads`, the cores that they were measured on.
-
-    Raises KnnlmError, naming the file, if it is not a table of all OPERATIONS.
-    """
+    """Return the rates a second by operation, and `threads`, their cores; KnnlmError unless the file has them all."""
     again = "run `snakemake performance` again"
     try:
         with open(path, newline="", encoding="utf-8") as file:

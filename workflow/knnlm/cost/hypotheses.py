@@ -31,10 +31,7 @@ LOADED = {
 
 
 def said_by(run: Run, name: str) -> dict[str, list]:
-    """Return what a hypothesis says of its work: for each word of COUNTED the values of the settings that WORK names.
-
-    Raises KnnlmError if there is no such setting.
-    """
+    """Return for each word of COUNTED the values of the settings that WORK names; KnnlmError if there is none such."""
     entry, nprobe = run.config["hypotheses"][name], run.config["index"]["nprobe"]
     said = {"hidden_states": [None], "heads": [1], "passes": [1], "queries": [run.evaluated], "lists": [nprobe]}
     said |= {"neighbours": [run.k], "updates": [run.config["lm"]["training"]["updates"]]}
@@ -91,13 +88,10 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
 
 
 def _heads(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
-    """Train output embeddings: 6 · d · V operations for each row, pass, head and hidden state.
-
-    Steps that read states and the base LM evaluate logits of valid and test, of the base LM if they train no head.
-    """
+    """Train output embeddings: 6 · d · V operations for each row, pass, head and hidden state."""
     matrix, rows = run.width * run.vocabulary, sum(count or run.train for count in said["rows"])
     flops = 6.0 * matrix * rows * max(said["passes"])
-    if {"states", "model"} <= set(needs):
+    if {"states", "model"} <= set(needs):  # logits of valid and test, of the base LM if no head is trained
         flops += 2.0 * matrix * run.evaluated
     flops *= sum(said["heads"]) * len(said["hidden_states"])
     return Work(5 * SINGLE * matrix * max(said["heads"]) if rows else 0, likely=Counter(head_flops=flops))
@@ -140,13 +134,12 @@ def _searches(run: Run, said: dict) -> Work:
 
 
 def _clusters(run: Run, said: dict) -> Work:
-    """Cluster a sample of the store and assign all of its rows, three times for each hidden state.
-
-    A row is compared with the lists of the quantiser's index and the centroids in those that it visits.
-    """
+    """Cluster a sample of the store and assign all of its rows, three times for each hidden state."""
     (k_means,), centroids = said["k_means"], sum(said["centroids_a_word"]) * run.vocabulary
     sample = min(k_means["rows_per_centroid"] * centroids, run.train)
-    lists = math.sqrt(centroids) * 4  # of an inverted index; a flat one compares with all
+    lists = (
+        math.sqrt(centroids) * 4
+    )  # a row is compared with these and the centroids in some, or with all of a flat index
     compared = centroids if k_means["factory"] == "Flat" else lists + centroids * min(1, k_means["nprobe"] / lists)
     rows = (sample * k_means["iterations"] + run.train) * 3 * len(said["hidden_states"])
     held = max(sample, 2 * min(sum(said["held_rows"]), run.train))  # in float32; rows of the words and a copy

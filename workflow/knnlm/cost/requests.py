@@ -93,8 +93,8 @@ def threads_for(work: Work, gpus: int, most: int) -> int:
 
 
 def threads_of(run: Run, rule: str, wildcards: dict) -> int:
-    """Return the CPU threads of a job: a block of a search has those of all, with others a product may round otherwise."""
-    gpus, nodes = devices_of(run.config, rule, wildcards)
+    """Return the CPU threads that a job asks for; a block of a search has those of the undivided search."""
+    gpus, nodes = devices_of(run.config, rule, wildcards)  # with other threads a matrix product may round otherwise
     undivided = RULES[rule](run.with_config("resources", query_blocks=1), wildcards)
     return threads_for(undivided, gpus // nodes, run.config["resources"]["threads"])
 

@@ -76,7 +76,7 @@ def run_of(config: dict, tokens: dict[str, int], vocabulary: int | None) -> Run:
 
 
 def tokens_of(config: dict, manifest: str | Path) -> tuple[dict[str, int], int | None]:
-    """Return tokens of each split, the corpus's, the config's or the most there can be, and types or None if uncounted."""
+    """Return tokens of each split, the corpus's, the config's or the most possible; types, or None if not counted."""
     try:
         facts = json.loads(Path(manifest).read_text(encoding="utf-8"))
         return facts["tokens"], facts["vocabulary_size"]
@@ -106,7 +106,7 @@ def tokens_per_update(config: dict) -> int:
 
 
 def forward_flops(architecture: dict, length: int, vocabulary: int = 0) -> float:
-    """Return the forward pass's operations, a multiply-add as two, for a token of `length`; no `vocabulary`, no logits."""
+    """Return the forward pass's operations, a multiply-add as two, for a token of `length`; with `vocabulary` logits too."""
     layers, d = architecture["layers"], architecture["width"]
     attention = 2 * layers * d * length  # 4·d in each layer for each of length/2 positions on average
     return 2 * layer_parameters(architecture) + attention + 2 * d * vocabulary

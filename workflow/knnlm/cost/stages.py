@@ -1,8 +1,7 @@
 """What each stage of a run takes, over all its jobs: the formulas behind the plan, the jobs' requests and the hours.
 
-Symbols in comments: T tokens of train, E of valid and test together; d width, f inner width, V types, P parameters; k
-neighbours. Bytes on disk and rows are exact for the files they count; memory and operations are estimates, meant to be
-right within a factor of two.
+In comments d is the width, f the inner width, V the types. Bytes on disk and rows are exact for the files they count;
+memory and operations are estimates, meant to be right within a factor of two.
 """
 
 import math
@@ -102,7 +101,7 @@ def index_filling(run: Run) -> Work:
 
 
 def exact_retrieval(run: Run) -> Work:
-    """Search all keys for each hidden state and metric, all fractions in one pass; merge what each block of keys has."""
+    """Search all keys for each hidden state and metric, all fractions in one pass, and merge what each block has."""
     # A block of keys is held as stored, in float32 and as factors, which may be float32.
     keys = min(BLOCK_KEYS, run.train) * (run.width * (SINGLE + HALF) + (run.width + WIDER) * SINGLE)
     flops = 2.0 * len(run.pairs) * run.evaluated * run.train * run.width

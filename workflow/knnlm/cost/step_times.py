@@ -41,11 +41,8 @@ def read_times(logs: str | Path) -> list[Times]:
 
 
 def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
-    """Return the seconds in which at least one step computed, and the run's; start-ups and scheduling are the rest.
-
-    The times of several Snakemakes are added, so that a night between two of them does not count.
-    """
-    runs = by_driver(records)
+    """Return the seconds in which at least one step computed, and the run's; start-ups and scheduling are the rest."""
+    runs = by_driver(records)  # added, so that a night between two Snakemakes does not count
     return sum(covered_seconds((job.began, job.ended) for job in jobs) for jobs in runs), sum(map(_span, runs))
 
 

@@ -56,12 +56,9 @@ def draw(
 
 
 def save(picture: Figure, path: str | Path, dpi: int) -> None:
-    """Write the picture as PDF or PNG, by the suffix of `path`, whole or not at all, and without dates.
-
-    The same table gives the same bytes.
-    """
+    """Write the picture as PDF or PNG, by the suffix of `path`, whole or not at all, and for one table the same bytes."""
     kind = Path(path).suffix.lstrip(".")
-    metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
+    metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}  # no dates or versions
     if kind not in metadata:
         raise KnnlmError(f"{path}: pictures are written as .pdf or .png.")
     with rc_context(parts.STYLE), atomic(path) as unfinished:

@@ -59,14 +59,11 @@ def seconds_of(job: Job, device: str) -> float:
 
 
 def interleaved(work: dict[str, Job], pairs: int, device: str) -> dict[str, np.ndarray]:
-    """Return the seconds of several pieces of work, float64 (pairs,) each, after a first round that warms up.
-
-    A round does all of them, the next one in reverse order, so that what else the machine does meets all alike.
-    """
+    """Return the seconds of several pieces of work, float64 (pairs,) each, done in turn, forwards and backwards."""
     names, found = list(work), {name: [] for name in work}
     with redirect_stderr(io.StringIO()):  # progress of what is done many times over
-        for number in range(pairs + 1):
-            for name in names if number % 2 else reversed(names):
+        for number in range(pairs + 1):  # the first round warms up
+            for name in names if number % 2 else reversed(names):  # what else the machine does meets all alike
                 taken = seconds_of(work[name], device)
                 if number:
                     found[name].append(taken)
@@ -77,10 +74,7 @@ def row(
     stage: str, unit: str, ours: np.ndarray, reference: np.ndarray,
     goal: float | None = None, ratios: np.ndarray | None = None,
 ) -> dict:  # fmt: skip
-    """Return a row of the table: medians of both speeds, (pairs,) in `unit`, and of their ratios with their range.
-
-    More of a speed is better. `ratios`, (any number,), are given if they are not those of the pairs.
-    """
+    """Return a row of the table, of speeds, (pairs,) in `unit`, more being better, and `ratios`, if not of the pairs."""
     ratios = ours / reference if ratios is None else ratios
     ratio = median(ratios)
     reached = "" if goal is None else str(ratio >= goal).lower()

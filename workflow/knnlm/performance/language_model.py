@@ -117,12 +117,11 @@ def forward(
     length = sum(config["windows"]["train"][key] for key in ("context", "new"))
     tokens = random_tokens(bench.fitting(forward_flops(architecture, length), least=length), vocabulary, bench.seed)
     sources = inputs(tokens, fixed_windows(len(tokens), 0, length))
-    products = {shape: forward_products(architecture, *shape) for shape in {tuple(one.shape) for one in sources}}
+    shapes = [tuple(source.shape) for source in sources]
+    products = {shape: forward_products(architecture, *shape) for shape in set(shapes)}
     works = {shape: multiplying(found, bench.device) for shape, found in products.items()}
-    gigaflops = sum(product_flops(products[tuple(one.shape)]) for one in sources) / 1e9
-    speeds = bench.speeds(
-        ours=(gigaflops, lambda: bare_forward(model, sources)),
-        products=(gigaflops, lambda: [works[tuple(one.shape)]() for one in sources]),
-    )
+    gigaflops = sum(product_flops(products[shape]) for shape in shapes) / 1e9
+    work = {"ours": lambda: bare_forward(model, sources), "products": lambda: [works[shape]() for shape in shapes]}
+    speeds = bench.speeds(**{name: (gigaflops, job) for name, job in work.items()})
     name = f"forward pass of width {architecture['width']}: its matrix products"
     return Measured([row(name, "GFLOP/s", speeds["ours"], speeds["products"], goal)], {})

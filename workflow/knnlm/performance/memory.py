@@ -5,14 +5,11 @@ import threading
 from pathlib import Path
 
 SECONDS_BETWEEN_LOOKS = 0.005
-STATUS = Path("/proc/self/status")
+STATUS = Path("/proc/self/status")  # `ru_maxrss` would count what the parent process had when it started this one
 
 
 def memory_bytes(field: str) -> float:
-    """Return a field of Linux's account of this process in bytes; NaN on other systems.
-
-    `ru_maxrss` instead would count what the parent process had when it started this one.
-    """
+    """Return a field of Linux's account of this process in bytes; NaN on other systems."""
     try:
         lines = STATUS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -23,8 +20,7 @@ def memory_bytes(field: str) -> float:
 class PeakMemory:
     """The highest memory of this process: `own` while it is open, `resident` since the process began.
 
-    `own` leaves out pages of memory-mapped files, which the kernel may drop at any time. It is read every few
-    milliseconds, as the kernel keeps no record of its highest value. `resident`, all pages, is the kernel's record.
+    `resident` counts all pages, `own` none of memory-mapped files, which the kernel may drop at any time.
     """
 
     def __init__(self):
@@ -41,7 +37,7 @@ class PeakMemory:
         self._thread.join()
         self.resident = memory_bytes("VmHWM")
 
-    def _look(self) -> None:
+    def _look(self) -> None:  # as the kernel keeps no record of the highest value
         while True:
             self.own = max(memory_bytes("RssAnon"), self.own)  # in this order NaN gives way
             if self._closed.wait(SECONDS_BETWEEN_LOOKS):

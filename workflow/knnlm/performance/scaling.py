@@ -184,10 +184,7 @@ def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
 
 
 def judged(table: pd.DataFrame) -> list[dict]:
-    """Return the rows of the table of performance: the speed of each stage at 8× against 1×, as fitted, and its memory.
-
-    Memory of searches has no goal if the smallest store fills no block of exact search: below that it must grow.
-    """
+    """Return the rows of the table of performance: the speed of each stage at 8× against 1×, as fitted, and its memory."""
     found = []
     for stage in STAGES:
         rows = table[table["stage"] == stage]
@@ -197,7 +194,7 @@ def judged(table: pd.DataFrame) -> list[dict]:
         ratios, name = MOST ** (1 - exponents(table, stage)), f"{stage} at {MOST}× the rows: 1×"
         found.append(row(name, "rows/s", *speeds, goal, ratios))
         memory = [np.array([part["memory_bytes"].max() / 1e6]) for part in (most, least)]
+        # below a block of exact search memory must grow; less is better, so the ratio is that of 1× to 8×
         goal = 1 / MOST_GROWTH if "search" not in stage or least["rows"].iloc[0] >= 2 * BLOCK_KEYS else None
-        # less memory is better: the ratio is that of 1× to 8×
         found.append(row(f"memory of {name}", "MB", *memory, goal, memory[1] / memory[0]))
     return found

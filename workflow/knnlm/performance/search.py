@@ -20,7 +20,7 @@ QUERIES_OF_ROWS = 1024  # by which the rows of the store are chosen
 LEAST_QUERIES, MOST_QUERIES = 4096, 65536  # so many that work done once a key counts as little as in a run
 MORE_APPROXIMATE = 2  # times as many queries take about as long as in exact search
 MOST_PRODUCTS = 2**27  # q·k in memory at a time: 512 MiB
-UNEVEN = 16  # keys fewer at a time than a power of two
+UNEVEN = 16  # keys fewer at a time than a power of two: some processors write such rows at two thirds of the speed
 OPERATIONS_IN_THE_TIME_OF_A_BYTE = 8  # roughly, on a CPU
 
 
@@ -53,19 +53,15 @@ def exact(retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
     }
     gigaflops = 2e-9 * queries.size * store.rows
     speeds = bench.speeds(**{name: (gigaflops, job) for name, job in work.items()})
-    searches = {"exact search": "whole", f"exact search of {len(retrieval.fractions)} fractions": "ours"}
-    product = ("float32 product of queries and keys", "product")
-    compared = [(search, ours, *product) for search, ours in searches.items()]
-    compared.append(("exact search", "whole", "faiss.knn", "faiss"))
-    rows = [row(f"{a}: {b}", "GFLOP/s", speeds[ours], speeds[other], GOALS[other]) for a, ours, b, other in compared]
+    names = {"whole": "exact search", "ours": f"exact search of {len(retrieval.fractions)} fractions"}
+    names |= {"product": "float32 product of queries and keys", "faiss": "faiss.knn"}
+    compared = (("whole", "product"), ("ours", "product"), ("whole", "faiss"))
+    rows = [row(f"{names[a]}: {names[b]}", "GFLOP/s", speeds[a], speeds[b], GOALS[b]) for a, b in compared]
     return Measured(rows, {"exact_flops": median(speeds["ours"]) * 1e9})
 
 
 def multiplying(queries: np.ndarray, keys: np.ndarray, device: str) -> Callable[[], None]:
-    """Return the work of the product of all queries and keys in float32, for as many keys at a time as memory holds.
-
-    Rows of a product do not lie a power of two apart: some processors then write them at two thirds of the speed.
-    """
+    """Return the work of the product of all queries and keys in float32, for as many keys at a time as memory holds."""
     left, right = (torch.from_numpy(array).to(device) for array in (queries, keys))
     step = max(1, min(len(right), MOST_PRODUCTS // len(left)) - UNEVEN)
     out = torch.empty(len(left) * step, device=device)
@@ -85,10 +81,7 @@ def faiss_search(queries: np.ndarray, keys: np.ndarray, k: int, metric: str, dev
 
 
 def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Bench) -> Measured:
-    """Compare approximate search of the whole store, which joins the chunks' indexes, with a search of one index.
-
-    A store of as few rows as the index has lists tells how long choosing lists takes; look-ups take the rest.
-    """
+    """Compare approximate search of the whole store, which joins the chunks' indexes, with a search of one index."""
     queries, factory = queries_for(retrieval, store, bench, MORE_APPROXIMATE), retrieval.parsed_factory
     bare = join_indexes(index.trained, index.filled, store.chunks, 0.0, 1.0, index.folder)
     bare.nprobe = retrieval.nprobe
@@ -103,7 +96,7 @@ def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Ben
     taken = interleaved(work, bench.pairs, bench.device)
     whole, start = median(taken["ours"]), median(taken["few"])
     sizes = factory, retrieval.width, len(queries), retrieval.nprobe
-    rates = {"choosing_flops": choosing(*sizes) / start}
+    rates = {"choosing_flops": choosing(*sizes) / start}  # a row for each list; look-ups take the rest of the time
     rates["lookups"] = looked_up(*sizes, store.rows * (1 - few)) / max(whole - start, whole / 10)
     ours, reference = len(queries) / taken["ours"], len(queries) / taken["bare"]
     name = "approximate search: bare index.search"
@@ -111,16 +104,13 @@ def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Ben
 
 
 def real_scores(retrieval: Retrieval, store: Datastore, index: Index, bench: Bench) -> Measured:
-    """Compare scoring the neighbours that FAISS found, with all keys read and converted, with copying memory.
-
-    Ours counts the bytes of the neighbours' keys in float32, a copy those that it reads and those that it writes.
-    """
+    """Compare scoring the neighbours that FAISS found, with all keys read and converted, with copying memory."""
     queries = queries_for(retrieval, store, bench, most=QUERIES_OF_ROWS)
     ids, _ = retrieval.approximate(store, index, queries, "cpu", WHOLE)
     enough = bench.fitting(OPERATIONS_IN_THE_TIME_OF_A_BYTE * 4 * queries.size * retrieval.k)
     times = max(1, min(enough, MOST_PRODUCTS // ids.size))  # over again, until there is enough to score
     queries, ids = np.tile(queries, (times, 1)), np.tile(ids, (times, 1))
-    touched = 4 * retrieval.width * int(np.count_nonzero(ids >= 0))
+    touched = 4 * retrieval.width * int(np.count_nonzero(ids >= 0))  # bytes of keys in float32; a copy reads and writes
     ours = partial(real_similarities, queries, ids, store, retrieval.h, retrieval.metric)
     speeds = bench.speeds(ours=(touched / 1e9, ours), copy=(2e-9 * COPIED_BYTES, copying(COPIED_BYTES)))
     found = row("real scores: copying memory", "GB/s", speeds["ours"], speeds["copy"], GOALS["real"])

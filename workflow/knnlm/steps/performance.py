@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from knnlm.cost.hours import UNITS
 from knnlm.cost.sizes import estimated_vocabulary
 from knnlm.cost.step_times import computed_and_wall_seconds, read_times
 from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, stores, training
@@ -16,15 +17,6 @@ from knnlm.performance.bench import COLUMNS, Bench, Measured, row
 from knnlm.running.devices import Job
 from knnlm.storage.tables import write_table
 
-UNITS = {
-    **{f"{kind}_flops": "FLOP/s" for kind in ("training", "states", "exact", "choosing")},
-    "lookups": "look-ups/s",
-    "real_score_bytes": "bytes/s",
-    "neighbour_terms": "terms/s",
-    "head_flops": "FLOP/s",
-    "disk_bytes": "bytes/s",
-    "threads": "threads",
-}
 COMPUTING_GOAL = 0.85
 DISK_BYTES_A_SECOND = 2**29  # of the seconds of one measurement: how much is written to see how fast the disk is
 
@@ -50,9 +42,7 @@ def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> No
         "performance": pd.DataFrame(rows + scaling.judged(sized) + finished, columns=COLUMNS),
         "scaling": sized[scaling.COLUMNS],
         "machine": pd.DataFrame(known.items(), columns=["fact", "value"]),
-        "rates": pd.DataFrame(
-            [(name, rates[name], UNITS[name]) for name in UNITS], columns=["operation", "rate", "unit"]
-        ),
+        "rates": pd.DataFrame({"operation": [*UNITS], "rate": map(rates.get, UNITS), "unit": UNITS.values()}),
     }
     for name, table in made.items():
         write_table(tables / f"{name}.csv", table)
