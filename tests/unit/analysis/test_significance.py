@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from knnlm.analysis import significance
@@ -103,3 +104,28 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = interval(bootstrap(generator.normal(-100, 10, (1, 40)), np.full(40, 20.0), 500, seed=trial), 0.95)
         covered += low[0] <= np.exp(5) <= high[0]
     assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_mean_and_spread_over_seeds_by_hand():
+    first = pd.DataFrame({"component": ["base", "knn"], "split": "test", "ppl": [10.0, 8.0], "gain": [0.0, 2.0]})
+    second = pd.DataFrame({"component": ["base", "knn"], "split": "test", "ppl": [12.0, 9.0], "gain": [0.0, 3.0]})
+    table = significance.over_seeds([first, second], ["component", "split"]).set_index("component")
+    assert list(table["seeds"]) == [2, 2]
+    assert table.loc["knn", "ppl_mean"] == 8.5
+    assert table.loc["knn", "gain_std"] == pytest.approx(0.5**0.5)
+    assert (table.loc["knn", "ppl_min"], table.loc["knn", "ppl_max"]) == (8.0, 9.0)
+    assert "share_mean" not in table
+
+
+def test_verdicts_of_seeds_are_counted_and_a_row_that_one_seed_lacks_is_kept():
+    key = ["hypothesis", "question", "paper"]
+    first = pd.DataFrame(
+        [["a", "A?", "refuted", 0.1, "refuted"], ["b", "B?", "silent", None, "inconclusive"]],
+        columns=[*key, "share", "verdict"],
+    )
+    second = pd.DataFrame([["a", "A?", "refuted", 0.3, "inconclusive"]], columns=[*key, "share", "verdict"])
+    table = significance.over_seeds([first, second], key).set_index("hypothesis")
+    assert table.loc["a", ["seeds", "supported", "refuted", "inconclusive"]].tolist() == [2, 0, 1, 1]
+    assert table.loc["a", "share_mean"] == pytest.approx(0.2)
+    assert table.loc["b", "seeds"] == 1
+    assert pd.isna(table.loc["b", "share_mean"])

@@ -1,14 +1,19 @@
-"""How sure a perplexity is: the paired bootstrap over documents.
+"""How sure a perplexity is: the paired bootstrap over documents, and the spread over seeds.
 
 Tokens of one document depend on each other, so whole documents are resampled. Every component sees the same resamples.
 The interval of a difference is therefore that of paired differences, and much narrower than two separate intervals
 suggest.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 
 from knnlm.errors import KnnlmError
 
+OUTCOMES = ("supported", "refuted", "inconclusive")
+MEASURES = ["temperature", "lambda", "ppl_alone", "ppl", "oracle", "gain", "share"]  # those with a spread over seeds
 COUNTS_PER_BLOCK = 4_000_000  # 32 MB of counts at a time, however many documents a split has
 
 
@@ -67,3 +72,19 @@ def interval(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
     # the ends are samples themselves, not values between two of them, so infinite samples are harmless
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=-1, method="inverted_cdf")
     return low, high
+
+
+def over_seeds(tables: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
+    """Return one row for each value of the `key` columns, in the order of the first table.
+
+    `seeds` counts the tables that have it. Every measure has its mean, standard deviation (of a sample: n-1), lowest
+    and highest value; NaN is left out. A verdict is counted by its three outcomes.
+    """
+    stacked = pd.concat(tables, ignore_index=True)
+    groups = stacked.groupby(key, sort=False)
+    columns = [groups.size().rename("seeds")]
+    for measure in (name for name in MEASURES if name in stacked):
+        columns.append(groups[measure].agg(["mean", "std", "min", "max"]).add_prefix(f"{measure}_"))
+    for said in OUTCOMES if "verdict" in stacked else ():
+        columns.append(groups["verdict"].agg(lambda verdicts, said=said: int((verdicts == said).sum())).rename(said))
+    return pd.concat(columns, axis=1).reset_index()

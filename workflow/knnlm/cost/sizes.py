@@ -106,7 +106,7 @@ def tokens_per_update(config: dict) -> int:
 
 
 def forward_flops(architecture: dict, length: int, vocabulary: int = 0) -> float:
-    """Return the forward pass's operations, a multiply-add as two, for a token of `length`; with `vocabulary` logits too."""
+    """Return the operations of a forward pass for one of `length` tokens; with `vocabulary` those of its logits too."""
     layers, d = architecture["layers"], architecture["width"]
     attention = 2 * layers * d * length  # 4·d in each layer for each of length/2 positions on average
     return 2 * layer_parameters(architecture) + attention + 2 * d * vocabulary

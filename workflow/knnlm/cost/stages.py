@@ -112,7 +112,7 @@ def exact_retrieval(run: Run) -> Work:
 
 
 def approximate_retrieval(run: Run) -> Work:
-    """Search the indexes, from one fraction to the next: lists are chosen at each, and scanned once for all, on disk."""
+    """Search the indexes, fraction after fraction: lists are chosen at each, and scanned once for all, on disk."""
     sizes = run.factory, run.width, run.evaluated, run.config["index"]["nprobe"]
     lookups = len(run.pairs) * looked_up(*sizes, run.train)
     done = Counter(choosing_flops=run.searches * choosing(*sizes), lookups=lookups)
@@ -122,7 +122,7 @@ def approximate_retrieval(run: Run) -> Work:
 
 
 def real_scores(run: Run) -> Work:
-    """Score the neighbours that FAISS found with their stored keys, all read at the smallest and the largest fraction."""
+    """Score the neighbours that FAISS found with their stored keys, all read at the least and the largest fraction."""
     scored = sum(len(real_score_fractions(run.config, *pair)) for pair in run.pairs) * run.evaluated * run.k
     keys = min(KEYS_AT_ONCE, run.train) * run.width * (SINGLE + HALF)
     done = Counter(real_score_bytes=SINGLE * run.width * scored, disk_bytes=SINGLE * scored)

@@ -1,8 +1,4 @@
-"""The pictures of the hypotheses: each of them, all verdicts, gain against added parameters, which tokens are helped.
-
-Each takes what `plots.draw` gives every picture: its table, components.csv, the main component and what the picture is
-about.
-"""
+"""The pictures of the hypotheses, from what `plots.draw` gives: each, all verdicts, gain per parameter, helped tokens."""
 
 import textwrap
 
@@ -34,11 +30,12 @@ MEAN = {"color": parts.INK, "linewidth": 0.8, "linestyle": (0, (4, 2))}
 def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict, about: dict) -> Figure:
     """Every component of a hypothesis, from components.csv: curves over x on both splits, the rest by gain on test."""
     rows = table[table["hypothesis"] == about["name"]]
+    rows = rows.assign(series=rows["series"].astype(object).fillna("").astype(str))
     if rows.empty:
         name = about["name"]
         raise KnnlmError(f"figure hypothesis-{name}: its table has no component of this hypothesis; remake the tables.")
     curves, singles = rows[rows["x"].notna()], rows[rows["x"].isna() & (rows["split"] == "test")]
-    styles = _styles(rows["series"])
+    styles = {name: _style(number) for number, name in enumerate(dict.fromkeys(rows["series"]))}
     best = rows[rows["split"] == "valid"].sort_values("ppl", kind="stable")["component"].iloc[0]
     heights = [2.5] * (len(curves) > 0) + [0.7 + ROW * len(singles)] * (len(singles) > 0)
     question = textwrap.wrap(parts.plain(about["question"]), 100)
@@ -53,7 +50,9 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
     if len(singles):
         axes = picture.add_subplot(grid[-1, :])
         _gains(axes, singles, styles, best, f"{about['name']}-")
-        _reference_gain(axes, table, main)
+        gain = parts.row_of(table, "test", main_name(main))["gain"]
+        axes.axvline(gain, color=parts.PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
+        parts.note(axes, f"kNN-LM {gain:.2f}", (gain, 1), (0, 2), parts.HEIGHT, ha="center", color="#606060")
     picture.suptitle("\n".join(question), fontsize=10)
     handles = [Line2D([], [], markersize=3.5, label=name, **style) for name, style in styles.items() if name]
     handles.append(Line2D([], [], marker="o", label="best on valid", **CHOSEN))
@@ -145,15 +144,6 @@ def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: di
     return picture
 
 
-def _styles(series: pd.Series) -> dict[str, dict]:
-    """Give each curve of a hypothesis a colour, a line and a mark; components without a series share one."""
-    return {name: _style(number) for number, name in enumerate(dict.fromkeys(_named(series)))}
-
-
-def _named(series: pd.Series) -> pd.Series:
-    return series.astype(object).fillna("").astype(str)
-
-
 def _style(number: int) -> dict:
     """Return the colour, line and mark of the n-th curve."""
     kinds = {"color": COLOURS, "linestyle": LINES, "marker": MARKERS}
@@ -161,8 +151,7 @@ def _style(number: int) -> dict:
 
 
 def _by_series(rows: pd.DataFrame, styles: dict[str, dict]) -> list[tuple[dict, pd.DataFrame]]:
-    named = _named(rows["series"])
-    return [(style, rows[named == name]) for name, style in styles.items() if (named == name).any()]
+    return [(styles[name], part) for name in styles if len(part := rows[rows["series"] == name])]
 
 
 def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) -> None:
@@ -205,13 +194,6 @@ def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, p
     chosen = rows[rows["component"] == best]
     axes.plot(chosen["gain"], chosen.index, marker="o", **CHOSEN | {"markersize": 8.5})
     parts.gain_axes(axes, rows, [parts.plain(name.removeprefix(prefix)) for name in rows["component"]], 0.7)
-
-
-def _reference_gain(axes: Axes, table: pd.DataFrame, main: dict) -> None:
-    reference = parts.row_of(table, "test", main_name(main))
-    axes.axvline(reference["gain"], color=parts.PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
-    style = {"ha": "center", "color": "#606060"}
-    parts.note(axes, f"kNN-LM {reference['gain']:.2f}", (reference["gain"], 1), (0, 2), parts.HEIGHT, **style)
 
 
 def _interval(

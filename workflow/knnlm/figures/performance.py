@@ -58,7 +58,5 @@ def scaling(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | N
 
 def _short(value: float, _: int) -> str:
     """Return a number of rows in powers of 1,024."""
-    for unit, size in (("M", 2**20), ("k", 2**10)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
+    size, unit = next(((size, unit) for size, unit in ((2**20, "M"), (2**10, "k")) if value >= size), (1, ""))
+    return f"{value / size:.3g}{unit}"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from knnlm.analysis.seeds import over_seeds
+from knnlm.analysis.significance import over_seeds
 from knnlm.storage.tables import DIGITS, read_table, write_table
 
 
