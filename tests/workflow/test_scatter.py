@@ -24,5 +24,8 @@ def test_two_jobs_find_the_neighbours_that_one_found(finished, tmp_path):
 
 
 def contents(folders: list[Path]) -> dict[Path, dict[str, bytes]]:
-    """Return what each folder holds, by names of files."""
-    return {folder: {path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders}
+    """Return what each folder holds, by names of files, but for the notes of those who have checked them."""
+    return {
+        folder: {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".checked"}
+        for folder in folders
+    }
