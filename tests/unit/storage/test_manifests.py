@@ -310,6 +310,18 @@ def test_whoever_reads_the_file_later_does_not_hash_it_again(checked):
     assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
 
 
+def test_a_comparison_leaves_no_note_and_believes_one(checked):
+    Check.beside(checked).compare()
+    note_of(checked).unlink()
+    check = Check.beside(checked)
+    check.feed(checked.read_bytes())
+    check.compare()
+    assert not note_of(checked).exists()
+    flipped(checked)
+    with pytest.raises(KnnlmError, match="not as it was"):
+        Check.beside(checked).compare()
+
+
 def test_another_process_believes_the_note(checked):
     """It does not even read the file, whose content is exchanged below it while size and times stay: only here they can."""
     note = json.loads(note_of(checked).read_text())

@@ -52,7 +52,6 @@ def read_manifest(path: str | Path, **expected: object) -> dict:
     Files that our readers check when they read them (`verified`, `Check`) are looked at for their size alone. Raises
     KnnlmError, naming the file, if the manifest is missing, damaged or of another version, if a fact differs from what
     is expected of it, or if a file of the group is missing or not the one that the manifest was written for.
-
     """
     facts = _read(path := Path(path))
     for key, value in expected.items():
@@ -153,16 +152,22 @@ class Check:
     def finish(self) -> str:
         """Return the hash, having read the rest of the file; raises KnnlmError, naming it, if it is not as it was."""
         if not self.is_whole:
-            try:
-                for block in _blocks(self.path, self.fed):
-                    self.hash.update(block)
-            except OSError as error:
-                raise _unreadable(self.path, error) from None
-            if self.hash.hexdigest() != self.told[HASH]:
-                raise self._another()
-            self.is_whole = True
+            self.compare()
             self._leave_note()
         return self.told[HASH]
+
+    def compare(self) -> None:
+        """Check as `finish` does, but leave no note: for a file that nobody reads again."""
+        if self.is_whole:
+            return
+        try:
+            for block in _blocks(self.path, self.fed):
+                self.hash.update(block)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        self.is_whole = self.hash.hexdigest() == self.told[HASH]
+        if not self.is_whole:
+            raise self._another()
 
     def _another(self) -> KnnlmError:
         return KnnlmError(f"{self.path}: not as it was when {self.manifest} was written; {AGAIN}")
@@ -170,7 +175,7 @@ class Check:
     def _leave_note(self) -> None:
         """Note that the file is whole as it is now, unless it changed meanwhile; without the right to write, do not."""
         is_old = time.time_ns() - max(self.state[2:]) > SECONDS_OF_CHANGE * 10**9
-        with suppress(OSError):
+        with suppress(OSError, KnnlmError):
             if is_old and _state(self.path) == self.state:
                 with atomic(self.note) as unfinished:
                     unfinished.write_text(json.dumps([*self.state, self.told[HASH]]), encoding="utf-8")
