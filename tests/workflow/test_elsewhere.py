@@ -58,6 +58,13 @@ def test_in_another_folder_the_workflow_s_own_config_is_found_and_one_that_is_th
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} <= {"config", ".snakemake"}
 
 
+def test_the_snakefile_that_the_workflow_catalogue_starts_makes_the_same(tmp_path, at_home):
+    words = ["-n", "--snakefile", str(ROOT / "workflow/Snakefile"), "--configfile", str(TINY)]
+    jobs = jobs_by_rule(snakemake(tmp_path, *words))
+    assert jobs.pop("default") == at_home["all"] == 1
+    assert jobs == {rule: count for rule, count in at_home.items() if rule != "all"}
+
+
 def test_a_module_makes_what_the_workflow_makes(tmp_path, at_home):
     """The workflow's own files say what its config does not, here all questions; a config/ beside it is not read."""
     (using(tmp_path) / "config").mkdir()
