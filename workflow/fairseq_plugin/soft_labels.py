@@ -16,18 +16,14 @@ from knnlm.storage.arrays import load_array
 
 @dataclass
 class SoftLabelsConfig(CrossEntropyCriterionConfig):
-    """Options of the criterion; the neighbours' files are needed where the kNN's weight is not 0."""
+    """Options of the criterion; the files of every position's neighbours are needed where the kNN's weight is not 0."""
 
     teacher_model: str = field(default="", metadata={"help": "model file of the teacher"})
     teacher_dictionary: str = field(default="", metadata={"help": "its dictionary"})
     knn_weight: float = field(default=0.0, metadata={"help": "λ: the kNN's share of the labels"})
     train_tokens: str = field(default="", metadata={"help": ".npy of the training text, int32 (tokens,)"})
-    neighbour_values: str = field(
-        default="", metadata={"help": ".npy of the neighbours' tokens by training position, int32 (1, tokens, k)"}
-    )
-    neighbour_weights: str = field(
-        default="", metadata={"help": ".npy of the neighbours' p_kNN, float16 (1, tokens, k)"}
-    )
+    neighbour_values: str = field(default="", metadata={"help": ".npy of their tokens, int32 (1, tokens, k)"})
+    neighbour_weights: str = field(default="", metadata={"help": ".npy of their p_kNN, float16 (1, tokens, k)"})
 
 
 @register_criterion("soft_labels", dataclass=SoftLabelsConfig)
@@ -61,13 +57,10 @@ class SoftLabels(CrossEntropyCriterion):
         with torch.no_grad():
             teacher = self.teacher[0] = self.teacher[0].to(features.device, features.dtype)
             found = teacher(sample["net_input"]["src_tokens"], features_only=True)[0]
-        loss = SoftCrossEntropy.apply(
-            features.flatten(0, 1)[chosen],
-            model.decoder.output_projection.weight,
-            (found.flatten(0, 1)[chosen], teacher.output_projection.weight),
-            self.neighbours(sample, real, features.device) if self.knn_weight else None,
-            self.knn_weight,
-        )
+        student = features.flatten(0, 1)[chosen], model.decoder.output_projection.weight
+        taught = found.flatten(0, 1)[chosen], teacher.output_projection.weight
+        near = self.neighbours(sample, real, features.device) if self.knn_weight else None
+        loss = SoftCrossEntropy.apply(*student, taught, near, self.knn_weight)
         counts = {"ntokens": sample["ntokens"], "nsentences": len(sample["target"]), "sample_size": sample["ntokens"]}
         return loss, sample["ntokens"], {"loss": loss.data, **counts}
 
@@ -77,10 +70,8 @@ class SoftLabels(CrossEntropyCriterion):
         positions = sample_positions(sample["id"].cpu(), self.tokens_per_sample, sample["target"].shape[1])
         positions = positions.view(-1)[real].numpy()  # (n,)
         if positions.max() >= len(self.tokens) or not np.array_equal(self.tokens[positions], target[real].numpy()):
-            raise KnnlmError(
-                "the batches of fairseq are not in the order of the training tokens; this version of fairseq cuts the "
-                "text differently."
-            )
+            problem = "the batches of fairseq are not in the order of the training tokens"
+            raise KnnlmError(f"{problem}; this version of fairseq cuts the text differently.")
         values, weights = self.values[positions].astype(np.int64), self.weights[positions]
         return torch.from_numpy(values).to(device), torch.from_numpy(weights).to(device)
 

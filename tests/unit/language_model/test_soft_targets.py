@@ -60,9 +60,8 @@ def random_neighbours(rows, seed=5):
 def test_labels_are_the_mixture(knn_weight):
     teacher = np.random.default_rng(1).normal(size=(9, TYPES)).astype(np.float32) * 3
     values, weights = random_neighbours(9)
-    found = label_distribution(
-        torch.from_numpy(teacher), torch.from_numpy(values).long(), torch.from_numpy(weights), knn_weight
-    )
+    neighbours = torch.from_numpy(values).long(), torch.from_numpy(weights)
+    found = label_distribution(torch.from_numpy(teacher), neighbours, knn_weight)
     assert np.allclose(found, dense_labels(teacher, values, weights, knn_weight), atol=1e-6)
     assert np.allclose(found.sum(1), 1, atol=1e-5)
 
@@ -70,7 +69,7 @@ def test_labels_are_the_mixture(knn_weight):
 def test_the_teachers_own_distribution_is_the_optimum():
     teacher = torch.randn(7, TYPES, generator=torch.Generator().manual_seed(2)) * 2
     student = teacher.clone().requires_grad_()
-    labels = label_distribution(teacher, None, None, 0.0)
+    labels = label_distribution(teacher, None, 0.0)
     loss = torch.nn.functional.cross_entropy(student, labels, reduction="sum")
     loss.backward()
     entropy = torch.distributions.Categorical(logits=teacher.double()).entropy().sum()
@@ -82,7 +81,8 @@ def test_the_teachers_own_distribution_is_the_optimum():
 
 @pytest.mark.parametrize("knn_weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("tile_rows", [1, 4, 9, 100])
-def test_tiles_have_the_loss_and_the_gradient_of_all_rows_at_once(tile_rows, knn_weight):
+def test_tiles_have_the_loss_and_the_gradient_of_all_rows_at_once(tile_rows, knn_weight, monkeypatch):
+    monkeypatch.setattr("knnlm.language_model.soft_targets.TILE_ROWS", tile_rows)
     generator = torch.Generator().manual_seed(6)
     features, output_embedding, *teacher = (
         torch.randn(rows, width, generator=generator, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_tiles_have_the_loss_and_the_gradient_of_all_rows_at_once(tile_rows, knn
     labels = torch.from_numpy(dense_labels((teacher[0] @ teacher[1].T).numpy(), values, weights, knn_weight))
     expected = -(labels * torch.log_softmax(features @ output_embedding.T, 1)).sum()
     neighbours = (torch.from_numpy(values).long(), torch.from_numpy(weights)) if knn_weight else None
-    found = SoftCrossEntropy.apply(*student, teacher, neighbours, knn_weight, tile_rows)
+    found = SoftCrossEntropy.apply(*student, teacher, neighbours, knn_weight)
     assert float(found) == pytest.approx(float(expected), rel=1e-12)
     for slope, exact in zip(
         torch.autograd.grad(3 * found, student), torch.autograd.grad(3 * expected, student), strict=True

@@ -1,16 +1,13 @@
-"""What the config's section `corpus` may say, judged by the files that it names and without reading them.
-
-Runs whenever the workflow is read, so it imports nothing heavy.
-"""
+"""What the config's section `corpus` may say, judged by its files without reading them. Imports nothing heavy."""
 
 import os
 import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
+from knnlm.config.schema import Problems
 from knnlm.config.values import shown, unfit_character
 from knnlm.corpus import sotu
-from knnlm.corpus.text import SPLITS, folder_files
+from knnlm.corpus.text import EVALUATED, SPLITS, folder_files
 from knnlm.errors import KnnlmError
 
 LONGEST_PATH = 300  # characters that a sentence shows
@@ -33,32 +30,27 @@ def most_training_tokens(config: dict) -> int | None:
         files = text_files(corpus)[: None if corpus["text"]["folder"] else 1]
     else:
         return None
-    return sum(Path(path).stat().st_size + 1 for path in files)
+    return sum(os.stat(path).st_size + 1 for path in files)
 
 
 def training_bytes(config: dict) -> tuple[int, int] | None:
     """Return the likely and the fewest possible bytes of the training text; None where the text is not here.
 
-    The two differ for a folder, whose documents are dealt to the splits at random: at worst, valid and test get the
-    largest.
+    The two differ for a folder, dealt to the splits at random: at worst, valid and test get the largest documents.
     """
-    corpus = config["corpus"]
+    corpus, text = config["corpus"], config["corpus"]["text"]
     try:
-        if corpus["source"] == "sotu":
-            most = most_training_tokens(config | {"corpus": corpus | {"token_counts": None}})
+        if corpus["source"] != "text":
+            most = most_training_tokens({"corpus": corpus | {"token_counts": None}})
             return None if most is None else (most, most)
-        if corpus["source"] == "text":
-            sizes = sorted(
-                filter(None, (os.stat(path).st_size for path in text_files(corpus)))
-            )  # empty ones are left out
-            if (text := corpus["text"])["folder"] is None:
-                return (os.stat(text["train"]).st_size,) * 2
-            shares = text["valid_fraction"], text["test_fraction"]
-            evaluated = sum(max(1, round(share * len(sizes))) for share in shares)
-            return round((1 - sum(shares)) * sum(sizes)), sum(sizes[: max(len(sizes) - evaluated, 0)])
+        if text["folder"] is None:
+            return (os.stat(text["train"]).st_size,) * 2
+        sizes = sorted(filter(None, (os.stat(path).st_size for path in text_files(corpus))))  # without empty files
+        shares = text["valid_fraction"], text["test_fraction"]
+        evaluated = sum(max(1, round(share * len(sizes))) for share in shares)
+        return round((1 - sum(shares)) * sum(sizes)), sum(sizes[: max(len(sizes) - evaluated, 0)])
     except (KnnlmError, OSError, TypeError, ValueError):  # the check of the paths says what is wrong with them
-        pass
-    return None
+        return None
 
 
 def text_files(corpus: dict) -> list[str]:
@@ -71,8 +63,11 @@ def text_files(corpus: dict) -> list[str]:
     return [text[split] for split in SPLITS]
 
 
-def problems(config: dict) -> Iterator[tuple[str, str]]:
-    """Yield (key, what is wrong and what to do) for a corpus that cannot be had; defaults are filled."""
+def problems(config: dict) -> Problems:
+    """Yield (key, what is wrong and what to do) for a corpus that cannot be had, the first cause first.
+
+    Defaults are filled. Whoever goes on after a problem may meet an OSError that comes of it.
+    """
     corpus = config["corpus"]
     if corpus["source"] == "sotu":
         yield from _sotu_problems(corpus["sotu"])
@@ -80,14 +75,14 @@ def problems(config: dict) -> Iterator[tuple[str, str]]:
         yield from (_folder_problems if corpus["text"]["folder"] else _file_problems)(corpus["text"])
 
 
-def _sotu_problems(section: dict) -> Iterator[tuple[str, str]]:
+def _sotu_problems(section: dict) -> Problems:
     first, last, period, valid, test = (section[key] for key in ("first_year", "last_year", "period", "valid", "test"))
     if first > last:
         yield "corpus.sotu.first_year", f"{first} is after corpus.sotu.last_year ({last}); exchange them."
-    for split in ("valid", "test"):
-        if section[split] >= period:
-            problem = f"{section[split]} is no remainder by corpus.sotu.period ({period})"
-            yield f"corpus.sotu.{split}", f"{problem}; choose 0 to {period - 1}."
+    for split in EVALUATED:
+        if (number := section[split]) >= period:
+            problem = f"{number} is no remainder by corpus.sotu.period ({period}); choose 0 to {period - 1}."
+            yield f"corpus.sotu.{split}", problem
     if valid == test:
         yield "corpus.sotu.test", f"{test} is corpus.sotu.valid too; choose two different remainders."
     if (addresses := sotu.addresses(section)) is not None:
@@ -98,18 +93,14 @@ def _sotu_problems(section: dict) -> Iterator[tuple[str, str]]:
                 yield f"corpus.sotu.{key}", f"{problem}; choose other years or remainders."
 
 
-def _folder_problems(text: dict) -> Iterator[tuple[str, str]]:
+def _folder_problems(text: dict) -> Problems:
     folder, key, endings = text["folder"], "corpus.text.folder", " or ".join(text["endings"])
-    for split in SPLITS:
-        if text[split] is not None:
-            problem = "a file and corpus.text.folder are given; give either three files or one folder."
-            yield f"corpus.text.{split}", problem
-    if problem := path_problem(folder, stat.S_ISDIR, "a folder"):
-        yield key, problem
+    both = "a file and corpus.text.folder are given; give either three files or one folder."
+    yield from ((f"corpus.text.{split}", both) for split in SPLITS if text[split] is not None)
+    yield from path_problems(key, folder, stat.S_ISDIR, "a folder")
     files = folder_files(folder, text["endings"])
     for file in files:
-        if problem := path_problem(str(file), stat.S_ISREG, "a file"):
-            yield key, problem
+        yield from path_problems(key, str(file), stat.S_ISREG, "a file")
     if (filled := sum(file.stat().st_size > 0 for file in files)) < len(SPLITS):
         problem = f"{folder} has {filled} {endings} files with text, but each of three splits needs one"
         yield key, f"{problem}; add files, or correct corpus.text.endings."
@@ -118,32 +109,31 @@ def _folder_problems(text: dict) -> Iterator[tuple[str, str]]:
         yield "corpus.text.valid_fraction", problem
 
 
-def _file_problems(text: dict) -> Iterator[tuple[str, str]]:
+def _file_problems(text: dict) -> Problems:
     for number, split in enumerate(SPLITS):
         key, path = f"corpus.text.{split}", text[split]
         if path is None:
             yield key, "no file is given; give train, valid and test, or folder."
-        if problem := path_problem(path, stat.S_ISREG, "a file"):
-            yield key, problem
+        yield from path_problems(key, path, stat.S_ISREG, "a file")
         if os.stat(path).st_size == 0:
             yield key, f"{shown(path, LONGEST_PATH)} is empty; give a file with text in it."
         if any(os.path.samefile(path, text[other]) for other in SPLITS[:number]):
             yield key, f"{path} is given for another split too; give three different files."
 
 
-def path_problem(path: str, is_kind: Callable[[int], bool], kind: str) -> str | None:
-    """Say what is wrong with a user's path that should be of a kind (`stat.S_ISREG`, `a file`); None if nothing is."""
+def path_problems(key: str, path: str, is_kind: Callable[[int], bool], kind: str) -> Problems:
+    """Yield `key` and what is wrong with its path, which should be of a kind (`stat.S_ISREG`, `a file`)."""
     name = shown(path, LONGEST_PATH)
     if path.startswith("~"):
-        return f"{name} begins with ~, which is not read as the home folder here; write the whole path."
+        yield key, f"{name} begins with ~, which is not read as the home folder here; write the whole path."
     if unfit := unfit_character(path) or next((f"the character {mark}" for mark in PLACEHOLDERS if mark in path), None):
-        return f"{name} has {unfit}, which a workflow cannot have in a path; rename it."
+        yield key, f"{name} has {unfit}, which a workflow cannot have in a path; rename it."
     try:
         status = os.stat(path)
     except OSError as error:
-        return f"{name} is not {kind} that can be read ({error.strerror}); correct the path."
+        yield key, f"{name} is not {kind} that can be read ({error.strerror}); correct the path."
+        return
     if not is_kind(status.st_mode):
-        return f"{name} is not {kind}; correct the path."
+        yield key, f"{name} is not {kind}; correct the path."
     if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)):
-        return f"{name} is {kind} that you may not read; change its permissions, or correct the path."
-    return None
+        yield key, f"{name} is {kind} that you may not read; change its permissions, or correct the path."

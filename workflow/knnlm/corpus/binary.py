@@ -43,9 +43,7 @@ def read_binary(prefix: Path) -> tuple[np.ndarray, np.ndarray]:
     with open(f"{prefix}.idx", "rb") as file:
         magic, version, code, lines = struct.unpack("<9sQBQ", file.read(26))
         if magic != MAGIC or version != 1 or code not in TYPES:
-            raise KnnlmError(
-                f"{prefix}.idx: not the index format that is known here; install the pinned version of ve-fairseq."
-            )
+            raise KnnlmError(f"{prefix}.idx: an index of an unknown format; install the pinned version of ve-fairseq.")
         sizes = np.fromfile(file, dtype=np.int32, count=lines)
     tokens = np.memmap(f"{prefix}.bin", dtype=TYPES[code], mode="r")
     return tokens, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
@@ -61,9 +59,7 @@ def read_split(prefix: Path, pieces: Path, line_documents: Path) -> tuple[np.nda
     with open(pieces, encoding="utf-8", newline="\n") as text:
         sizes = np.fromiter((len(line.split()) + 1 for line in text), dtype=np.int64)  # with </s>
     if not np.array_equal(np.diff(lines), sizes) or len(tokens) != lines[-1]:
-        raise KnnlmError(
-            f"{pieces}: fairseq-preprocess counts other tokens than the text has; delete the file and rerun."
-        )
+        raise KnnlmError(f"{pieces}: fairseq-preprocess counted other tokens; delete the file and rerun.")
     first_lines = load_array(line_documents, dtype="int64", shape=(None,))
     if len(first_lines) < 2 or first_lines[-1] != len(lines) - 1:
         raise KnnlmError(f"{line_documents}: does not fit {pieces}; delete both and rerun.")

@@ -23,35 +23,22 @@ END = " "  # closes a word's last piece inside bpe.json
 MINIMUM_COUNT = 2  # a pair is merged only if the training text has it at least this often, as in subword-nmt
 
 
-def character_forms(words: Iterable[str]) -> list[str]:
-    """Return every character that occurs inside a word and, with END, every one that occurs at its end; sorted."""
-    forms: set[str] = set()
-    for word in words:
-        forms.update(word[:-1])
-        forms.add(word[-1] + END)
-    return sorted(forms)
-
-
 def learn(path: Path, words: Iterable[str], merges: int) -> Tokenizer:
     """Learn the first `merges` merges of the training text at `path`, whose distinct words are `words`.
 
     Pairs of equal count are merged in the order of their pieces' numbers, so the result depends on the text alone. It
     has fewer merges where no pair occurs twice any more. Raises KnnlmError if the text has no word to learn from.
     """
-    forms = character_forms(word for word in words if word not in UNITS)
+    # Every character that occurs inside a word and, with END, every one that occurs at its end.
+    forms = sorted({form for word in words if word not in UNITS for form in (*word[:-1], word[-1] + END)})
     if not forms:
         raise KnnlmError(f"{path}: the training text has no word to learn BPE from; give more text.")
     # The trainer would number final forms in the order of a hash table, which differs from run to run, so they are
     # given as special tokens. It counts characters and merges together: it is asked for enough, and cut off below.
     final = [form for form in forms if form.endswith(END)]
     characters = {form[0] for form in forms}
-    trainer = BpeTrainer(
-        vocab_size=len(final) + len(characters) + merges,
-        min_frequency=MINIMUM_COUNT,
-        special_tokens=final,
-        end_of_word_suffix=END,
-        show_progress=False,
-    )
+    options = {"min_frequency": MINIMUM_COUNT, "end_of_word_suffix": END, "show_progress": False}
+    trainer = BpeTrainer(vocab_size=len(final) + len(characters) + merges, special_tokens=final, **options)
     tokenizer = Tokenizer(BPE())
     units = Regex(f"^(?:{'|'.join(map(re.escape, UNITS))})$")
     tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), Split(units, "removed")])
@@ -101,11 +88,8 @@ class Encoder:
 
 def count_words(path: Path) -> Counter[str]:
     """Return how often each word occurs in a tokenised text."""
-    words: Counter[str] = Counter()
     with open(path, encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            words.update(line.split())
-    return words
+        return Counter(word for line in lines for word in line.split())
 
 
 def count_pieces(words: Counter[str], encoder: Encoder) -> Counter[str]:

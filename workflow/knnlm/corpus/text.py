@@ -42,7 +42,7 @@ def folder_files(folder: str | Path, endings: Sequence[str]) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise KnnlmError(f"{error.filename}: cannot be read ({error.strerror}); change its permissions or remove it.")
 
-    wanted, found, seen = tuple(ending.lower() for ending in endings), [], set()
+    wanted, found, seen = tuple(map(str.lower, endings)), [], set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
@@ -61,14 +61,12 @@ def decode(data: bytes, name: str, normalisation: str = "none") -> list[str]:
     byte offset), has a NUL byte or a word that is too long for BPE; both name `name`.
     """
     nul = data.find(b"\0")
+    sign = f"a NUL byte at byte {nul}" if nul >= 0 else "a byte order mark that is not UTF-8's"
     if encoding := other_encoding(data):
-        sign = "a byte order mark that is not UTF-8's" if nul < 0 else f"a NUL byte at byte {nul}"
-        raise KnnlmError(
-            f"{name}: has {sign} and looks like {encoding}, not UTF-8; save it as UTF-8 in an editor, or convert it "
-            f"with `iconv -f {encoding} -t UTF-8`."
-        )
+        remedy = f"save it as UTF-8 in an editor, or convert it with `iconv -f {encoding} -t UTF-8`"
+        raise KnnlmError(f"{name}: has {sign} and looks like {encoding}, not UTF-8; {remedy}.")
     if nul >= 0:
-        raise KnnlmError(f"{name}: has a NUL byte at byte {nul}, so it is not plain text; give a UTF-8 text file.")
+        raise KnnlmError(f"{name}: has {sign}, so it is not plain text; give a UTF-8 text file.")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -81,10 +79,8 @@ def decode(data: bytes, name: str, normalisation: str = "none") -> list[str]:
         raise EmptyTextError(f"{name}: the file is empty; give a file with text in it.")
     for number, line in enumerate(lines, 1):
         if len(line) > LONGEST_WORD and (longest := max(map(len, line.split()))) > LONGEST_WORD:
-            raise KnnlmError(
-                f"{name}: line {number} has {longest:,} characters without a space, and BPE cannot learn from a word "
-                f"of more than {LONGEST_WORD:,}; divide it by spaces or remove it."
-            )
+            limit = f"BPE cannot learn from a word of more than {LONGEST_WORD:,}; divide it by spaces or remove it"
+            raise KnnlmError(f"{name}: line {number} has {longest:,} characters without a space, and {limit}.")
     return lines
 
 

@@ -6,13 +6,13 @@ belong to words, but a Chinese character is a word; and a symbol keeps what modi
 """
 
 import re
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 
+import regex  # knows the letters and marks of Unicode, which `re` does not
 from sacremoses import MosesTokenizer
 
 from knnlm.corpus.dictionary import UNITS
@@ -26,73 +26,41 @@ LINES_PER_TASK = 500
 
 # Inside character classes: Chinese characters with signs that repeat one, and kana with the sign that lengthens one.
 HAN = "\u3005\u3007\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00016ff0\U00016ff1\U00020000-\U0003ffff"
-KANA = (
-    "\u3031-\u3035\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9d\U0001aff0-\U0001b16f"
-)
+NARROW_KANA, MARKS_OF_NARROW_KANA = "\uff66-\uff9d", "\uff9e\uff9f"
+KANA = "\u3031-\u3035\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\U0001aff0-\U0001b16f"
 JOINERS = "\xad\u200c\u200d\u2060"  # soft hyphen, the joiners of Persian and of Indian scripts, word joiner
 FLAGS = "\U0001f1e6-\U0001f1ff"  # letters that are a flag in pairs
-ABOVE = "\U00010000-\U0010ffff"
 MODIFIERS = "\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"  # of emoji: tones of skin, and tags
-
-
-def character_class(characters: Iterable[str]) -> str:
-    """Return ascending characters as ranges, to stand inside `[...]` of a regular expression."""
-    ranges: list[list[int]] = []
-    for code in map(ord, characters):
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
-
-
-ASSIGNED = (*range(0x40000), *range(0xE0000, 0xE1000))  # all characters but those of private use lie here
-WORD_CHARACTERS = [  # letters (L), marks (M) and decimal digits (Nd)
-    character
-    for character in map(chr, ASSIGNED)
-    if (category := unicodedata.category(character))[0] in "LM" or category == "Nd"
-]
-MARKS = character_class(character for character in WORD_CHARACTERS if unicodedata.category(character)[0] == "M")
-CHARACTER = re.compile(f"[{HAN}{KANA}][{MARKS}\uff9e\uff9f]*")  # with its marks, those of narrow kana too
+OTHERS = "".join(regex.findall(r"[^\p{L}\p{M}\p{Nd}]", MosesTokenizer.IsAlnum))  # numerals, letters in circles
+LETTER = rf"[\p{{L}}\p{{M}}{OTHERS}--[{HAN}]]"
+CHARACTER = regex.compile(rf"[{HAN}{KANA}{NARROW_KANA}][\p{{M}}{MARKS_OF_NARROW_KANA}]*")
 
 
 class Moses(MosesTokenizer):
     """sacremoses' English tokeniser, for the letters of every script.
 
     sacremoses knows the letters of an old Unicode, without the many of Hangul and rarer scripts and without most marks.
-    It also builds two sets of characters anew for every full stop; built once, they save half the time.
+    For every full stop it also builds two sets of characters, which takes half the time.
     """
 
     def __init__(self) -> None:
         super().__init__("en")
-        known = re.compile(f"[{self.IsAlnum}{HAN}]")
-        added = [character for character in WORD_CHARACTERS if not known.match(character)]
-        self.lower, self.alpha = frozenset(self.IsLower), frozenset([*self.IsAlpha, *added])
-        # Python looks a character up in a table, but ranges above U+FFFF one by one: they are few here, or come last.
-        low = character_class(character for character in added if character < ABOVE[0])
-        high = character_class(character for character in added if character >= ABOVE[0])
-        flag, attached = f"(?<=[{FLAGS}])[{FLAGS}]", rf"\u200d[^{self.IsAlnum}\s]|[{MARKS}{JOINERS}{MODIFIERS}]"
-        symbol = rf"[^{self.IsAlnum}{low}{JOINERS}\s.'`,-](?<![{high}])"
-        self.PAD_NOT_ISALNUM = re.compile(f"({symbol}(?:{flag})?(?:{attached})*)"), r" \1 "
-        # Symbols stand alone by now, so all above U+FFFF that touches a hyphen or an apostrophe is a letter.
-        more = low + JOINERS + ABOVE
-        letters, word, digits = self.IsAlpha + more, self.IsAlnum + more, self.IsN
-        self.AGGRESSIVE_HYPHEN_SPLIT = re.compile(rf"([{word}])-(?=[{word}])"), r"\1 @-@ "
-        self.ENGLISH_SPECIFIC_APOSTROPHE = [
-            (re.compile(rf"([^{letters}])'([^{letters}])"), r"\1 ' \2"),
-            (re.compile(rf"([^{letters}{digits}])'([{letters}])"), r"\1 ' \2"),
-            (re.compile(rf"([{letters}])'([^{letters}])"), r"\1 ' \2"),
-            (re.compile(rf"([{letters}])'([{letters}])"), r"\1 '\2"),
-            (re.compile(rf"([{digits}])'(s)"), r"\1 '\2"),
-        ]
-
-    def islower(self, text: str) -> bool:
-        """Return whether all characters are lower case."""
-        return self.lower.issuperset(text)
-
-    def isanyalpha(self, text: str) -> bool:
-        """Return whether one of the characters is a letter."""
-        return not self.alpha.isdisjoint(text)
+        self.islower = frozenset(self.IsLower).issuperset
+        self.isanyalpha = regex.compile(f"(?V1){LETTER}").search
+        letters, word = f"{LETTER}{JOINERS}", rf"{LETTER}{JOINERS}\p{{Nd}}"  # inside classes, as above
+        flag, attached = f"(?<=[{FLAGS}])[{FLAGS}]", rf"\u200d[^{word}\s]|[\p{{M}}{JOINERS}{MODIFIERS}]"
+        rules = {
+            rf"([^{word}\s.'`,-](?:{flag})?(?:{attached})*)": r" \1 ",
+            rf"([{word}])-(?=[{word}])": r"\1 @-@ ",
+            rf"([^{letters}])'([^{letters}])": r"\1 ' \2",
+            rf"([^{letters}\p{{N}}])'([{letters}])": r"\1 ' \2",
+            rf"([{letters}])'([^{letters}])": r"\1 ' \2",
+            rf"([{letters}])'([{letters}])": r"\1 '\2",
+            r"(\p{N})'(s)": r"\1 '\2",
+        }
+        self.PAD_NOT_ISALNUM, self.AGGRESSIVE_HYPHEN_SPLIT, *self.ENGLISH_SPECIFIC_APOSTROPHE = (
+            (regex.compile(f"(?V1){pattern}"), replacement) for pattern, replacement in rules.items()
+        )
 
 
 MOSES = Moses()

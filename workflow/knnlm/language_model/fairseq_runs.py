@@ -11,6 +11,7 @@ from pathlib import Path
 
 from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.language_model.training import COLUMNS, parse_log
+from knnlm.language_model.transformer import trained_updates
 from knnlm.running.processes import die_with_parent, reason_in
 from knnlm.storage.atomic import atomic, naming
 from knnlm.storage.locks import locked
@@ -38,9 +39,8 @@ def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
     fails, and where the records of the updates behind the checkpoints are missing or damaged.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with locked(
-        checkpoints / ".lock", waiting=f"training: another job writes {checkpoints}; waiting until it has ended"
-    ):
+    waiting = f"training: another job writes {checkpoints}; waiting until it has ended"
+    with locked(checkpoints / ".lock", waiting=waiting):
         try:
             drop_unfinished_line(checkpoints / HISTORY)
             if saved := saved_updates(checkpoints):
@@ -62,9 +62,8 @@ def history(checkpoints: Path) -> list[dict]:
     except (OSError, ValueError):
         records = [None]
     if not all(isinstance(record, dict) and record.keys() >= set(COLUMNS) for record in records):
-        raise KnnlmError(
-            f"{path}: missing or damaged; delete the folder {checkpoints} and rerun: the training starts anew."
-        )
+        remedy = f"delete the folder {checkpoints} and rerun: the training starts anew"
+        raise KnnlmError(f"{path}: missing or damaged; {remedy}.")
     return records
 
 
@@ -75,8 +74,6 @@ def saved_updates(checkpoints: Path) -> int:
     but then copies it to the others, checkpoint_last.pt at the end. Where a crash has cut this copy short, it is made
     again from the newest of the others.
     """
-    from knnlm.language_model.transformer import trained_updates
-
     last = checkpoints / "checkpoint_last.pt"
     if not last.exists():
         return 0
@@ -94,8 +91,6 @@ def saved_updates(checkpoints: Path) -> int:
 
 def drop_unfinished_checkpoints(checkpoints: Path) -> None:
     """Delete what fairseq has not written whole; an empty checkpoint_last.pt stays, for `saved_updates` to mend."""
-    from knnlm.language_model.transformer import trained_updates
-
     for path in [*checkpoints.glob("checkpoint*.pt"), *checkpoints.glob("*.tmp")]:
         if path.suffix == ".tmp" or not trained_updates(path):
             os.truncate(path, 0) if path.name == "checkpoint_last.pt" else path.unlink()
@@ -105,24 +100,18 @@ def train(command: list[str], history: Path) -> None:
     """Run fairseq, keep its records in `history` and show them; raise KnnlmError where it fails."""
     tail: deque[str] = deque(maxlen=LAST_LINES)
 
-    def echoed(stream):
-        for line in stream:
-            tail.append(line)
-            yield line
-
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "env": environment()}
-    with (
-        naming(history),
-        open(history, "a", encoding="utf-8") as records,
-        subprocess.Popen(command, preexec_fn=die_with_parent, **streams) as process,
-    ):
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "env": environment()}
+    how["preexec_fn"] = die_with_parent
+    with naming(history), open(history, "a", encoding="utf-8") as records, subprocess.Popen(command, **how) as process:
         try:
-            for row in parse_log(echoed(process.stdout)):
-                records.write(json.dumps(row) + "\n")
-                records.flush()
-                rate = f", {row['tokens_per_second']:.0f} tokens/s" if row["split"] == "train" else ""
-                loss = f"{row['split']} loss {row['loss']:.3f} nats per BPE token{rate}"
-                print(f"training: update {row['update']}, {loss}", flush=True)
+            for line in process.stdout:
+                tail.append(line)
+                for row in parse_log([line]):
+                    records.write(json.dumps(row) + "\n")
+                    records.flush()
+                    rate = f", {row['tokens_per_second']:.0f} tokens/s" if row["split"] == "train" else ""
+                    loss = f"{row['split']} loss {row['loss']:.3f} nats per BPE token{rate}"
+                    print(f"training: update {row['update']}, {loss}", flush=True)
         except BaseException:
             process.kill()
             raise
@@ -147,20 +136,16 @@ def drop_unfinished_line(path: Path) -> None:
 def failure(status: int, text: str, checkpoints: Path) -> Exception:
     """Return the error that says why fairseq ended with this exit status and these last words."""
     if "FloatingPointError" in text:
-        return KnnlmError(
-            "the gradients are not finite; lower lm.training.learning_rate or set a lower lm.training.clip_norm "
-            "(0 clips nothing)."
-        )
+        remedy = "lower lm.training.learning_rate or set a lower lm.training.clip_norm (0 clips nothing)"
+        return KnnlmError(f"the gradients are not finite; {remedy}.")
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in text:
             return OSError(number, os.strerror(number), str(checkpoints))
-    again = (
-        "run the same command again with more memory, and the training goes on from its last checkpoint, "
-        "or lower lm.training.batch_samples."
-    )
+    again = "run the same command again with more memory, and the training goes on from its last checkpoint"
+    remedy = f"{again}, or lower lm.training.batch_samples."
     if status < 0:
         name = signal.Signals(-status).name
-        return KnnlmError(f"fairseq-train was killed by {name}, perhaps for want of memory; {again}")
+        return KnnlmError(f"fairseq-train was killed by {name}, perhaps for want of memory; {remedy}")
     if OUT_OF_MEMORY.search(text):
-        return KnnlmError(f"fairseq-train ran out of memory; {again}")
+        return KnnlmError(f"fairseq-train ran out of memory; {remedy}")
     return KnnlmError(f"fairseq-train ended with status {status}: {reason_in(text)}")

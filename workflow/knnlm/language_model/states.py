@@ -29,13 +29,10 @@ def padded_source(tokens: np.ndarray, windows: np.ndarray) -> torch.Tensor:
     matter, and no mask is needed.
     """
     longest = int((windows[:, 2] - windows[:, 0]).max())
-    source = np.full((len(windows), longest), END_OF_LINE, dtype=np.int64)
-    for row, (context_begin, _, end) in zip(source, windows.tolist(), strict=True):
-        first = max(context_begin - 1, 0)
-        row[end - context_begin - (end - 1 - first) : end - context_begin] = tokens[first : end - 1]
-        if context_begin == 0:
-            row[0] = END_OF_LINE
-    return torch.from_numpy(source)
+    before = windows[:, :1] - 1 + np.arange(longest)  # (n, longest): the position of the token before
+    inside = (before >= 0) & (before < windows[:, 2:] - 1)
+    source = np.where(inside, tokens[np.where(inside, before, 0)], END_OF_LINE)
+    return torch.from_numpy(source.astype(np.int64))
 
 
 def scored_states(
@@ -62,10 +59,8 @@ def extract_states(
     KnnlmError if a window is longer than the model reads or a state does not fit float16.
     """
     if int((windows[:, 2] - windows[:, 0]).max()) > model.longest_input:
-        raise KnnlmError(
-            f"config key windows: context + new is more than the {model.longest_input} tokens that the model was "
-            "trained on."
-        )
+        problem = f"context + new is more than the {model.longest_input} tokens that the model was trained on"
+        raise KnnlmError(f"config key windows: {problem}.")
     offset, rows = int(windows[0, 1]), int(windows[-1, 2] - windows[0, 1])
     att, ffn = (np.empty((rows, model.width), dtype=np.float16) for _ in range(2))
     log_p = np.empty(rows, dtype=np.float32) if with_log_p else None
@@ -76,9 +71,8 @@ def extract_states(
         if log_p is not None:
             log_p[positions - offset] = log_p_of(model, of_ffn, tokens[positions])
     if not (np.isfinite(att).all() and np.isfinite(ffn).all()):
-        raise KnnlmError(
-            "the LM's hidden states do not fit float16 (not finite); train it with a smaller lm.training.learning_rate."
-        )
+        remedy = "train it with a smaller lm.training.learning_rate"
+        raise KnnlmError(f"the LM's hidden states do not fit float16 (not finite); {remedy}.")
     return att, ffn, log_p
 
 
@@ -90,16 +84,10 @@ def log_p_of(model: LanguageModel, ffn: torch.Tensor, gold: np.ndarray) -> np.nd
 def log_p_in_windows(
     model: LanguageModel, tokens: np.ndarray, windows: np.ndarray, tokens_at_once: int = 4096
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens that any windows (m, 3) score, int32 (n,), and the LM's log p of each, float32 (n,) in nats.
-
-    They stand in no special order.
-    """
-    found = [
-        (tokens[positions], log_p_of(model, ffn, tokens[positions]))
-        for positions, _, ffn in scored_states(model, tokens, window_batches(windows, tokens_at_once))
-    ]
-    gold, log_p = map(np.concatenate, zip(*found, strict=True))
-    return gold, log_p
+    """Return the tokens that windows (m, 3) score, in any order, int32 (n,), and log p_LM, float32 (n,) in nats."""
+    scored = scored_states(model, tokens, window_batches(windows, tokens_at_once))
+    found = [(gold := tokens[positions], log_p_of(model, ffn, gold)) for positions, _, ffn in scored]
+    return tuple(map(np.concatenate, zip(*found, strict=True)))
 
 
 def sample_windows(windows: np.ndarray, tokens: int, seed: int) -> np.ndarray:

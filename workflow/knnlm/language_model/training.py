@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,11 +15,19 @@ from knnlm.errors import KnnlmError
 from knnlm.running.devices import Job, device_for
 
 COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
-
-NEVER = 10**9  # epochs: validation and checkpoints are counted in updates
-DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
-# Keys of the config's `lm` that fairseq calls the same.
-AS_IN_FAIRSEQ = (*DROPOUTS, "weight_decay", "clip_norm", "warmup_updates", "tokens_per_sample")
+# The options of every training, by the keys of the config's `lm`; validation and checkpoints are counted in updates.
+OPTIONS = """
+--task language_modeling --arch transformer_lm_wikibpe --decoder-layers {layers} --decoder-embed-dim {width}
+--decoder-ffn-embed-dim {feed_forward_width} --decoder-attention-heads {heads} --dropout {dropout}
+--attention-dropout {attention_dropout} --activation-dropout {activation_dropout} --optimizer {optimiser}
+--weight-decay {weight_decay} --clip-norm {clip_norm} --lr {learning_rate} --lr-scheduler cosine
+--warmup-updates {warmup_updates} --warmup-init-lr {warmup_initial_learning_rate} --min-lr {minimum_learning_rate}
+--lr-period-updates {period} --max-update {updates} --sample-break-mode none --tokens-per-sample {tokens_per_sample}
+--batch-size {batch_samples} --batch-size-valid {batch_samples} --required-batch-size-multiple 1 --update-freq {passes}
+--validate-interval 1000000000 --validate-interval-updates {validate_every} --save-interval 1000000000
+--save-interval-updates {save_every} --keep-interval-updates 1 --no-epoch-checkpoints --seed {seed} --num-workers 0
+--log-format json --log-interval {log_interval} --distributed-world-size {gpus}
+"""
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,9 @@ class Devices:
         Raises KnnlmError if the devices cannot share them evenly.
         """
         if accumulate % max(self.gpus, 1):
-            raise KnnlmError(
-                f"config key lm.training.accumulate: the {accumulate} passes of an update cannot be shared evenly by "
-                f"{self.gpus} GPUs; make it a multiple of them or give other GPUs."
-            )
+            problem = f"the {accumulate} passes of an update cannot be shared evenly by {self.gpus} GPUs"
+            remedy = "make it a multiple of them or give other GPUs"
+            raise KnnlmError(f"config key lm.training.accumulate: {problem}; {remedy}.")
         return accumulate // max(self.gpus, 1)
 
 
@@ -62,10 +70,8 @@ def training_devices(job: Job) -> Devices:
     if nodes == 1:
         return Devices(of_node, threads=job.threads)
     if (number := os.environ.get("SLURM_JOB_ID")) is None:
-        raise KnnlmError(
-            f"config key resources.training_nodes: {nodes} nodes need Slurm, and this is no Slurm job; set it to 1 or "
-            "use workflow/profiles/slurm."
-        )
+        problem = f"{nodes} nodes need Slurm, and this is no Slurm job; set it to 1 or use workflow/profiles/slurm"
+        raise KnnlmError(f"config key resources.training_nodes: {problem}.")
     return Devices(of_node * nodes, nodes, job.threads, port=10000 + int(number) % 50000)
 
 
@@ -87,54 +93,23 @@ def fairseq_command(
     Raises KnnlmError where the devices cannot do what is set.
     """
     if training["fp16"] and not devices.gpus:
-        raise KnnlmError(
-            "config key lm.training.fp16: float16 training needs a GPU, but this job has none; set it to false or "
-            "give GPUs."
-        )
-    period = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
-    options = {
-        "user-dir": plugin,
-        "task": "language_modeling",
-        "arch": "transformer_lm_wikibpe",
-        "decoder-layers": architecture["layers"],
-        "decoder-embed-dim": architecture["width"],
-        "decoder-ffn-embed-dim": architecture["feed_forward_width"],
-        "decoder-attention-heads": architecture["heads"],
-        "optimizer": training["optimiser"],
-        "lr": training["learning_rate"],
-        "lr-scheduler": "cosine",
-        "warmup-init-lr": training["warmup_initial_learning_rate"],
-        "min-lr": training["minimum_learning_rate"],
-        "lr-period-updates": period,
-        "max-update": training["updates"],
-        "sample-break-mode": "none",
-        "batch-size": training["batch_samples"],
-        "batch-size-valid": training["batch_samples"],
-        "required-batch-size-multiple": 1,
-        "update-freq": devices.passes(training["accumulate"]),
-        "validate-interval": NEVER,
-        "validate-interval-updates": training["validate_every"],
-        "save-interval": NEVER,
-        "save-interval-updates": training["save_every"],
-        "keep-interval-updates": 1,
-        "seed": seed,
-        "num-workers": 0,
-        "log-format": "json",
-        "log-interval": max(training["updates"] // 100, 1),
-        "save-dir": checkpoints,
-        "distributed-world-size": max(devices.gpus, 1),
-    }
-    lm = architecture | training
-    options |= {name.replace("_", "-"): lm[name] for name in AS_IN_FAIRSEQ}
+        problem = "float16 training needs a GPU, but this job has none; set it to false or give GPUs"
+        raise KnnlmError(f"config key lm.training.fp16: {problem}.")
+    told = architecture | training | {"seed": seed, "gpus": max(devices.gpus, 1)}
+    told["period"] = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
+    told["passes"] = devices.passes(training["accumulate"])
+    told["log_interval"] = max(training["updates"] // 100, 1)
+    options = {"user-dir": plugin, "save-dir": checkpoints}
     if training["optimiser"] == "adam":
         options["adam-betas"] = "({}, {})".format(*training["betas"])
     else:
         options["momentum"] = training["momentum"]
     if devices.nodes > 1:
         options["distributed-port"] = devices.port
-    flags = ["--no-epoch-checkpoints", *["--fp16"] * training["fp16"], *["--cpu"] * (not devices.gpus)]
-    pairs = [str(part) for name, value in {**options, **(more_options or {})}.items() for part in (f"--{name}", value)]
-    return [*devices.launcher, sys.executable, "-m", program, str(binary), *pairs, *flags]
+    flags = ["--fp16"] * training["fp16"] + ["--cpu"] * (not devices.gpus)
+    pairs = [str(part) for name, value in (options | (more_options or {})).items() for part in (f"--{name}", value)]
+    call = [*devices.launcher, sys.executable, "-m", program, str(binary)]
+    return [*call, *OPTIONS.format(**told).split(), *flags, *pairs]
 
 
 def parse_log(lines: Iterable[str]) -> Iterator[dict]:
@@ -143,21 +118,16 @@ def parse_log(lines: Iterable[str]) -> Iterator[dict]:
     Raises KnnlmError as soon as a loss is not a finite number.
     """
     for line in lines:
-        _, found, record = line.partition("| train_inner | {")
-        split, prefix = "train", ""
-        if not found:
-            _, found, record = line.partition("| valid | {")
-            split, prefix = "valid", "valid_"
-        if not found:
+        if not (found := re.search(r"\| (train_inner|valid) \| (\{.*)", line)):
             continue
-        record = json.loads("{" + record)
+        split, prefix = {"train_inner": ("train", ""), "valid": ("valid", "valid_")}[found[1]]
+        record = json.loads(found[2])
         loss = float(record[f"{prefix}loss"]) * math.log(2)  # fairseq reports bits
         update = int(record[f"{prefix}num_updates"])
         if not math.isfinite(loss):
-            raise KnnlmError(
-                f"the {split} loss is {loss} at update {update}; lower lm.training.learning_rate, set a lower "
-                "lm.training.clip_norm (0 clips nothing) or raise lm.training.warmup_updates."
-            )
+            lower = "lower lm.training.learning_rate, set a lower lm.training.clip_norm (0 clips nothing)"
+            problem = f"the {split} loss is {loss} at update {update}"
+            raise KnnlmError(f"{problem}; {lower} or raise lm.training.warmup_updates.")
         rates = [float(record["lr"]), float(record["wps"])] if split == "train" else [math.nan, math.nan]
         row = [update, int(record["epoch"]), split, loss, math.exp(min(loss, 700)), *rates]
         yield dict(zip(COLUMNS, row, strict=True))

@@ -21,10 +21,11 @@ from knnlm.storage.manifests import verified
 
 PLUGIN = Path(__file__).parents[2] / "fairseq_plugin"
 POSITIONS_AT_ONCE = 4096  # rows of the V-wide softmax held in memory
+CONTENT = ("architecture", "tokens_per_sample", "pieces", "weights")  # of a model file
 DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError)  # that a damaged file may lead to
 
 
-def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str) -> torch.nn.Module:
+def build_model(architecture: dict, tokens_per_sample: int, dictionary: str) -> torch.nn.Module:
     """Build the untrained network: pre-norm, no last LayerNorm, untied output without bias (docs/paper.md#base-lm)."""
     # At its import, it asks for tensorboardX.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
@@ -35,54 +36,41 @@ def build_model(architecture: dict, tokens_per_sample: int, dictionary_file: str
     import_user_module(Namespace(user_dir=str(PLUGIN)))
     from fairseq_plugin import transformer_lm_wikibpe
 
-    settings = Namespace(
-        decoder_layers=architecture["layers"],
-        decoder_embed_dim=architecture["width"],
-        decoder_ffn_embed_dim=architecture["feed_forward_width"],
-        decoder_attention_heads=architecture["heads"],
-        max_target_positions=tokens_per_sample,
-        tokens_per_sample=tokens_per_sample,
-    )
+    settings = Namespace(max_target_positions=tokens_per_sample, tokens_per_sample=tokens_per_sample)
+    settings.decoder_layers, settings.decoder_attention_heads = architecture["layers"], architecture["heads"]
+    settings.decoder_embed_dim = architecture["width"]
+    settings.decoder_ffn_embed_dim = architecture["feed_forward_width"]
     transformer_lm_wikibpe(settings)
-    dictionary = Dictionary.load(dictionary_file)
-    return TransformerLanguageModel.build_model(
-        settings, Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
-    )
+    pieces = Dictionary.load(dictionary)
+    task = Namespace(source_dictionary=pieces, target_dictionary=pieces)
+    return TransformerLanguageModel.build_model(settings, task)
 
 
 def export_model(
-    checkpoint: str | Path,
-    model_file: str | Path,
-    architecture: dict,
-    tokens_per_sample: int,
-    dictionary_file: str | Path,
+    checkpoint: Path, model_file: Path, architecture: dict, tokens_per_sample: int, dictionary: Path
 ) -> None:
     """Turn a fairseq checkpoint that this run has written into a model file of plain tensors; unpickle no code.
 
     Raises KnnlmError, naming the checkpoint, if it is damaged.
     """
     if not is_whole(checkpoint):
-        raise KnnlmError(
-            f"{checkpoint}: missing or damaged; delete the folder {Path(checkpoint).parent} and rerun: "
-            "the training starts anew."
-        )
+        remedy = f"delete the folder {checkpoint.parent} and rerun: the training starts anew"
+        raise KnnlmError(f"{checkpoint}: missing or damaged; {remedy}.")
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     weights = {name: weight.float() for name, weight in stored.items()}
-    save_model(model_file, architecture, tokens_per_sample, weights, dictionary_file)
+    save_model(model_file, architecture, tokens_per_sample, weights, dictionary)
 
 
-def save_model(
-    model_file: str | Path, architecture: dict, tokens_per_sample: int, weights: dict, dictionary_file: str | Path
-) -> None:
+def save_model(model_file: Path, architecture: dict, tokens_per_sample: int, weights: dict, dictionary: Path) -> None:
     """Write a model file, whole or not at all. The same model gives the same bytes."""
-    content = {"architecture": architecture, "tokens_per_sample": tokens_per_sample}
-    content |= {"pieces": pieces_hash(dictionary_file), "weights": weights}
+    facts = (architecture, tokens_per_sample, pieces_hash(dictionary), weights)
+    content = dict(zip(CONTENT, facts, strict=True))
     # PyTorch would store the name of a file that it opens itself.
     with atomic(model_file) as unfinished, open(unfinished, "wb") as file:
         torch.save(content, file)
 
 
-def read_model(model_file: str | Path, dictionary_file: str | Path | None = None) -> dict:
+def read_model(model_file: str | Path, dictionary: str | Path | None = None) -> dict:
     """Return what a model file holds: architecture, tokens_per_sample, pieces and weights.
 
     Raises KnnlmError, naming the file, if it is damaged or, where a dictionary is given, was trained with other pieces.
@@ -90,14 +78,12 @@ def read_model(model_file: str | Path, dictionary_file: str | Path | None = None
     verified(model_file)
     try:
         content = torch.load(model_file, map_location="cpu", weights_only=True, mmap=True)
-        found = {key: content[key] for key in ("architecture", "tokens_per_sample", "pieces", "weights")}
+        found = {key: content[key] for key in CONTENT}
     except (pickle.UnpicklingError, TypeError, *DAMAGE):
-        raise KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.") from None
-    if dictionary_file is not None and found["pieces"] != pieces_hash(dictionary_file):
-        raise KnnlmError(
-            f"{dictionary_file}: not the dictionary that {model_file} was trained with; delete it and rerun the step "
-            "that makes it."
-        )
+        raise unreadable(model_file) from None
+    if dictionary is not None and found["pieces"] != pieces_hash(dictionary):
+        remedy = "delete it and rerun the step that makes it"
+        raise KnnlmError(f"{dictionary}: not the dictionary that {model_file} was trained with; {remedy}.")
     return found
 
 
@@ -136,27 +122,29 @@ def trained_updates(checkpoint: str | Path) -> int:
 
 def output_embedding(model_file: str | Path) -> np.ndarray:
     """Return W_sm, float32 (V, width), of a model file, without building the network; KnnlmError for a damaged one."""
-    weights = read_model(model_file)["weights"]
     try:
-        return weights["decoder.output_projection.weight"].numpy().copy()
+        return read_model(model_file)["weights"]["decoder.output_projection.weight"].numpy().copy()
     except (LookupError, TypeError):
-        raise KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.") from None
+        raise unreadable(model_file) from None
+
+
+def unreadable(model_file: str | Path) -> KnnlmError:
+    """Return the error that tells of a file that is no model file."""
+    return KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.")
 
 
 class LanguageModel:
     """A trained LM that only ever evaluates: no dropout, no gradients."""
 
-    def __init__(self, model_file: str | Path, dictionary_file: str | Path, device: str):
+    def __init__(self, model_file: str | Path, dictionary: str | Path, device: str):
         """Load a model file. Raises KnnlmError, naming it, if it is damaged or was trained with another dictionary."""
-        architecture, tokens_per_sample, _, weights = read_model(model_file, dictionary_file).values()
+        architecture, tokens_per_sample, _, weights = read_model(model_file, dictionary).values()
         try:
-            network = build_model(architecture, tokens_per_sample, str(dictionary_file))
+            network = build_model(architecture, tokens_per_sample, str(dictionary))
             network.load_state_dict(weights)
-        except (RuntimeError, LookupError, TypeError, AttributeError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise KnnlmError(
-                f"{model_file}: not a language model for {dictionary_file} ({reason}); delete it and rerun train_lm."
-            ) from None
+        except (TypeError, AttributeError, *DAMAGE) as error:
+            problem = f"not a language model for {dictionary} ({str(error).splitlines()[-1].strip()})"
+            raise KnnlmError(f"{model_file}: {problem}; delete it and rerun train_lm.") from None
         torch.set_float32_matmul_precision("highest")  # the plugin lowers it for training
         self.device = torch.device(device)
         self.longest_input = tokens_per_sample
