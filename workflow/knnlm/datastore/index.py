@@ -42,13 +42,9 @@ def fill_index(index: faiss.Index, chunk: Chunk, h: str) -> None:
 
 
 def join_indexes(
-    trained: faiss.IndexIVF,
-    filled: list[faiss.IndexIVF],
-    chunks: tuple[Chunk, ...],
-    low: float,
-    high: float,
-    folder: Path,
-) -> faiss.IndexIVF:
+    trained: faiss.IndexIVF, filled: list[faiss.IndexIVF], chunks: tuple[Chunk, ...],
+    low: float, high: float, folder: Path,
+) -> faiss.IndexIVF:  # fmt: skip
     """Return one index, to be searched, over the rows between fractions `low` and `high` of every chunk.
 
     Codes are copied, nothing is encoded again. The lists are memory-mapped from a file without a name in `folder`: the
@@ -56,22 +52,19 @@ def join_indexes(
     folder, if there is no room for it.
     """
     joined = faiss.clone_index(trained)
+    numbers = range(joined.nlist)
     bands = [[chunk.first_position + prefix_rows(fraction, chunk.rows) for fraction in (low, high)] for chunk in chunks]
     # (chunks, lists, 2): where the band begins and ends in each list, whose ids ascend
-    edges = np.array(
-        [
-            [np.searchsorted(_ids(index, number), band) for number in range(joined.nlist)]
-            for index, band in zip(filled, bands, strict=True)
-        ]
-    )
+    of_chunks = zip(filled, bands, strict=True)
+    edges = np.array([[np.searchsorted(_list(index, n)[0], band) for n in numbers] for index, band in of_chunks])
     sizes = (edges[..., 1] - edges[..., 0]).sum(0)  # (lists,)
     joined.ntotal = int(sizes.sum())
     if joined.ntotal:
         lists, used = _unnamed_lists(sizes, joined.code_size, folder), np.zeros(joined.nlist, int)
         for index, of_chunk in zip(filled, edges, strict=True):
             for number in np.flatnonzero(of_chunk[:, 0] < of_chunk[:, 1]).tolist():
-                begin, end = of_chunk[number].tolist()
-                ids, codes = _ids(index, number)[begin:end], _codes(index, number)[begin:end]
+                band = slice(*of_chunk[number].tolist())
+                ids, codes = (entries[band] for entries in _list(index, number))
                 lists.update_entries(number, int(used[number]), len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
                 used[number] += len(ids)
         joined.replace_invlists(lists, True)
@@ -97,16 +90,13 @@ def _unnamed_lists(sizes: np.ndarray, code_size: int, folder: Path) -> faiss.OnD
     return lists
 
 
-def _ids(index: faiss.IndexIVF, number: int) -> np.ndarray:
-    """Return the global ids in one of an index's lists, int64 (rows,), ascending; they share its memory."""
-    rows = index.invlists.list_size(number)
-    return faiss.rev_swig_ptr(index.invlists.get_ids(number), rows) if rows else np.empty(0, np.int64)
-
-
-def _codes(index: faiss.IndexIVF, number: int) -> np.ndarray:
-    """Return the codes in one of an index's lists, uint8 (rows, code_size), which share its memory."""
-    rows = index.invlists.list_size(number)
-    return faiss.rev_swig_ptr(index.invlists.get_codes(number), rows * index.code_size).reshape(rows, index.code_size)
+def _list(index: faiss.IndexIVF, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a list's global ids, int64 (rows,), ascending, and codes, uint8 (rows, code_size), in its own memory."""
+    lists, shape = index.invlists, (index.invlists.list_size(number), index.code_size)
+    if shape[0] == 0:
+        return np.empty(0, np.int64), np.empty(shape, np.uint8)
+    codes = faiss.rev_swig_ptr(lists.get_codes(number), shape[0] * shape[1]).reshape(shape)
+    return faiss.rev_swig_ptr(lists.get_ids(number), shape[0]), codes
 
 
 def save_index(index: faiss.Index, path: str | Path) -> None:
@@ -140,13 +130,11 @@ def open_trained(trained_file: Path, h: str, metric: str, width: int, checkpoint
     return load_index(trained_file, metric, width, rows=0)
 
 
-def open_filled(
-    filled_files: list[Path], trained_file: Path, store: Datastore, h: str, metric: str
-) -> list[faiss.Index]:
+def open_filled(files: list[Path], trained_file: Path, store: Datastore, h: str, metric: str) -> list[faiss.Index]:
     """Read the filled indexes of a store's chunks; raises KnnlmError, naming the file, if one is not of its chunk."""
     facts = {"kind": "filled index", "h": h, "metric": metric, "checkpoint": store.checkpoint}
     facts["trained"], opened = verified(trained_file), []
-    for path, chunk in zip(filled_files, store.chunks, strict=True):
+    for path, chunk in zip(files, store.chunks, strict=True):
         read_manifest(path.with_suffix(".json"), **facts, first_position=chunk.first_position, chunk=chunk.identity)
         opened.append(load_index(path, metric, store.width, chunk.rows))
     return opened

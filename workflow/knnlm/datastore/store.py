@@ -123,23 +123,16 @@ def open_datastore(manifests: list[str | Path]) -> Datastore:
     """
     read = [(read_manifest(path, kind="datastore chunk"), Path(path)) for path in manifests]
     read.sort(key=lambda item: item[0]["chunk"])
-    (first, first_path), chunks, position = read[0], [], 0
+    (first, first_path), chunks, position, again = read[0], [], 0, "delete the datastore folder and rerun"
     for number, (fact, path) in enumerate(read):
         for key in ("checkpoint", "corpus_tokens", "chunks", "width"):
             if fact[key] != first[key]:
-                raise KnnlmError(
-                    f"{path}: {key} differs from that of {first_path}; delete the datastore folder and rerun."
-                )
+                raise KnnlmError(f"{path}: {key} differs from that of {first_path}; {again}.")
         if fact["chunk"] != number or fact["first_position"] != position:
-            raise KnnlmError(
-                f"{path}: chunk {number} of the datastore is not where it belongs; "
-                "delete the datastore folder and rerun."
-            )
+            raise KnnlmError(f"{path}: chunk {number} of the datastore is not where it belongs; {again}.")
         chunks.append(Chunk(path.parent, fact["rows"], fact["width"], position, fact["sha256"]))
         position += fact["rows"]
     if position != first["corpus_tokens"] or len(chunks) != first["chunks"]:
-        raise KnnlmError(
-            f"{first_path.parent.parent}: holds {position} rows for {first['corpus_tokens']} training tokens; "
-            "delete it and rerun."
-        )
+        found = f"holds {position} rows for {first['corpus_tokens']} training tokens"
+        raise KnnlmError(f"{first_path.parent.parent}: {found}; delete it and rerun.")
     return Datastore(tuple(chunks), first["checkpoint"])

@@ -16,21 +16,15 @@ import torch
 from knnlm.datastore.index import fill_index, join_indexes
 from knnlm.datastore.store import Datastore
 from knnlm.retrieval.blocks import KEYS_AT_ONCE, QUERIES_AT_ONCE, slices
+from knnlm.retrieval.tiles import pair_similarities
 from knnlm.retrieval.top_k import RunningNeighbours, Snapshot
 from knnlm.running.progress import progress
 
 
 def approximate_search(
-    queries: np.ndarray,
-    store: Datastore,
-    trained: faiss.IndexIVF,
-    filled: list[faiss.IndexIVF],
-    nprobe: int,
-    k: int,
-    fractions: list[float],
-    device: str,
-    folder: Path,
-) -> Iterator[Snapshot]:
+    queries: np.ndarray, store: Datastore, trained: faiss.IndexIVF, filled: list[faiss.IndexIVF],
+    nprobe: int, k: int, fractions: list[float], device: str, folder: Path,
+) -> Iterator[Snapshot]:  # fmt: skip
     """Yield (fraction, ids, similarities) as FAISS finds and scores them, for each of the ascending fractions.
 
     This is the paper's FAISS mask with FAISS score (docs/paper.md#approximate-search). queries: float32 (n, width);
@@ -41,7 +35,9 @@ def approximate_search(
     metric = "l2" if trained.metric_type == faiss.METRIC_L2 else "ip"
     running, blocks = RunningNeighbours(len(queries), k), list(slices(len(queries), QUERIES_AT_ONCE))
     for low, high in pairwise([0.0, *fractions]):
-        index = _searchable(join_indexes(trained, filled, store.chunks, low, high, folder), nprobe, device)
+        index = join_indexes(trained, filled, store.chunks, low, high, folder)
+        index.nprobe = nprobe
+        index = index if device == "cpu" else faiss.index_cpu_to_all_gpus(index)
         for rows in progress(blocks, f"approximate search {metric}, up to {high:.0%} of the store"):
             scores, ids = (torch.from_numpy(array) for array in index.search(queries[rows], k))  # (rows, k) each
             similarities = (-scores if metric == "l2" else scores).masked_fill_(ids < 0, -torch.inf)
@@ -62,7 +58,6 @@ def training_neighbours(
     similarities, float32 (n, k), nearest first, as FAISS scores them: −‖q−k̂‖² for `l2` and q·k̂ for `ip`; id −1 and
     −inf if a search finds fewer. The paper's code dropped whatever came first; with quantised keys that need not be the
     row itself (docs/paper.md#loss-weighting). Memory: the result and one block of keys in float32.
-
     """
     ids, similarities = np.empty((len(keys), k), np.int32), np.empty((len(keys), k), np.float32)
     for rows in progress(list(slices(len(keys), QUERIES_AT_ONCE)), "neighbours of training positions"):
@@ -93,9 +88,7 @@ def real_similarities(queries: np.ndarray, ids: np.ndarray, store: Datastore, h:
     blocks = [(number, rows) for number, chunk in enumerate(store.chunks) for rows in slices(chunk.rows, KEYS_AT_ONCE)]
     with store.keys_in_order(h) as stored:
         for number, block in progress(blocks, f"real scores {h} {metric}"):
-            keys = converted[
-                : block.stop - block.start
-            ]  # the same memory every time: fresh pages take longer than this
+            keys = converted[: block.stop - block.start]  # the same memory: fresh pages take longer than converting
             with warnings.catch_warnings(action="ignore"):  # torch's, that what is mapped cannot be written to
                 torch.from_numpy(keys).copy_(torch.from_numpy(stored[number][block]))  # to float32, (block, width)
             first = store.chunks[number].first_position + block.start
@@ -178,14 +171,5 @@ def _score_pairs(
     ordered.sort()
     places = ordered & 0xFFFFFFFF
     ordered >>= 32
-    of_queries, scores = places // ids.shape[1], np.empty(len(places), dtype=np.float32)
-    score = faiss.pairwise_indexed_L2sqr if metric == "l2" else faiss.pairwise_indexed_inner_product
-    arrays = (faiss.swig_ptr(array) for array in (queries, of_queries, keys, ordered, scores))
-    score(keys.shape[1], len(places), *arrays)
-    found.reshape(-1)[places] = -scores if metric == "l2" else scores
-
-
-def _searchable(index: faiss.Index, nprobe: int, device: str) -> faiss.Index:
-    """Put an index on the device and set how many of its lists a query visits."""
-    index.nprobe = nprobe
-    return index if device == "cpu" else faiss.index_cpu_to_all_gpus(index)
+    pairs = (torch.from_numpy(array) for array in (queries, keys, places // ids.shape[1], ordered))
+    found.reshape(-1)[places] = pair_similarities(*pairs, metric)

@@ -9,7 +9,7 @@ Bias, threshold and both terms of this bound are columns of the factors themselv
 holds `bound − threshold` for every pair. Its sign bit is the answer: no rounding of the result can change it.
 """
 
-import time
+import timeit
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,7 +29,6 @@ def product_dtype(device: str) -> torch.dtype:
 
     A GPU that has bfloat16 is fastest in it. Of processors that have it, some multiply twice as fast in it, some half
     as fast, so a product of each is timed.
-
     """
     if device != "cpu":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
@@ -40,13 +39,9 @@ def product_dtype(device: str) -> torch.dtype:
 
 def _product_seconds(dtype: torch.dtype) -> float:
     """Return the shortest of five times of a product of half a tile of exact search, after one that does not count."""
-    left, right, taken = torch.ones(512, 128, dtype=dtype), torch.ones(4096, 128, dtype=dtype), []
+    left, right = torch.ones(512, 128, dtype=dtype), torch.ones(4096, 128, dtype=dtype)
     products = torch.empty(512, 4096, dtype=dtype)  # as in the search, where no time goes into fresh memory
-    for _ in range(6):
-        begin = time.perf_counter()
-        torch.mm(left, right.T, out=products)
-        taken.append(time.perf_counter() - begin)
-    return min(taken[1:])
+    return min(timeit.repeat(lambda: torch.mm(left, right.T, out=products), number=1, repeat=6)[1:])
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,8 @@ from knnlm.retrieval.top_k import RunningNeighbours, Snapshot
 from knnlm.running.progress import progress
 from knnlm.storage.arrays import Rows
 
-DEVIATIONS = (
-    4  # by which a threshold lies below the k-th neighbour expected: one query in some 10,000 is searched again
-)
+# By which a threshold lies below the k-th neighbour expected: one query in some 10,000 is searched again.
+DEVIATIONS = 4
 
 
 def exact_search(
@@ -43,9 +42,8 @@ def exact_search(
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # which the bound does not allow for
     with store.keys_in_order(h) as stored:
-        for fraction, *found in _search(
-            queries, store, stored, metric, k, fractions, device, f"exact search {h} {metric}"
-        ):
+        label = f"exact search {h} {metric}"
+        for fraction, *found in _search(queries, store, stored, metric, k, fractions, device, label):
             if fraction == fractions[-1]:
                 for keys in stored:
                     keys.check.finish()
@@ -53,16 +51,9 @@ def exact_search(
 
 
 def _search(
-    queries: np.ndarray,
-    store: Datastore,
-    stored: list[Rows],
-    metric: str,
-    k: int,
-    fractions: list[float],
-    device: str,
-    label: str,
-    certain: bool = False,
-) -> Iterator[Snapshot]:
+    queries: np.ndarray, store: Datastore, stored: list[Rows], metric: str, k: int, fractions: list[float],
+    device: str, label: str, certain: bool = False,
+) -> Iterator[Snapshot]:  # fmt: skip
     """Search as `exact_search` does; if `certain`, discard a key only if k others are as near."""
     points, centre = torch.from_numpy(queries).to(device), None  # (n, width)
     running = RunningNeighbours(len(points), k, device)
@@ -84,9 +75,8 @@ def _search(
                 if len(again):
                     few = queries[again.cpu().numpy()]
                     ((_, *found),) = _search(few, store, stored, metric, k, [fraction], device, label, certain=True)
-                    running.ids[again], running.similarities[again] = (
-                        torch.from_numpy(part).to(device) for part in found
-                    )
+                    better = (torch.from_numpy(part).to(device) for part in found)
+                    running.ids[again], running.similarities[again] = better
                 thresholds.fill_(-torch.inf)
                 yield fraction, *running.snapshot()
 
@@ -105,16 +95,9 @@ def likely_rank(k: int, rows: int, end: int) -> int:
 
 
 def _search_block(
-    running: RunningNeighbours,
-    thresholds: torch.Tensor,
-    points: torch.Tensor,
-    keys: torch.Tensor,
-    ids: torch.Tensor,
-    seen: int,
-    ranks: list[int],
-    centre: Centres,
-    every: Callable,
-) -> None:
+    running: RunningNeighbours, thresholds: torch.Tensor, points: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor,
+    seen: int, ranks: list[int], centre: Centres, every: Callable,
+) -> None:  # fmt: skip
     """Merge the keys of a block that may be wanted, and keep each query's threshold, float32 (n,).
 
     Up to its threshold, rows may be missing from the result. It is the similarity of the neighbour of a rank: of the

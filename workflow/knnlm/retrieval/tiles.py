@@ -57,14 +57,9 @@ class Waiting:
 
 
 def merge_all(
-    running: RunningNeighbours,
-    rows: slice,
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    ids: torch.Tensor,
-    most: int,
-    metric: str,
-) -> None:
+    running: RunningNeighbours, rows: slice, queries: torch.Tensor,
+    keys: torch.Tensor, ids: torch.Tensor, most: int, metric: str,
+) -> None:  # fmt: skip
     """Merge the nearest keys of a tile of queries, `most` for each, without a threshold.
 
     For the first keys of a store, and where the candidates of one query have no room to wait. queries: float32
@@ -119,7 +114,6 @@ def pair_similarities(
 
     row, column: their numbers, int64 (pairs,). This is what must differ between devices: on a CPU, FAISS reads the
     pairs where they are; on a GPU they are gathered.
-
     """
     if queries.device.type == "cpu":
         found = torch.empty(len(row))
@@ -127,9 +121,8 @@ def pair_similarities(
         x, ix, y, iy, out = (faiss.swig_ptr(tensor.numpy()) for tensor in (queries, row, keys, column, found))
         score(keys.shape[1], len(row), x, ix, y, iy, out)
     else:
-        pairs = [(queries[row[part]], keys[column[part]]) for part in slices(len(row), PAIRS_GATHERED)]
-        found = torch.cat(
-            [(q - k).square().sum(1) if metric == "l2" else torch.linalg.vecdot(q, k) for q, k in pairs]
-            or [queries.new_empty(0)]
-        )
+        found = queries.new_empty(len(row))
+        for part in slices(len(row), PAIRS_GATHERED):
+            q, k = queries[row[part]], keys[column[part]]  # (part, width) each
+            found[part] = (q - k).square().sum(1) if metric == "l2" else torch.linalg.vecdot(q, k)
     return -found if metric == "l2" else found

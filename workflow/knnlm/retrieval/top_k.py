@@ -3,9 +3,7 @@
 import numpy as np
 import torch
 
-Snapshot = tuple[
-    float, np.ndarray, np.ndarray
-]  # a fraction of the store; ids int32 (n, k), similarities float32 (n, k)
+Snapshot = tuple[float, np.ndarray, np.ndarray]  # fraction of the store; ids, int32, and similarities, float32: (n, k)
 
 
 class RunningNeighbours:
@@ -45,7 +43,6 @@ def packed(similarities: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
     The upper half is the similarity's bits, changed so that they order as an integer. The lower half is the id: of
     equal similarities the least id is the best, and −1 the worst.
-
     """
     return (~_in_order(similarities.view(torch.int32))).long() << 32 | ids.long() & 0xFFFFFFFF
 
