@@ -1,4 +1,4 @@
-"""How the environment is made: a half-made one again, its pip alone, and the image and the checks of GitHub by the same commands."""
+"""How the environment is made: a half-made one again, its own pip alone; image and GitHub use the same commands."""
 
 import os
 import re
@@ -19,7 +19,7 @@ TARGETS = set(re.search(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)[1].split())
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder with the Makefile, whose whole environment is one small package, and a `pip` on the path that must not be called."""
+    """A folder with the Makefile, an environment of one small package, and a `pip` that must not be called."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     wheel = tmp_path / "small-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

@@ -1,4 +1,4 @@
-"""Tables that somebody has edited, cut short or emptied: each figure that is drawn from one ends in one sentence that names it."""
+"""A figure whose table somebody edited, cut short or emptied ends in one sentence that names the table."""
 
 import shutil
 from pathlib import Path

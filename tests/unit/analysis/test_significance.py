@@ -96,8 +96,8 @@ def test_interval_holds_the_level_of_the_samples():
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    # Σ log p per document is normal around -100 nats at 20 words, so the true perplexity is exp(5). The percentile bootstrap is known to
-    # be a little narrow with few documents; 40 of them are enough for 90 % to 98 %.
+    # Σ log p per document is normal around -100 nats at 20 words, so the true perplexity is exp(5). The percentile
+    # bootstrap is known to be a little narrow with few documents; 40 of them are enough for 90 % to 98 %.
     generator = np.random.default_rng(8)
     covered = 0
     for trial in range(300):

@@ -42,7 +42,8 @@ SETTINGS = {
 }
 SETTINGS |= {"verdict": {"share": 0.25}, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
 TABLES = (
-    "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "input_representation", "facts"
+    "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "input_representation",
+    "facts",
 )  # fmt: skip
 TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst")
 
@@ -83,7 +84,7 @@ def descriptions():
 
 @pytest.fixture(scope="module")
 def run():
-    """Random log p that a kNN component could have: often worse than the base LM, at times much better, here and there without mass."""
+    """Random log p that a kNN component could have: often worse than the base LM, at times much better, some without mass."""
     generator, parts = np.random.default_rng(0), descriptions()
     tokens = {split: generator.integers(2, 12, offsets[-1]).astype(np.int32) for split, offsets in OFFSETS.items()}
     log_p = {}

@@ -41,7 +41,7 @@ VALID = {
 
 
 def toy(documents):
-    """The component table, the reader and the split of components that are used as they are (λ = 1), from perplexities of one-word documents."""
+    """Table, reader and split of components used as they are (λ = 1), from perplexities of one-word documents."""
     rows = []
     for name, ppls in documents.items():
         knn = name.startswith("knn")

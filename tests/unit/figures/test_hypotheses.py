@@ -13,7 +13,10 @@ from knnlm.steps import plot
 MAIN = {"h": "att", "metric": "l2"}
 BASE = {"valid": 104.25, "test": 99.75}
 REFERENCE = "knn-att-l2-exact-real"
-QUESTION = "Does the kNN-LM help because of the many output vectors of each word type, so that more embeddings in the softmax give the same gain as it?"
+QUESTION = (
+    "Does the kNN-LM help because of the many output vectors of each word type, so that more embeddings in the softmax "
+    "give the same gain as it?"
+)
 ABOUT = {"name": "wide", "question": QUESTION, "x_label": "embeddings per word type"}
 WIDTHS = (1, 2, 4, 8, 64)
 
@@ -327,7 +330,7 @@ def test_the_step_draws_a_hypothesis_and_the_verdicts_from_their_files(component
 
 
 def test_dollar_signs_are_no_mathematics(components, verdicts, tmp_path):
-    """`$` twice in a text would be read as a formula, and one that is none ends in a traceback when the picture is saved."""
+    """`$` twice in a text would be read as a formula, and a wrong formula ends in a traceback."""
     odd = r"Is it $\wrong{ for $5?"
     named = pd.concat([components, pd.DataFrame(rows_of(f"wide-{odd}", 1.0, "wide"))])
     for figure, table, about in (

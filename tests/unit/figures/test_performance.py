@@ -55,7 +55,8 @@ def test_scaling_shows_the_fitted_line_and_its_exponent():
     picture = draw("scaling", SCALING)
     times, memory = picture.axes
     assert [text.get_text() for text in picture.legends[0].get_texts()] == [
-        "datastore build, exponent 1.00", "index fill, exponent 1.10", "exact search, exponent 0.90", "approximate search, exponent 0.50",
+        "datastore build, exponent 1.00", "index fill, exponent 1.10", "exact search, exponent 0.90",
+        "approximate search, exponent 0.50",
     ]  # fmt: skip
     lines = [line for line in times.lines if line.get_linestyle() != "None"]
     for line, exponent in zip(lines, (1, 1.1, 0.9, 0.5), strict=True):

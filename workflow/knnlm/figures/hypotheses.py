@@ -1,4 +1,4 @@
-"""The pictures of the hypotheses, from what `plots.draw` gives: each, all verdicts, gain per parameter, helped tokens."""
+"""The pictures of the hypotheses: each of them, all verdicts, gain against added parameters, helped tokens."""
 
 import textwrap
 

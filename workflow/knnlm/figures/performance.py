@@ -12,7 +12,7 @@ STYLES = list(zip(COLOURS, MARKERS, ("-", parts.DASHED, parts.DOTTED, (0, (3, 1,
 
 
 def performance(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
-    """Ratio of every stage to what it is measured against, the parts.spread of the pairs and the goal, but for memory."""
+    """Ratio of every stage to what it is measured against, the spread of the pairs and the goal, but for memory."""
     rows = table[table["unit"] != "MB"].iloc[::-1].reset_index(drop=True)
     picture, axes = parts.page(0.7 + 0.22 * len(rows))
     axes.axvline(1, color=parts.INK, linewidth=0.8)

@@ -56,7 +56,7 @@ def draw(
 
 
 def save(picture: Figure, path: str | Path, dpi: int) -> None:
-    """Write the picture as PDF or PNG, by the suffix of `path`, whole or not at all, and for one table the same bytes."""
+    """Write the picture as PDF or PNG, by its suffix, whole or not at all; the same table gives the same bytes."""
     kind = Path(path).suffix.lstrip(".")
     metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}  # no dates or versions
     if kind not in metadata:
