@@ -44,6 +44,7 @@ def inputs(tmp_path):
             save_array(tmp_path / f"{split}.att.npy", states[split])
             save_array(tmp_path / f"{split}.ids.npy", ids[None])
             save_array(tmp_path / f"{split}.similarities.npy", np.float32(similarities)[None])
+        write_manifest(tmp_path / "manifest.json", tmp_path.glob("*.npy"))
         save_components(tmp_path / "knn.json", [tuned], log_p, "abc")
         stored = Stored(
             tokens=[tmp_path / f"{split}.tokens.npy" for split in SIZES],

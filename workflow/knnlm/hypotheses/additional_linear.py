@@ -1,14 +1,12 @@
-"""A linear layer on `att` whose output is added to the base LM's logits before the softmax
-(docs/paper.md#additional-linear).
-"""
+"""A linear layer on `att`, added to the base LM's logits before the softmax (docs/paper.md#additional-linear)."""
 
-from collections.abc import Iterator
+from functools import partial
 
 import torch
 
 from knnlm.components.heads import OutputEmbedding, even_rows
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Results
 from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")
@@ -23,7 +21,6 @@ def initial_head(inputs: Inputs) -> OutputEmbedding:
     return OutputEmbedding(weights.to(inputs.device), even_rows(len(fixed), 1), len(fixed), fixed)
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield the trained layer, `att`."""
-    recipe = inputs.settings["recipe"]
-    yield trained_head(inputs, "att", lambda: initial_head(inputs), "att", recipe, with_ffn=True)
+    yield trained_head(inputs, "att", partial(initial_head, inputs), "att", inputs.settings["recipe"], with_ffn=True)

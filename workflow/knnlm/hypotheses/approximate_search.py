@@ -9,14 +9,11 @@ import numpy as np
 
 from knnlm.corpus.text import EVALUATED
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Results
 from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
-SETTINGS = {
-    "nprobe": {"type": "array", "items": {"$ref": "#/$defs/lists"}},
-    "codes": {"type": "array", "items": {"$ref": "#/$defs/pq_bytes"}},
-}
+SETTINGS = {"nprobe": "lists_to_try", "codes": "pq_bytes_to_try"}
 WORK = {"components": "nprobe, codes", "temperatures": "nprobe, codes", "lists": "nprobe", "codes": "codes"}
 Search = tuple[int, np.ndarray, np.ndarray]  # the setting, ids, int32 (n, k), and similarities, float32 (n, k)
 
@@ -52,7 +49,7 @@ def of_codes(inputs: Inputs, queries: np.ndarray) -> Iterator[Search]:
             yield codes, *found
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield a component for each number of lists and each code size, with the recall of its search."""
     values, edge = inputs.store.all_values(), len(inputs.gold["valid"])
     queries = np.concatenate([inputs.queries(split, inputs.main["h"]) for split in EVALUATED])

@@ -5,39 +5,26 @@ Centroids of length 1 (`spherical`, `normalised`) give the same distribution by 
 temperature.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from knnlm.components import centroids, word_centroids
 from knnlm.components.centroids import Clusters
+from knnlm.components.head_training import store_rows
 from knnlm.components.interpolation import best_mixture
 from knnlm.components.knn import log_p_knn
 from knnlm.components.word_centroids import Centroids, WordRows
 from knnlm.corpus.text import EVALUATED
-from knnlm.datastore.shuffle import prefix_rows
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Result, Results
 
 NEEDS = ("states", "datastore", "temperature")
 SETTINGS = {
     "h": "states",
-    "kinds": {
-        "properties": {
-            "kmeans": "metrics",
-            "spherical": "metrics",
-            "normalised": "metrics",
-            "word-means": "metrics",
-            "word-samples": "metrics",
-            "two-means": "metrics",
-            "variance-driven": "metrics",
-            "squares-driven": "metrics",
-            "fine-tuned": "metrics",
-        },
-        "required": [],
-    },
+    "kinds": "clusterings",
     "ratio": "positive",
     "kept": "count",
     "k_means": {
@@ -74,12 +61,10 @@ def clustered(inputs: Inputs, h: str, spherical: bool = False, unit: bool = Fals
     search = settings["factory"], settings["nprobe"]
     keys = centroids.unit_length(sample) if unit else sample
     points, index = centroids.k_means(keys, wanted, settings["iterations"], inputs.seed, spherical, *search)
-    cells = np.concatenate(
-        [centroids.nearest_centroids(index, chunk.keys_of(h), unit) for chunk in inputs.store.chunks]
-    )
-    clusters = centroids.occupied(
-        points, centroids.word_distribution(cells, inputs.store.all_values(), wanted, types), unit
-    )
+    found = [centroids.nearest_centroids(index, chunk.keys_of(h), unit) for chunk in inputs.store.chunks]
+    cells = np.concatenate(found)  # (all rows,)
+    distribution = centroids.word_distribution(cells, inputs.store.all_values(), wanted, types)
+    clusters = centroids.occupied(points, distribution, unit)
     return clusters, centroids.distribution_facts(clusters, cells, wanted)
 
 
@@ -117,9 +102,8 @@ def rows_of_words(inputs: Inputs, h: str) -> WordRows:
 
 def sampled_rows(inputs: Inputs, h: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return about `rows` keys, float32 (n, width), and their values, int32 (n,): a prefix of every chunk."""
-    store, fraction = inputs.store, min(1.0, rows / inputs.store.rows)
-    values = [chunk.values_of_rows()[: prefix_rows(fraction, chunk.rows)] for chunk in store.chunks]
-    return store.sample(h, rows), np.concatenate(values)
+    found = store_rows(inputs.store, h, rows)
+    return inputs.store.sample(h, rows), np.concatenate([part.gold for part in found])
 
 
 # Which clusters there are: those of all keys, and those of single words.
@@ -156,9 +140,8 @@ def scores(inputs: Inputs, split: str, h: str, metric: str, clusters: Clusters) 
 
     Every temperature is arithmetic on these.
     """
-    similarities, ids = centroids.nearest_to_queries(
-        inputs.queries(split, h), clusters, metric, inputs.settings["kept"]
-    )
+    queries, kept = inputs.queries(split, h), inputs.settings["kept"]
+    similarities, ids = centroids.nearest_to_queries(queries, clusters, metric, kept)
     return similarities, centroids.gold_shares(clusters.distribution, ids, inputs.gold[split])
 
 
@@ -175,7 +158,7 @@ def trained(inputs: Inputs, h: str, metric: str, start: Clusters, temperature: f
     return evaluated(inputs, FINE_TUNED, h, metric, best, {"best pass": float(np.argmin(losses) + 1)})
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Make the clusters of every kind once for each h, and a component of them for each metric asked for."""
     asked = inputs.settings["kinds"]
     if without := set(asked.get(FINE_TUNED, ())) - set(asked.get("kmeans", ())):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import faiss
 
 MASKS = {"exact": "real", "approximate": "faiss"}  # how the main retrieval's neighbours are found, and scored alike
+SEARCHED = {"exact": "real mask, real score", "approximate": "FAISS mask, FAISS score"}  # the same as names of curves
 
 
 @dataclass(frozen=True)
@@ -214,13 +215,8 @@ class Inputs:
         `found` are the neighbours of both splits as `search` would find and score them, values: int32 (rows,) by id.
         The temperature is tuned, unless a component `same` has the same neighbours: then it is that one's.
         """
-        described = {
-            "mask": MASKS[search],
-            "score": MASKS[search],
-            "k": found["valid"][0].shape[1],
-            "rows": len(values),
-        }
-        component = self.component(name, **self.main, fraction=1.0, **described, **place)
+        described = {"mask": MASKS[search], "score": MASKS[search], "k": found["valid"][0].shape[1]}
+        component = self.component(name, **self.main, fraction=1.0, rows=len(values), **described, **place)
         log_p_at = knn_scorer(found, values, self.gold)
         if same is None:
             return self.tuned(component, log_p_at)

@@ -1,14 +1,11 @@
-"""Output embeddings trained for what they add to the base LM: the loss is that of the mixture
-(docs/paper.md#interpolated-loss).
-"""
+"""Output embeddings trained on the loss of their mixture with the base LM (docs/paper.md#interpolated-loss)."""
 
-from collections.abc import Iterator
 from functools import partial
 
 from knnlm.components.head_training import store_log_p
 from knnlm.components.heads import even_rows, interpolated_likelihood
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Results
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
@@ -16,7 +13,7 @@ SETTINGS = {"h": "states", "n": "counts", "lambda": "share", "recipe": "recipe"}
 WORK = {"hidden_states": "h", "heads": "n", "rows": "recipe.rows", "passes": "recipe.passes", "components": "h, n"}
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield a trained head for each input and number n of rows a word type."""
     recipe, types = inputs.settings["recipe"], len(inputs.output_embedding)
     objective = interpolated_likelihood(inputs.settings["lambda"])

@@ -1,8 +1,5 @@
-"""Output embeddings trained with a weight for every word type: how often the kNN helps it in the training text
-(docs/paper.md#loss-weighting).
-"""
+"""Output embeddings whose loss weighs a word type by how often the kNN helps it (docs/paper.md#loss-weighting)."""
 
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -13,7 +10,7 @@ from knnlm.components.head_training import store_log_p, store_rows
 from knnlm.components.heads import even_rows, helped_weights, weighted_likelihood
 from knnlm.components.knn import gold_matches, log_p_knn
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Results
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 from knnlm.retrieval.approximate import training_neighbours
 
@@ -46,7 +43,7 @@ def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([rows.gold for rows in sample]), np.concatenate(log_p) - np.concatenate(log_p_base)
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield for each input a head trained with the weights, and one trained without."""
     types = len(inputs.output_embedding)
     gold, advantage = sampled_advantage(inputs)

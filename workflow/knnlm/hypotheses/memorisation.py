@@ -1,6 +1,4 @@
-"""The base LM trained on without dropout until it knows its training text by heart, checkpoint by checkpoint
-(docs/paper.md#memorisation).
-"""
+"""The base LM trained on without dropout until it knows its training text by heart (docs/paper.md#memorisation)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +8,7 @@ from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import agreement, correlation
 from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.lm_training import Training, file_identity, lm_component, train_perplexity
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Results
 from knnlm.language_model.transformer import write_first_checkpoint
 
 NEEDS = ("training", "model", "components")
@@ -49,7 +47,7 @@ def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
         yield done, model
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield every stage of the training, and how much it is like the kNN distribution on test."""
     knn = inputs.stored_component(main_name(inputs.main)).log_p["test"]
     base, sample = inputs.log_p_base["test"], inputs.settings["train_tokens"]

@@ -1,13 +1,12 @@
 """Mixtures of K softmaxes over the base LM's output embedding (docs/paper.md#mixture-of-softmaxes)."""
 
-from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 from knnlm.components.heads import MixtureOfSoftmaxes
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Results
 from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")
@@ -17,12 +16,8 @@ WORK = {"hidden_states": "h", "heads": "K", "rows": "recipe.rows", "passes": "re
 
 def initial_head(inputs: Inputs, h: str, K: int) -> MixtureOfSoftmaxes:
     """Return K experts that begin near the base LM on `ffn`, which W_sm was made for, and at random on `att`."""
-    output_embedding, draws, noise = (
-        torch.from_numpy(inputs.output_embedding),
-        generator(inputs),
-        inputs.settings["noise"],
-    )
-    width = output_embedding.shape[1]
+    output_embedding, draws = torch.from_numpy(inputs.output_embedding), generator(inputs)
+    width, noise = output_embedding.shape[1], inputs.settings["noise"]
     experts = torch.randn(K, width, width, generator=draws)
     experts = torch.eye(width) + noise * experts if h == "ffn" else experts * width**-0.5
     prior = torch.randn(K, width, generator=draws) * noise
@@ -30,7 +25,7 @@ def initial_head(inputs: Inputs, h: str, K: int) -> MixtureOfSoftmaxes:
     return MixtureOfSoftmaxes(*(part.to(inputs.device) for part in parts))
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield a trained mixture for each input and K."""
     for h in inputs.settings["h"]:
         for K in inputs.settings["K"]:

@@ -1,14 +1,11 @@
 """The kNN component with fewer neighbours, k' ≤ k, taken from the stored ones (docs/paper.md#neighbours)."""
 
-from collections.abc import Iterator
-
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.inputs import SEARCHED, Inputs
+from knnlm.hypotheses.results import Results
 
 NEEDS = ("neighbours", "datastore", "temperature")
-SETTINGS = {"counts": {"type": "array", "items": {"$ref": "#/$defs/neighbours_or_null"}}}
+SETTINGS = {"counts": "neighbours_to_try"}
 WORK = {"components": "counts", "temperatures": "counts"}
-SERIES = {"exact": "real mask, real score", "approximate": "FAISS mask, FAISS score"}
 
 
 def counts(inputs: Inputs) -> list[int]:
@@ -18,10 +15,10 @@ def counts(inputs: Inputs) -> list[int]:
     return sorted({count or k for count in usable})
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield one component for each search and k': exact with real scores, and as FAISS finds and scores neighbours."""
     wanted, values = counts(inputs), inputs.store.all_values()
-    for search, series in SERIES.items():
+    for search, series in SEARCHED.items():
         stored = inputs.neighbours(search)
         for k in wanted:
             nearest = {split: (ids[:, :k], similarities[:, :k]) for split, (ids, similarities) in stored.items()}

@@ -10,24 +10,18 @@ import numpy as np
 from knnlm.components.head_training import store_log_p
 from knnlm.components.heads import OutputEmbedding, adaptive_rows, copied_weights, even_rows
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Results
 from knnlm.hypotheses.trained_heads import generator, random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {
     "h": "states",
     "n": "counts",
-    "initial": {
-        "properties": {
-            "random": {"properties": {"rows": "count_or_null", "learning_rate": "positive"}},
-            "copies": {"properties": {"rows": "count_or_null", "learning_rate": "positive"}},
-        },
-        "required": [],
-    },
+    "initial": {"properties": {"random": "own_recipe", "copies": "own_recipe"}, "required": []},
     "extra": {"type": "array", "items": {"title": "frequency or loss", "enum": ["frequency", "loss"]}},
     "total_ratio": "factor",
     "noise": "amount",
-    "recipe": {"properties": {"passes": "count", "batch": "count", "betas": "betas", "warmup": "share"}},
+    "recipe": "shared_recipe",
 }
 WORK = {
     "hidden_states": "h",
@@ -69,7 +63,7 @@ def initial_head(inputs: Inputs, initial: str, row_types: np.ndarray) -> OutputE
     return OutputEmbedding(copied_weights(W, row_types, noise, generator(inputs)).to(inputs.device), row_types, len(W))
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield a trained head for each layout, input and way to begin; each way has its own rows and learning rate."""
     for layout, curve, row_types in layouts(inputs):
         x = len(row_types) / len(inputs.output_embedding)

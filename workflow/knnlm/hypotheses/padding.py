@@ -5,7 +5,6 @@ The quantisers are those of the store without padding: trained anew on a padded 
 the padding does.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -13,14 +12,12 @@ import numpy as np
 from knnlm.components import zero_rows
 from knnlm.components.catalogue import main_name
 from knnlm.components.knn import Neighbours, log_p_knn
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.inputs import MASKS, SEARCHED, Inputs
+from knnlm.hypotheses.results import Results
 
 NEEDS = ("states", "datastore", "neighbours", "components", "index", "temperature")
 SETTINGS = {"shares": "shares"}
 WORK = {"components": "shares", "temperatures": "shares"}
-SERIES = {"exact": "real mask, real score", "approximate": "FAISS mask, FAISS score"}
-VARIANTS = {"exact": "exact-real", "approximate": "approximate-faiss"}
 
 
 def padded(inputs: Inputs, search: str, added: int) -> Neighbours:
@@ -46,17 +43,17 @@ def padding_facts(inputs: Inputs, found: Neighbours, temperature: float) -> dict
     }
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield an exact and an approximate component for each share of zero rows."""
     for share in sorted(set(inputs.settings["shares"])):
         added = zero_rows.count_zero_rows(share, inputs.store.rows)
         # the zero rows' value is `<s>`, which no text has as gold token
         values = np.concatenate([inputs.store.all_values(), np.zeros(added, np.int32)])
-        for search, series in SERIES.items():
+        for search, series in SEARCHED.items():
             found, same = padded(inputs, search, added), None
             if added and all((ids < inputs.store.rows).all() for ids, _ in found.values()):
                 # no query meets the padding: one component has one temperature, or rounding alone would tell them apart
-                same = inputs.stored_component(main_name(inputs.main, VARIANTS[search])).component
+                same = inputs.stored_component(main_name(inputs.main, f"{search}-{MASKS[search]}")).component
             place = {"same": same, "series": series, "x": share}
             result = inputs.knn_component(f"{search}-{share:g}", search, found, values, **place)
             facts = padding_facts(inputs, found, result.component.temperature)

@@ -11,17 +11,8 @@ from pathlib import Path
 from knnlm.hypotheses.settings import settings_schema, values_of_kind
 
 STEPS = Path(__file__).parent
-STORED = (
-    "states",
-    "datastore",
-    "model",
-    "neighbours",
-    "components",
-    "index",
-    "temperature",
-    "training",
-    "training_neighbours",
-)
+STORED = ("states", "datastore", "model", "neighbours", "components", "index", "temperature")
+STORED += ("training", "training_neighbours")
 COUNTED = {  # the words of WORK, and what the settings count that a step lists under each
     "hidden_states": "hidden states: each has heads of its own, and its keys are read",
     "heads": "sizes of the heads it trains, in output embeddings for every word type",

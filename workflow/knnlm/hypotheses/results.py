@@ -4,6 +4,7 @@ An attempt that follows one which was cut off does not make again what is kept.
 """
 
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ class Result:
     component: Component
     log_p: dict[str, np.ndarray]
     facts: dict[str, float] = field(default_factory=dict)
+
+
+Results = Iterator[Result]  # what the `components` of a hypothesis yields
 
 
 def show(result: Result, log_p_base: np.ndarray, words: int) -> None:

@@ -1,18 +1,14 @@
-"""The base LM trained once more with another seed: what an ordinary ensemble of two LMs gains
-(docs/paper.md#second-seed).
-"""
-
-from collections.abc import Iterator
+"""The base LM trained with another seed: what an ordinary ensemble of two LMs gains (docs/paper.md#second-seed)."""
 
 from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.lm_training import Training, lm_component
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Results
 
 NEEDS = ("training",)
 SETTINGS = {"seed_offset": "seed_offset"}
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield the LM at its checkpoint of lowest validation loss."""
     training = Training(inputs, inputs.seed + inputs.settings["seed_offset"], {})
     training.run(training.training["updates"])

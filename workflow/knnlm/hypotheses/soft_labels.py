@@ -5,7 +5,6 @@ The LM trained on hard labels is the base LM itself: the same seed, data and num
 is not trained again.
 """
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import optimal_weight
 from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.lm_training import Training, file_identity, lm_component
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Result, Results
 from knnlm.language_model import soft_targets
 from knnlm.language_model.transformer import PLUGIN, read_model
 from knnlm.storage.arrays import load_array, new_array
@@ -68,7 +67,7 @@ def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], star
     return training
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield `hard`, `base` and `knn`: what each kind of labels makes of the same LM."""
     yield Result(inputs.component("hard"), inputs.log_p_base)
     knn = inputs.stored_component(main_name(inputs.main, "approximate-faiss"))

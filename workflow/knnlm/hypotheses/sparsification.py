@@ -1,34 +1,28 @@
 """The base LM's softmax cut to its top k' types and renormalised (docs/paper.md#sparsification)."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from knnlm.components.sparse_softmax import log_p_sparsified
 from knnlm.corpus.text import EVALUATED
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Result, Results
 
 NEEDS = ("states", "model")
 SETTINGS = {"k": "counts_or_null"}
 WORK = {"components": "k"}
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield `top-<k'>` for every k' of the settings.
 
     null, or k' ≥ V, keeps all types: it is the base LM but for the float16 of the stored states.
     """
     W = inputs.output_embedding
     sizes = sorted({min(size or len(W), len(W)) for size in inputs.settings["k"]})
-    log_p = {
-        split: log_p_sparsified(inputs.queries(split, "ffn"), W, inputs.gold[split], sizes, inputs.device)
-        for split in EVALUATED
-    }  # float32 (sizes, n) each
+    queries = {split: inputs.queries(split, "ffn") for split in EVALUATED}
+    log_p = {split: log_p_sparsified(queries[split], W, inputs.gold[split], sizes, inputs.device) for split in queries}
     for place, size in enumerate(sizes):
-        own = {split: log_p[split][place] for split in EVALUATED}
-        outside = {
-            f"share of gold tokens outside in {split}": float(np.isneginf(own[split]).mean()) for split in EVALUATED
-        }
+        own = {split: columns[place] for split, columns in log_p.items()}  # of float32 (sizes, n) each
+        outside = {f"share of gold tokens outside in {split}": float(np.isneginf(own[split]).mean()) for split in own}
         described = {"h": "ffn", "metric": "ip", "k": size, "rows": len(W), "series": "base LM", "x": size}
         yield Result(inputs.component(f"top-{size}", **described), own, outside)

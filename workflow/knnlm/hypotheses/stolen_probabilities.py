@@ -2,8 +2,6 @@
 cost (docs/paper.md#stolen-probabilities).
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from knnlm.components.argmaxable import ARGMAXABLE, find_argmaxable
@@ -11,7 +9,7 @@ from knnlm.components.catalogue import main_name
 from knnlm.components.word_centroids import word_means
 from knnlm.corpus.text import EVALUATED
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.results import Result, Results
 
 NEEDS = ("states", "datastore", "model", "components")
 SETTINGS = {
@@ -23,7 +21,7 @@ SETTINGS = {
 WORK = {"components": "means"}
 
 
-def components(inputs: Inputs) -> Iterator[Result]:
+def components(inputs: Inputs) -> Results:
     """Yield `restored`: the base LM, but log p_kNN at every token whose type was not shown to be argmaxable.
 
     p_kNN is that of the main exact component. Since the gold token tells where it is used, `restored` is no

@@ -46,17 +46,13 @@ def trained_head(
     Component (`series`, `x`). An attempt that was cut off keeps the heads that it has finished.
     """
 
+    def evaluated_rows(split: str) -> Rows:
+        ffn = inputs.queries(split, "ffn") if with_ffn else None
+        return Rows(inputs.queries(split, h), inputs.gold[split], ffn, inputs.log_p_base[split])
+
     def make() -> Result:
         head = make_head()
-        evaluated = {
-            split: Rows(
-                inputs.queries(split, h),
-                inputs.gold[split],
-                inputs.queries(split, "ffn") if with_ffn else None,
-                inputs.log_p_base[split],
-            )
-            for split in EVALUATED
-        }
+        evaluated = {split: evaluated_rows(split) for split in EVALUATED}
         rows = store_rows(inputs.store, h, recipe["rows"], with_ffn, store_log_p_base)
         trained = train_head(head, rows, evaluated["valid"], objective, recipe, inputs.seed, inputs.device, name)
         added = sum(parameter.numel() for parameter in head.parameters)
