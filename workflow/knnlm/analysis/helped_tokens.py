@@ -66,9 +66,7 @@ def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, conti
 
     `helped` is a fraction of the bin's tokens, `gain` their mean in nats, `share_of_gain` their part of the summed gain
     (NaN unless that is positive). `train`, int (N,), is the training text; `documents` are the split's offsets;
-    `continuation`, bool (V,), marks pieces that end in `@@`. The bins: training frequency of the token by powers of
-    ten; whether the piece before it continues into it; tokens from the beginning of the document by powers of four;
-    entropy of the successors that the token before it has in the training text, by 1 nat.
+    `continuation`, bool (V,), marks pieces that end in `@@`.
     """
     before, vocabulary = previous(scored.tokens), continuation.size
     frequency = _counts(train, vocabulary)[scored.tokens]
@@ -76,9 +74,9 @@ def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, conti
     nats = np.arange(int(np.nanmax(entropy, initial=0)) + 2)
     binned = (
         (frequency, POWERS_OF_TEN, starmap(_range_label, pairwise(POWERS_OF_TEN))),
-        (continuation[before].astype(np.int64), [0, 1, 2], ["start", "inside"]),
+        (continuation[before].astype(np.int64), [0, 1, 2], ["start", "inside"]),  # does the piece before it continue?
         (document_positions(documents), POWERS_OF_FOUR, starmap(_range_label, pairwise(POWERS_OF_FOUR))),
-        (entropy, nats, [f"{low}–{low + 1}" for low in nats[:-1]]),
+        (entropy, nats, [f"{low}–{low + 1}" for low in nats[:-1]]),  # of what follows the token before it
     )
     parts = [_binned(scored, name, *bins) for name, bins in zip(PROPERTIES, binned, strict=True)]
     return pd.concat(parts, ignore_index=True)[COLUMNS]

@@ -75,14 +75,13 @@ def interval(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def over_seeds(tables: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
-    """Return one row for each value of the `key` columns, in the order of the first table.
+    """Return one row for each value of the `key` columns, in the first table's order, with mean, spread and counts.
 
-    `seeds` counts the tables that have it. Every measure has its mean, standard deviation (of a sample: n-1), lowest
-    and highest value; NaN is left out. A verdict is counted by its three outcomes.
+    The standard deviation is that of a sample (n-1); NaN is left out. A verdict is counted by its three outcomes.
     """
     stacked = pd.concat(tables, ignore_index=True)
     groups = stacked.groupby(key, sort=False)
-    columns = [groups.size().rename("seeds")]
+    columns = [groups.size().rename("seeds")]  # how many tables have the row
     for measure in (name for name in MEASURES if name in stacked):
         columns.append(groups[measure].agg(["mean", "std", "min", "max"]).add_prefix(f"{measure}_"))
     for said in OUTCOMES if "verdict" in stacked else ():

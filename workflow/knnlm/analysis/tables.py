@@ -18,16 +18,11 @@ from knnlm.running.progress import progress
 
 BASE = "base"
 TUNED_ON = "valid"
-# fmt: off
-DESCRIPTION = [
-    "component", "family", "h", "metric", "mask", "score", "temperature", "fraction", "k", "added_parameters",
-]
+DESCRIPTION = ["component", "family", "h", "metric", "mask", "score"]
+DESCRIPTION += ["temperature", "fraction", "k", "added_parameters"]
 HYPOTHESIS = ["temperature_status", "rows", "hypothesis", "series", "x"]  # what else is known of a component
-COMPONENT_COLUMNS = [
-    *DESCRIPTION, "split", "tokens", "words", "ppl_alone", "lambda", "ppl", "ppl_low", "ppl_high", "oracle", "gain",
-    "gain_low", "gain_high", *HYPOTHESIS, "helped", "agreement",
-]
-# fmt: on
+COMPONENT_COLUMNS = [*DESCRIPTION, "split", "tokens", "words", "ppl_alone", "lambda", "ppl", "ppl_low", "ppl_high"]
+COMPONENT_COLUMNS += ["oracle", "gain", "gain_low", "gain_high", *HYPOTHESIS, "helped", "agreement"]
 COLUMN_TYPES = dict.fromkeys(["k", "added_parameters", "rows"], "Int64")  # the base LM has none of these
 COLUMN_TYPES |= dict.fromkeys(["temperature", "fraction", "x"], "float64")
 LOSS_COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
@@ -76,10 +71,8 @@ def component_table(
 
     `descriptions` are the components' JSON descriptions. `read` fetches one component's log p; only one is held at a
     time beside the base LM's. The base LM's row has λ = 0 and gain 0. Intervals come from a bootstrap over documents,
-    paired between component and base LM (`significance`); a split of one document has NaN. `helped` is the share of
-    tokens that the component by itself finds likelier than the base LM does, `agreement` the share on which it does so
-    exactly where the component `reference` does (docs/paper.md#evaluation). Raises KnnlmError if there is no base LM or
-    no reference, or a name stands twice.
+    paired between component and base LM (`significance`); a split of one document has NaN. Raises KnnlmError if there
+    is no base LM or no component `reference`, or a name stands twice.
     """
     _check_names([description["component"] for description in descriptions], reference)
     base = {split.name: read(BASE, split.name) for split in splits}
@@ -99,7 +92,8 @@ def component_table(
                 "lambda": weight,
                 "ppl": perplexity(mixture, split.words),
                 "oracle": perplexity(oracle(beside, own), split.words),
-                "helped": (own > beside).mean(),
+                "helped": (own > beside).mean(),  # the share of tokens
+                # the share on which both, the component and the reference, help or do not (docs/paper.md#evaluation)
                 "agreement": agreement(beside, own, log_p_reference[split.name]),
             }
             facts = {key: known[key] for key in (*DESCRIPTION, *HYPOTHESIS)}

@@ -10,7 +10,7 @@ from collections import Counter
 from knnlm.cost import stages
 from knnlm.cost.sizes import HALF, SINGLE, Run
 from knnlm.cost.work import TRAINING, Work
-from knnlm.datastore.factory import PQ_CENTROIDS
+from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry
 
@@ -79,7 +79,7 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
     nprobe, k = max(said["lists"]), max(said["neighbours"])
     choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + nprobe * PQ_CENTROIDS)  # as if with PQ
     found = 2 * SINGLE * run.chunk_rows * (k + 1)
-    values, lists = SINGLE * run.train, stages.list_bytes(run, run.factory.code_bytes)
+    values, lists = SINGLE * run.train, run.list_bytes
     lookups = stages.looked_up(run.factory, run.width, run.chunk_rows, nprobe, run.train)
     done = Counter(choosing_flops=choosing, lookups=lookups, disk_bytes=found)
     read = Counter(disk_bytes=HALF * run.width * run.chunk_rows + values + 2 * lists)
@@ -127,10 +127,9 @@ def _searches(run: Run, said: dict) -> Work:
     looked_up = sum(said["queries"]) * run.train / factory.lists * compared
     filling = len(codes) * stages.index_filling(run).flops
     sample = SINGLE * min(run.config["index"]["training_rows"], run.train) * run.width
-    memory = stages.list_bytes(run, max(codes)) + sample if codes else 0
-    lists = stages.list_bytes(run, factory.code_bytes)
+    memory = run.train * (max(codes) + ID_BYTES) + sample if codes else 0
     done = Counter(exact_flops=filling, lookups=looked_up)
-    return Work(memory, 0, done, Counter(disk_bytes=2 * lists), passing_bytes=lists)
+    return Work(memory, 0, done, Counter(disk_bytes=2 * run.list_bytes), passing_bytes=run.list_bytes)
 
 
 def _clusters(run: Run, said: dict) -> Work:

@@ -69,23 +69,16 @@ def measure_performance(run: Run, wildcards: dict) -> Work:
 
 RULES: dict[str, Callable[[Run, dict], Work]] = {
     **{rule: partial(text, rule=rule) for rule in TEXT_RULES},
-    "check_size": lambda run, wildcards: Work(),
+    **dict.fromkeys(("check_size", "plot"), lambda run, wildcards: Work()),
     "train_lm": lambda run, wildcards: stages.training_job(run),
     "evaluation_states": lambda run, wildcards: stages.states(run),
     "datastore_chunk": lambda run, wildcards: chunk_of(stages.datastore(run), run),
     "train_index": lambda run, wildcards: stages.index_training(run),
     "fill_index": lambda run, wildcards: chunk_of(stages.index_filling(run), run),
     "retrieve_exact": lambda run, wildcards: stages.exact_retrieval(run.of_block(wildcards)),
-    "retrieve_approximate": retrieve_approximate,
-    "join_neighbours": join_neighbours,
-    "knn_components": knn_components,
-    "hypothesis": hypothesis,
-    "training_neighbours": training_neighbours,
-    "tables": tables,
-    "helped_tokens": helped_tokens,
-    "plot": lambda run, wildcards: Work(),
-    "measure_performance": measure_performance,
 }
+RULES |= {rule.__name__: rule for rule in (retrieve_approximate, join_neighbours, knn_components, hypothesis)}
+RULES |= {rule.__name__: rule for rule in (training_neighbours, tables, helped_tokens, measure_performance)}
 
 
 @dataclass(frozen=True)

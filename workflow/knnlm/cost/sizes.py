@@ -9,7 +9,7 @@ from pathlib import Path
 
 from knnlm.components.catalogue import Component, knn_components, retrievals, searched_fractions
 from knnlm.config.checks import most_training_tokens
-from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
+from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS, parse_factory
 from knnlm.retrieval.blocks import block_edges
 
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
@@ -46,6 +46,7 @@ class Run:
         self.codewords = PQ_CENTROIDS if self.factory.sub_quantisers else 0  # of each sub-quantiser
         self.centroid_bytes = SINGLE * self.width * (self.factory.lists + self.codewords)  # of an index without rows
         self.pairs = sorted({(h, metric) for h, metric, _ in retrievals(config)})  # all that is indexed and searched
+        self.list_bytes = self.train * (self.factory.code_bytes + ID_BYTES)  # of an index of the whole store
         self.searches = sum(len(searched_fractions(config, *pair)) for pair in self.pairs)
         self.found_bytes = self.searches * self.evaluated * self.k * 2 * SINGLE  # int32 ids and float32 similarities
         self.text_bytes = BYTES_PER_TOKEN * sum(self.tokens.values())  # of all splits

@@ -117,7 +117,7 @@ def approximate_retrieval(run: Run) -> Work:
     lookups = len(run.pairs) * looked_up(*sizes, run.train)
     done = Counter(choosing_flops=run.searches * choosing(*sizes), lookups=lookups)
     done["disk_bytes"] = run.found_bytes
-    lists = Counter(disk_bytes=list_bytes(run, run.factory.code_bytes))
+    lists = Counter(disk_bytes=run.list_bytes)
     return Work(_approximate_memory(run), run.found_bytes, done, lists, joined_bytes(run), run.evaluated)
 
 
@@ -169,21 +169,16 @@ def looked_up(factory: IndexFactory, width: int, queries: int, nprobe: int, rows
 
 
 def index_memory(run: Run, metric: str) -> int:
-    """Return bytes of an index to be searched: centroids of every chunk's, the trained and the joined one, and tables."""
+    """Return bytes of an index to be searched: centroids of every chunk's, the trained and the joined one; tables."""
     # FAISS makes look-up tables for l2 with PQ, for the trained index and for the searched one
     tables = run.factory.lists * run.factory.sub_quantisers * PQ_CENTROIDS * SINGLE if metric == "l2" else 0
     return (run.chunks + 2) * run.centroid_bytes + 2 * tables
 
 
-def list_bytes(run: Run, code_bytes: int) -> int:
-    """Return bytes of the lists of an index that holds the whole store: a code and an id for each row."""
-    return run.train * (code_bytes + ID_BYTES)
-
-
 def joined_bytes(run: Run) -> int:
     """Return bytes of the lists of the widest band of fractions, which approximate search joins on disk for a while."""
     bands = [band for pair in run.pairs for band in pairwise([0.0, *searched_fractions(run.config, *pair)])]
-    return math.ceil(max(high - low for low, high in bands) * list_bytes(run, run.factory.code_bytes))
+    return math.ceil(max(high - low for low, high in bands) * run.list_bytes)
 
 
 def _model_memory(run: Run, length: int) -> int:

@@ -28,7 +28,7 @@ class Times:
 
 
 def read_times(logs: str | Path) -> list[Times]:
-    """Return the times of all jobs of a run, by name, from its folder of logs; KnnlmError on a file of something else."""
+    """Return the times of all jobs of a run, by name, from its folder of logs; KnnlmError for other JSON files."""
     logs, found = Path(logs), []
     for path in sorted(logs.rglob("*.json")):
         job = path.relative_to(logs).with_suffix("").as_posix()

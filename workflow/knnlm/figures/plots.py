@@ -87,8 +87,7 @@ def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> F
     panels[0, 0].xaxis.set(major_locator=LogLocator(10), major_formatter="{x:g}", minor_formatter=NullFormatter())
     for axes in panels[-1]:
         axes.set_xlabel(r"softmax temperature $\tau$")
-    _legend(picture, table, "o", "tuned on valid")
-    return picture
+    return _with_legend(picture, table, "o", "tuned on valid")
 
 
 def _datastore_size(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
@@ -105,8 +104,7 @@ def _datastore_size(table: pd.DataFrame, components: pd.DataFrame | None, main: 
         shown = np.concatenate([rows["ppl"], base - rows["gain_low"], base - rows["gain_high"], [base]])
         axes.set(ylim=parts.margin(np.nanmin(shown), np.nanmax(shown)), xlim=(0, 103), xticks=range(0, 101, 20))
         axes.set(title=split, xlabel="part of the datastore (%)", ylabel=parts.PERPLEXITY)
-    _legend(picture, table, "|", "interval of the gain")
-    return picture
+    return _with_legend(picture, table, "|", "interval of the gain")
 
 
 def _lambda(table: pd.DataFrame, components: pd.DataFrame, main: dict | None) -> Figure:
@@ -124,8 +122,7 @@ def _lambda(table: pd.DataFrame, components: pd.DataFrame, main: dict | None) ->
         _mark_optima(axes, optima, "lambda")
         axes.set(title=split, xlim=(0, 1), ylim=parts.readable(rows["ppl"], base))
         axes.set(xlabel=r"weight $\lambda$ of the kNN component", ylabel=parts.PERPLEXITY)
-    _legend(picture, named, "o", "tuned on valid")
-    return picture
+    return _with_legend(picture, named, "o", "tuned on valid")
 
 
 def _loss(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
@@ -194,10 +191,11 @@ def _mark_optima(axes: Axes, optima: pd.DataFrame, x: str) -> None:
             axes.plot(row[x], row["ppl"], markerfacecolor=fill, **LARGE, **style)
 
 
-def _legend(picture: Figure, rows: pd.DataFrame, sign: str, meaning: str) -> None:
-    """One legend above all panels: the variants that occur, and what the marker `sign` means."""
+def _with_legend(picture: Figure, rows: pd.DataFrame, sign: str, meaning: str) -> Figure:
+    """Add one legend above all panels: the variants that occur, and what the marker `sign` means."""
     styles = (parts.VARIANTS[variant] for variant, _ in _by_variant(rows))
     handles = [Line2D([], [], markersize=3.5, label=name, **style) for name, style in styles]
     handles.append(Line2D([], [], color=parts.PALE, linestyle="none", marker=sign, label=meaning, **LARGE))
     columns = len(handles) if picture.get_figwidth() > parts.COLUMN else 2
     picture.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)
+    return picture

@@ -22,16 +22,14 @@ GOALS = {"datastore": 0.85, "wide forward": 0.5}
 Product = tuple[int, int, int, int, int]  # how often, matrices at once, and n, k, m of (n, k) times (k, m)
 
 
-def random_model(
-    folder: Path, architecture: dict, tokens_per_sample: int, vocabulary: int, device: str
-) -> LanguageModel:
+def random_model(folder: Path, architecture: dict, longest: int, vocabulary: int, device: str) -> LanguageModel:
     """Write a model of random weights and its dictionary of `vocabulary` types, model.pt and dict.txt, and open it."""
     folder.mkdir(parents=True, exist_ok=True)
     dictionary = folder / "dict.txt"
     pieces = "".join(f"piece{number} 1\n" for number in range(vocabulary - SPECIAL_TYPES))
     dictionary.write_text(pieces, encoding="utf-8")
-    network = build_model(architecture, tokens_per_sample, str(dictionary))
-    save_model(folder / "model.pt", architecture, tokens_per_sample, network.state_dict(), dictionary)
+    network = build_model(architecture, longest, str(dictionary))
+    save_model(folder / "model.pt", architecture, longest, network.state_dict(), dictionary)
     write_manifest(folder / "manifest.json", [folder / "model.pt"])
     return LanguageModel(folder / "model.pt", dictionary, device)
 

@@ -10,10 +10,7 @@ STATUS = Path("/proc/self/status")  # `ru_maxrss` would count what the parent pr
 
 def memory_bytes(field: str) -> float:
     """Return a field of Linux's account of this process in bytes; NaN on other systems."""
-    try:
-        lines = STATUS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return math.nan
+    lines = STATUS.read_text(encoding="utf-8").splitlines() if STATUS.exists() else []
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), math.nan)
 
 

@@ -96,7 +96,8 @@ def write_stores(sizes: Sizes) -> None:
     stores.write_filled(folder, retrieval, first)
     stores.repeat_filled(folder, retrieval, sizes.rows, MOST)
     stores.random_store(folder / "fill", retrieval, sizes.filled_rows, MOST, sizes.seed)
-    shutil.copyfile(folder / "trained.faiss", folder / "fill" / "trained.faiss")
+    for name in ("trained.faiss", "trained.json"):
+        shutil.copyfile(folder / name, folder / "fill" / name)
 
 
 def in_a_fresh_process(stage: str, sizes: Sizes, times: int) -> list[dict]:
