@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from knnlm.language_model.training import Devices, fairseq_command, parse_log
-from knnlm.language_model.transformer import PLUGIN
+from knnlm.language_model.training import PLUGIN, Devices, fairseq_command, parse_log
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +59,8 @@ def binary(tmp_path_factory):
 
 def started(binary: Path, folder: Path, processes: int) -> list[subprocess.Popen]:
     """Start the processes of one training; each has the options of a GPU's, but for those that need CUDA."""
-    command = fairseq_command(
-        ARCHITECTURE, TRAINING, 1, Devices(processes if processes > 1 else 0), binary, PLUGIN, folder
-    )
+    devices = Devices(processes if processes > 1 else 0)
+    command = fairseq_command(ARCHITECTURE | TRAINING, 1, devices, binary, folder)
     with socket.create_server(("127.0.0.1", 0)) as free:
         meeting = ["--distributed-init-method", f"tcp://127.0.0.1:{free.getsockname()[1]}", *ON_CPU]
     own = [[*meeting, "--distributed-rank", str(rank)] for rank in range(processes)] if processes > 1 else [[]]

@@ -13,7 +13,7 @@ from knnlm.errors import KnnlmError
 from knnlm.language_model.fairseq_runs import history, saved_updates
 from knnlm.language_model.soft_targets import SoftCrossEntropy, label_distribution, neighbour_weights, sample_positions
 from knnlm.language_model.training import Devices, fairseq_command
-from knnlm.language_model.transformer import PLUGIN, build_model, save_model
+from knnlm.language_model.transformer import build_model, save_model
 from knnlm.storage.arrays import save_array
 from knnlm.storage.manifests import verified, write_manifest
 
@@ -191,16 +191,8 @@ def parts(corpus, knn_weight):
 
     from fairseq_plugin import soft_labels  # noqa: F401 - registers the criterion
 
-    command = fairseq_command(
-        ARCHITECTURE,
-        TRAINING,
-        1,
-        Devices(),
-        corpus / "binary",
-        PLUGIN,
-        corpus / "unused",
-        more_options=options(corpus, knn_weight),
-    )
+    lm = ARCHITECTURE | TRAINING
+    command = fairseq_command(lm, 1, Devices(), corpus / "binary", corpus / "unused", more=options(corpus, knn_weight))
     config = convert_namespace_to_omegaconf(
         fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), command[3:])
     )

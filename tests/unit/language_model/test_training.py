@@ -62,9 +62,7 @@ LOG = """\
 
 
 def command(gpus=0, **changes):
-    return fairseq_command(
-        ARCHITECTURE, TRAINING | changes, 17, Devices(gpus), Path("corpus"), Path("plugin"), Path("kept")
-    )
+    return fairseq_command(ARCHITECTURE | TRAINING | changes, 17, Devices(gpus), Path("corpus"), Path("kept"))
 
 
 def parsed(call):
@@ -72,9 +70,6 @@ def parsed(call):
     from fairseq import options
 
     assert call[:3] == [sys.executable, "-m", "fairseq_cli.train"]
-    call = [
-        str(Path(__file__).parents[3] / "workflow" / "fairseq_plugin") if part == "plugin" else part for part in call
-    ]
     return options.parse_args_and_arch(options.get_training_parser(), call[3:])
 
 
@@ -129,15 +124,8 @@ def test_fairseq_is_told_every_hyperparameter(gpus, optimiser, fp16):
 
 
 def test_several_nodes_are_started_by_slurm_one_call_each():
-    call = fairseq_command(
-        ARCHITECTURE,
-        TRAINING,
-        17,
-        Devices(4, nodes=2, threads=6, port=23456),
-        Path("corpus"),
-        Path("plugin"),
-        Path("kept"),
-    )
+    devices = Devices(4, nodes=2, threads=6, port=23456)
+    call = fairseq_command(ARCHITECTURE | TRAINING, 17, devices, Path("corpus"), Path("kept"))
     here = call.index(sys.executable)
     assert call[:here] == [
         "srun",
@@ -230,9 +218,7 @@ def test_the_later_record_counts_where_a_resumed_training_repeats_updates():
 
 def test_another_program_and_more_options():
     options = {"finetune-from-model": Path("base.pt"), "criterion": "cross_entropy"}
-    call = fairseq_command(
-        ARCHITECTURE, TRAINING, 17, Devices(), Path("corpus"), Path("plugin"), Path("kept"), "a.program", options
-    )
+    call = fairseq_command(ARCHITECTURE | TRAINING, 17, Devices(), Path("corpus"), Path("kept"), "a.program", options)
     assert call[:4] == [sys.executable, "-m", "a.program", "corpus"]
     assert parsed([*call[:2], "fairseq_cli.train", *call[3:]]).finetune_from_model == "base.pt"
     assert [part for part in call if part not in command()] == [

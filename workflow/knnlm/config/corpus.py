@@ -64,10 +64,7 @@ def text_files(corpus: dict) -> list[str]:
 
 
 def problems(config: dict) -> Problems:
-    """Yield (key, what is wrong and what to do) for a corpus that cannot be had, the first cause first.
-
-    Defaults are filled. Whoever goes on after a problem may meet an OSError that comes of it.
-    """
+    """Yield (key, what is wrong and what to do) for a corpus that cannot be had, the cause first; defaults are filled."""
     corpus = config["corpus"]
     if corpus["source"] == "sotu":
         yield from _sotu_problems(corpus["sotu"])

@@ -76,13 +76,12 @@ def encode_word(tokenizer: Tokenizer, word: str) -> str:
 
 
 class Encoder:
-    """Encodes lines, each distinct word once."""
+    """Encodes each distinct word once; a tokenised line becomes its pieces, separated by single spaces."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.word = cache(partial(encode_word, tokenizer))
 
     def __call__(self, line: str) -> str:
-        """Return the pieces of a tokenised line, separated by single spaces."""
         return " ".join(map(self.word, line.split()))
 
 

@@ -17,8 +17,8 @@ from knnlm.storage.manifests import sha256
 
 BLOCK = 1 << 20  # bytes
 TRY_AGAIN = (408, 425, 429)  # of HTTP's 4xx: too slow, too early, too often; any other is the server's last word
-# A zip that is damaged, cut short, encrypted or of an unknown method.
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+# A zip that is damaged, cut short, encrypted, of an unknown method (a RuntimeError too) or of other files.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError)
 
 
 def wikitext103(url: str, checksum: str | None, archive: Path, normalisation: str = "none") -> Splits:
@@ -43,7 +43,7 @@ def wikitext103(url: str, checksum: str | None, archive: Path, normalisation: st
         with zipfile.ZipFile(archive) as content:
             members = {Path(name).name: name for name in content.namelist()}
             texts = {split: content.read(members[f"wiki.{split}.tokens"]) for split in SPLITS}
-    except (*ZIP_ERRORS, KeyError) as error:
+    except ZIP_ERRORS as error:
         remedy = "delete it and rerun, or correct corpus.wikitext103.url"
         raise KnnlmError(f"{archive}: not the zip of WikiText-103 ({error}); {remedy}.") from None
     lines = {split: decode(text, f"{archive}: wiki.{split}.tokens", normalisation) for split, text in texts.items()}

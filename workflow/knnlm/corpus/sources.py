@@ -32,9 +32,8 @@ def load(corpus: dict, seed: int, archive: Path) -> Splits:
             raise KnnlmError(f"corpus.text.{missing[0]}: no file is given; give train, valid and test, or folder.")
         separator = text["document_separator"]
         splits = {split: divide(read_lines(text[split], normalisation), separator) for split in SPLITS}
-    for split in SPLITS:
-        if not splits[split]:
-            raise KnnlmError(f"corpus.{source}: the {split} split has no document; change what the section selects.")
+    if empty := [split for split in SPLITS if not splits[split]]:
+        raise KnnlmError(f"corpus.{source}: the {empty[0]} split has no document; change what the section selects.")
     return splits
 
 
@@ -67,7 +66,8 @@ def text_folder(text: dict, seed: int, normalisation: str = "none") -> Splits:
 
 def warn(splits: Splits, corpus: dict) -> None:
     """Warn of documents that stand in several splits, and of a split that has one: intervals resample documents."""
-    if shared := duplicates(splits):
+    splits_with = Counter(text for split in SPLITS for text in {hash("\n".join(lines)) for lines in splits[split]})
+    if shared := sum(count > 1 for count in splits_with.values()):
         harm = "numbers on valid and test will look better than they are; remove them from all splits but one"
         print(f"Warning: documents that stand in more than one split: {shared}; {harm}.", file=sys.stderr)
     for split in EVALUATED:
@@ -75,12 +75,6 @@ def warn(splits: Splits, corpus: dict) -> None:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
             harm = f"its numbers will have {lost}; {remedy(corpus, split)}"
             print(f"Warning: documents in the {split} split: 1; {harm}.", file=sys.stderr)
-
-
-def duplicates(splits: Splits) -> int:
-    """Return how many distinct documents stand in more than one split."""
-    splits_with = Counter(text for split in SPLITS for text in {hash("\n".join(lines)) for lines in splits[split]})
-    return sum(count > 1 for count in splits_with.values())
 
 
 def remedy(corpus: dict, split: str) -> str:

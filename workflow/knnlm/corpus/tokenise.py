@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 
 import regex  # knows the letters and marks of Unicode, which `re` does not
 from sacremoses import MosesTokenizer
@@ -87,7 +87,7 @@ def tokenise(line: str, characters: bool = False) -> str:
     return " ".join(line.split())
 
 
-# What a line of words is made from a line of text with, by `corpus.tokeniser`.
+# How a line of text becomes a line of words, by `corpus.tokeniser`.
 TOKENISERS: dict[str, Callable[[str], str]] = {"moses": tokenise, "characters": partial(tokenise, characters=True)}
 
 
@@ -101,8 +101,7 @@ def tokenise_stream(lines: Iterable[str], processes: int, tokeniser: str = "mose
     lines, work = iter(lines), partial(tokenise_lines, tokeniser)
     chunks = iter(lambda: list(islice(lines, LINES_PER_TASK)), [])
     if processes == 1:
-        for chunk in chunks:
-            yield from work(chunk)
+        yield from chain.from_iterable(map(work, chunks))
         return
     with ProcessPoolExecutor(processes, initializer=die_with_parent) as pool:
         waiting: deque[Future[list[str]]] = deque(pool.submit(work, chunk) for chunk in islice(chunks, 2 * processes))

@@ -9,8 +9,8 @@ from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.results import Result
 from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_updates, train_until
 from knnlm.language_model.states import extract_states, log_p_in_windows, sample_windows
-from knnlm.language_model.training import fairseq_command, loss_table, training_devices
-from knnlm.language_model.transformer import PLUGIN, LanguageModel, export_model, read_model
+from knnlm.language_model.training import PLUGIN, TRAIN, fairseq_command, loss_table, training_devices
+from knnlm.language_model.transformer import LanguageModel, export_model, read_model
 from knnlm.storage.arrays import load_array
 from knnlm.storage.manifests import read_manifest, sha256, write_manifest
 
@@ -35,11 +35,11 @@ class Training:
         identity["starts_from"] = starts_from or {}
         self.folder = checkpoint_folder(inputs.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
 
-    def run(self, updates: int, program: str = "fairseq_cli.train", more_options: dict | None = None) -> None:
-        """Train until this many updates have been made in all; `program` and `more_options` as in fairseq_command."""
-        training = self.training | {"updates": updates}
-        sizes = (self.seed, self.devices, self.binary, PLUGIN, self.folder)
-        train_until(updates, fairseq_command(self.architecture, training, *sizes, program, more_options), self.folder)
+    def run(self, updates: int, program: str = TRAIN, more: dict | None = None) -> None:
+        """Train until this many updates have been made in all; `program` and `more` as in fairseq_command."""
+        lm = self.architecture | self.training | {"updates": updates}
+        command = fairseq_command(lm, self.seed, self.devices, self.binary, self.folder, program, more)
+        train_until(updates, command, self.folder)
 
     def forget_after(self, updates: int) -> None:
         """Begin from the start, unless the checkpoints lead to this number of updates and no further."""

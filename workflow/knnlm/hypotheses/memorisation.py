@@ -42,7 +42,7 @@ def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
         model = training.folder / f"model-{done}.pt"
         if not model.exists():
             training.forget_after(done)
-            training.run(done, more_options={"finetune-from-model": first})
+            training.run(done, more={"finetune-from-model": first})
             training.export("checkpoint_last.pt", model.name)
         yield done, model
 

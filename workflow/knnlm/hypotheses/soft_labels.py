@@ -17,7 +17,8 @@ from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.lm_training import Training, file_identity, lm_component
 from knnlm.hypotheses.results import Result, Results
 from knnlm.language_model import soft_targets
-from knnlm.language_model.transformer import PLUGIN, read_model
+from knnlm.language_model.training import PLUGIN
+from knnlm.language_model.transformer import read_model
 from knnlm.storage.arrays import load_array, new_array
 from knnlm.storage.manifests import identity_name, read_manifest, verified, write_manifest
 

@@ -99,7 +99,6 @@ def drop_unfinished_checkpoints(checkpoints: Path) -> None:
 def train(command: list[str], history: Path) -> None:
     """Run fairseq, keep its records in `history` and show them; raise KnnlmError where it fails."""
     tail: deque[str] = deque(maxlen=LAST_LINES)
-
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "env": environment()}
     how["preexec_fn"] = die_with_parent
     with naming(history), open(history, "a", encoding="utf-8") as records, subprocess.Popen(command, **how) as process:

@@ -14,6 +14,8 @@ import pandas as pd
 from knnlm.errors import KnnlmError
 from knnlm.running.devices import Job, device_for
 
+PLUGIN = Path(__file__).parents[2] / "fairseq_plugin"
+TRAIN = "fairseq_cli.train"
 COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
 # The options of every training, by the keys of the config's `lm`; validation and checkpoints are counted in updates.
 OPTIONS = """
@@ -76,38 +78,27 @@ def training_devices(job: Job) -> Devices:
 
 
 def fairseq_command(
-    architecture: dict,
-    training: dict,
-    seed: int,
-    devices: Devices,
-    binary: Path,
-    plugin: Path,
-    checkpoints: Path,
-    program: str = "fairseq_cli.train",
-    more_options: dict[str, object] | None = None,
+    lm: dict, seed: int, devices: Devices, binary: Path, folder: Path, program: str = TRAIN, more: dict | None = None
 ) -> list[str]:
     """Return the `fairseq-train` call for these settings; the paper's are in `docs/paper.md#base-lm`.
 
-    Started again after a crash, the same call goes on from `checkpoint_last.pt` in `checkpoints`. `program` is a module
-    that does what `fairseq_cli.train` does; `more_options` are those of fairseq that the base LM's training leaves out.
-    Raises KnnlmError where the devices cannot do what is set.
+    `lm` has the keys of the config's `lm.architecture` and `lm.training`, `binary` is fairseq's corpus. Started again
+    after a crash, the same call goes on from `checkpoint_last.pt` in `folder`. `program` is a module that does what
+    `fairseq_cli.train` does; `more` are options of fairseq, by name, that the base LM's training leaves out. Raises
+    KnnlmError where the devices cannot do what is set.
     """
-    if training["fp16"] and not devices.gpus:
+    if lm["fp16"] and not devices.gpus:
         problem = "float16 training needs a GPU, but this job has none; set it to false or give GPUs"
         raise KnnlmError(f"config key lm.training.fp16: {problem}.")
-    told = architecture | training | {"seed": seed, "gpus": max(devices.gpus, 1)}
-    told["period"] = training["cosine_period"] or max(training["updates"] - training["warmup_updates"], 1)
-    told["passes"] = devices.passes(training["accumulate"])
-    told["log_interval"] = max(training["updates"] // 100, 1)
-    options = {"user-dir": plugin, "save-dir": checkpoints}
-    if training["optimiser"] == "adam":
-        options["adam-betas"] = "({}, {})".format(*training["betas"])
-    else:
-        options["momentum"] = training["momentum"]
+    told = lm | {"seed": seed, "gpus": max(devices.gpus, 1), "passes": devices.passes(lm["accumulate"])}
+    told["period"] = lm["cosine_period"] or max(lm["updates"] - lm["warmup_updates"], 1)
+    told["log_interval"] = max(lm["updates"] // 100, 1)
+    adam, nag = {"adam-betas": "({}, {})".format(*lm["betas"])}, {"momentum": lm["momentum"]}
+    options = {"user-dir": PLUGIN, "save-dir": folder} | (adam if lm["optimiser"] == "adam" else nag)
     if devices.nodes > 1:
         options["distributed-port"] = devices.port
-    flags = ["--fp16"] * training["fp16"] + ["--cpu"] * (not devices.gpus)
-    pairs = [str(part) for name, value in (options | (more_options or {})).items() for part in (f"--{name}", value)]
+    flags = ["--fp16"] * lm["fp16"] + ["--cpu"] * (not devices.gpus)
+    pairs = [str(part) for name, value in (options | (more or {})).items() for part in (f"--{name}", value)]
     call = [*devices.launcher, sys.executable, "-m", program, str(binary)]
     return [*call, *OPTIONS.format(**told).split(), *flags, *pairs]
 

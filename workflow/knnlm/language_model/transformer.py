@@ -16,11 +16,12 @@ import torch
 
 from knnlm.corpus.dictionary import pieces_hash
 from knnlm.errors import KnnlmError
+from knnlm.language_model.training import PLUGIN
 from knnlm.storage.atomic import atomic
 from knnlm.storage.manifests import verified
 
-PLUGIN = Path(__file__).parents[2] / "fairseq_plugin"
 POSITIONS_AT_ONCE = 4096  # rows of the V-wide softmax held in memory
+UNREADABLE = "not a readable model file; delete it and rerun train_lm"
 CONTENT = ("architecture", "tokens_per_sample", "pieces", "weights")  # of a model file
 DAMAGE = (OSError, EOFError, LookupError, RuntimeError, ValueError)  # that a damaged file may lead to
 
@@ -80,7 +81,7 @@ def read_model(model_file: str | Path, dictionary: str | Path | None = None) -> 
         content = torch.load(model_file, map_location="cpu", weights_only=True, mmap=True)
         found = {key: content[key] for key in CONTENT}
     except (pickle.UnpicklingError, TypeError, *DAMAGE):
-        raise unreadable(model_file) from None
+        raise KnnlmError(f"{model_file}: {UNREADABLE}.") from None
     if dictionary is not None and found["pieces"] != pieces_hash(dictionary):
         remedy = "delete it and rerun the step that makes it"
         raise KnnlmError(f"{dictionary}: not the dictionary that {model_file} was trained with; {remedy}.")
@@ -125,12 +126,7 @@ def output_embedding(model_file: str | Path) -> np.ndarray:
     try:
         return read_model(model_file)["weights"]["decoder.output_projection.weight"].numpy().copy()
     except (LookupError, TypeError):
-        raise unreadable(model_file) from None
-
-
-def unreadable(model_file: str | Path) -> KnnlmError:
-    """Return the error that tells of a file that is no model file."""
-    return KnnlmError(f"{model_file}: not a readable model file; delete it and rerun train_lm.")
+        raise KnnlmError(f"{model_file}: {UNREADABLE}.") from None
 
 
 class LanguageModel:

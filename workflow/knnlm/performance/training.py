@@ -13,7 +13,6 @@ from knnlm.cost.sizes import Run, forward_flops, tokens_per_update
 from knnlm.cost.stages import training
 from knnlm.language_model.fairseq_runs import history, train_until
 from knnlm.language_model.training import Devices, fairseq_command
-from knnlm.language_model.transformer import PLUGIN
 from knnlm.performance.bench import Bench, Job, Measured, median, row, seconds_of
 from knnlm.performance.language_model import forward_products, multiplying, random_tokens
 from knnlm.performance.machine import memory_of
@@ -68,7 +67,7 @@ def measure(config: dict, vocabulary: int, bench: Bench) -> Measured:
     write_binary(binary / "valid", random_tokens(length, vocabulary, bench.seed + 1))
     shutil.copy(bench.folder / "model" / "dict.txt", binary)
     devices = Devices(gpus=int(bench.device == "cuda"), threads=torch.get_num_threads())
-    command = fairseq_command(architecture, settings, bench.seed, devices, binary, PLUGIN, checkpoints)
+    command = fairseq_command(architecture | settings, bench.seed, devices, binary, checkpoints)
     work = multiplying(forward_products(architecture, samples, length, vocabulary), bench.device)
     _, *before = (_product_seconds(work, bench) for _ in range(1 + bench.pairs))  # the first is slower
     train_until(updates, command, checkpoints)

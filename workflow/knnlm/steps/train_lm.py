@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from knnlm.language_model.fairseq_runs import checkpoint_folder, history, train_until
-from knnlm.language_model.training import fairseq_command, loss_table, training_devices
-from knnlm.language_model.transformer import PLUGIN, export_model
+from knnlm.language_model.training import PLUGIN, fairseq_command, loss_table, training_devices
+from knnlm.language_model.transformer import export_model
 from knnlm.running.devices import Job
 from knnlm.storage.manifests import read_manifest, write_manifest
 from knnlm.storage.tables import write_table
@@ -17,7 +17,7 @@ def main(
     read_manifest(corpus, kind="corpus")  # knows fairseq's files too
     lm, devices = settings["lm"], training_devices(job)
     folder = checkpoint_folder(checkpoints, settings, binary, [PLUGIN / "__init__.py"])
-    command = fairseq_command(lm["architecture"], lm["training"], settings["seed"], devices, binary, PLUGIN, folder)
+    command = fairseq_command(lm["architecture"] | lm["training"], settings["seed"], devices, binary, folder)
     train_until(lm["training"]["updates"], command, folder)
     sizes = lm["architecture"], lm["training"]["tokens_per_sample"]
     export_model(folder / "checkpoint_best.pt", model, *sizes, binary / "dict.txt")
