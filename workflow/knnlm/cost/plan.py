@@ -21,10 +21,7 @@ def plan(run: Run) -> dict[str, Work]:
 
 
 def whole_plan(run: Run) -> dict[str, Work]:
-    """Return the work of every stage of a run from its text to its figures, and in `total` that of all.
-
-    Behind the total stand the hypotheses that train another LM, if there are any.
-    """
+    """Return the work of every stage from text to figures and in `total` of all; behind it that of TRAINED, if any."""
     main, all_jobs, text = plan(run), list(jobs(run)), run.text_bytes
     del main["total"]
     tables, figures = main.pop("tables"), sum(job.rule == "plot" for job in all_jobs)

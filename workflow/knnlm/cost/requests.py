@@ -20,17 +20,11 @@ CORE_OPERATIONS = 5e8  # all else, such as look-ups of codes and terms of a soft
 
 # Amounts a second by kind: of one GPU, of each core that a job has, of one core alone, of a shared file system. Kinds
 # that are in none of these tables take no time.
-ON_GPU = dict.fromkeys((*TRAINING, *PRODUCTS), GPU_FLOPS) | {
-    "training_half_flops": GPU_HALF_FLOPS,
-    "real_score_bytes": GPU_FLOPS / OPERATIONS_OF["real_score_bytes"],
-}
-ON_CORES = dict.fromkeys((*TRAINING, *PRODUCTS), CORE_FLOPS) | {
-    "real_score_bytes": CORE_FLOPS / OPERATIONS_OF["real_score_bytes"],
-    "lookups": CORE_OPERATIONS,
-    "neighbour_terms": CORE_OPERATIONS / OPERATIONS_OF["neighbour_terms"],
-    "merged_neighbours": CORE_OPERATIONS / OPERATIONS_OF["neighbour_terms"],
-    **{f"{rule}_bytes": 1e5 for rule in TEXT_RULES},
-}
+ON_GPU = dict.fromkeys((*TRAINING, *PRODUCTS), GPU_FLOPS) | {"training_half_flops": GPU_HALF_FLOPS}
+ON_GPU |= {"real_score_bytes": GPU_FLOPS / OPERATIONS_OF["real_score_bytes"]}
+ON_CORES = dict.fromkeys((*TRAINING, *PRODUCTS), CORE_FLOPS) | {f"{rule}_bytes": 1e5 for rule in TEXT_RULES}
+ON_CORES |= {"lookups": CORE_OPERATIONS, "real_score_bytes": CORE_FLOPS / OPERATIONS_OF["real_score_bytes"]}
+ON_CORES |= dict.fromkeys(("neighbour_terms", "merged_neighbours"), CORE_OPERATIONS / OPERATIONS_OF["neighbour_terms"])
 ON_ONE_CORE = {"table_operations": CORE_OPERATIONS, "counted_tokens": CORE_OPERATIONS / 20, "measuring_seconds": 1.0}
 ON_DISK = {"disk_bytes": 1e8}
 

@@ -28,10 +28,9 @@ class Run:
 
     def __post_init__(self):
         """Compute all sizes."""
-        config, lm, sizes = self.config, self.config["lm"]["architecture"], self.config["windows"]
-        self.windows = {
-            of: (size["context"] + size["new"], size["new"]) for of, size in sizes.items()
-        }  # all, new tokens
+        config, lm, windows = self.config, self.config["lm"]["architecture"], self.config["windows"]
+        # all tokens of a window, and the new ones among them
+        self.windows = {of: (size["context"] + size["new"], size["new"]) for of, size in windows.items()}
         self.train = self.tokens["train"]  # T: tokens of the training text, rows of the store
         self.evaluated = self.tokens["valid"] + self.tokens["test"]  # E
         self.largest_split = max(self.tokens["valid"], self.tokens["test"])
@@ -40,8 +39,8 @@ class Run:
         self.k = config["retrieval"]["k"]  # neighbours of each query
         self.chunks = config["datastore"]["chunks"]
         new = self.windows["train"][1]
-        windows = math.ceil(self.train / new)
-        self.chunk_rows = min(self.train, math.ceil(windows / self.chunks) * new)  # n: rows of the largest chunk
+        count = math.ceil(self.train / new)
+        self.chunk_rows = min(self.train, math.ceil(count / self.chunks) * new)  # n: rows of the largest chunk
         self.factory = parse_factory(config["index"]["factory"], self.width)
         self.codewords = PQ_CENTROIDS if self.factory.sub_quantisers else 0  # of each sub-quantiser
         self.centroid_bytes = SINGLE * self.width * (self.factory.lists + self.codewords)  # of an index without rows

@@ -75,7 +75,7 @@ def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
     shown = np.concatenate([ends.ravel(), [0, 1]])
     limits = parts.margin(*np.clip([np.nanmin(shown), np.nanmax(shown)], *SHARES_SHOWN))
     for place, known, verdict in zip(places, ends, table["verdict"], strict=True):
-        _interval(axes, place, known, limits, *VERDICTS[verdict])
+        _interval(axes, place, known, limits, VERDICTS[verdict])
     for place, row in zip(places, table.to_dict("records"), strict=True):
         text = f"{row['verdict']} (paper: {row['paper']})" if row["paper"] != "silent" else row["verdict"]
         style = {"color": VERDICTS[row["verdict"]][0], "fontweight": "bold" if row["agrees"] == "no" else "normal"}
@@ -196,11 +196,9 @@ def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, p
     parts.gain_axes(axes, rows, [parts.plain(name.removeprefix(prefix)) for name in rows["component"]], 0.7)
 
 
-def _interval(
-    axes: Axes, place: float, ends: np.ndarray, limits: tuple[float, float], colour: str, marker: str
-) -> None:
+def _interval(axes: Axes, place: float, ends: np.ndarray, limits: tuple[float, float], mark: tuple[str, str]) -> None:
     """Draw a share and its interval: an arrow where it goes on beyond the limits, a number where the share lies so."""
-    share, low, high = ends
+    (share, low, high), (colour, marker) = ends, mark
     if low <= high:
         axes.plot(np.clip([low, high], *limits), [place, place], color=colour, linewidth=1.2, zorder=3)
         for beyond, limit, arrow in ((low < limits[0], limits[0], "<"), (high > limits[1], limits[1], ">")):

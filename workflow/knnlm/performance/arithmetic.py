@@ -50,7 +50,7 @@ def best_weights(near: np.ndarray, matches: np.ndarray, log_p_base: np.ndarray, 
 
 
 def resampling(components: int, resamples: int, bench: Bench) -> Measured:
-    """Compare the bootstrap of all components with a loop over some of the resamples, for each component and for all."""
+    """Compare the bootstrap of all components with a loop over some resamples, for each component and for all."""
     generator = np.random.default_rng(bench.seed)
     words = generator.integers(500, 5000, DOCUMENTS)
     sums = -6 * words * generator.uniform(0.9, 1.1, (components, DOCUMENTS))

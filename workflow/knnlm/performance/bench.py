@@ -74,7 +74,7 @@ def row(
     stage: str, unit: str, ours: np.ndarray, reference: np.ndarray,
     goal: float | None = None, ratios: np.ndarray | None = None,
 ) -> dict:  # fmt: skip
-    """Return a row of the table, of speeds, (pairs,) in `unit`, more being better, and `ratios`, if not of the pairs."""
+    """Return a row of the table, of speeds, (pairs,) in `unit`, more is better, and `ratios`, if not of the pairs."""
     ratios = ours / reference if ratios is None else ratios
     ratio = median(ratios)
     reached = "" if goal is None else str(ratio >= goal).lower()

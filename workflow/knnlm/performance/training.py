@@ -13,7 +13,7 @@ from knnlm.cost.sizes import Run, forward_flops, tokens_per_update
 from knnlm.cost.stages import training
 from knnlm.language_model.fairseq_runs import history, train_until
 from knnlm.language_model.training import Devices, fairseq_command
-from knnlm.performance.bench import Bench, Job, Measured, median, row, seconds_of
+from knnlm.performance.bench import Bench, Measured, median, row, seconds_of
 from knnlm.performance.language_model import forward_products, multiplying, random_tokens
 from knnlm.performance.machine import memory_of
 
@@ -68,10 +68,11 @@ def measure(config: dict, vocabulary: int, bench: Bench) -> Measured:
     shutil.copy(bench.folder / "model" / "dict.txt", binary)
     devices = Devices(gpus=int(bench.device == "cuda"), threads=torch.get_num_threads())
     command = fairseq_command(architecture | settings, bench.seed, devices, binary, checkpoints)
-    work = multiplying(forward_products(architecture, samples, length, vocabulary), bench.device)
-    _, *before = (_product_seconds(work, bench) for _ in range(1 + bench.pairs))  # the first is slower
+    products = forward_products(architecture, samples, length, vocabulary)
+    work = training_precision()(multiplying(products, bench.device))
+    _, *before = (seconds_of(work, bench.device) for _ in range(1 + bench.pairs))  # the first is slower
     train_until(updates, command, checkpoints)
-    after = [_product_seconds(work, bench) for _ in range(bench.pairs)]
+    after = [seconds_of(work, bench.device) for _ in range(bench.pairs)]
     ours = tokens_per_second(history(checkpoints), bench.pairs)
     reference = samples * length / (3 * np.mean([before, after], axis=0)[: len(ours)])  # fewer, if training was short
     found = row("base LM training (fairseq): matrix products of three forward passes", "tokens/s", ours, reference)
@@ -88,8 +89,3 @@ def tokens_per_second(records: list[dict], parts: int) -> np.ndarray:
 
 def _with_training(config: dict, training: dict) -> dict:
     return {**config, "lm": {**config["lm"], "training": training}}
-
-
-@training_precision()
-def _product_seconds(work: Job, bench: Bench) -> float:
-    return seconds_of(work, bench.device)
