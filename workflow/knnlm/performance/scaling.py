@@ -185,7 +185,7 @@ def exponents(table: pd.DataFrame, stage: str) -> np.ndarray:
 
 
 def judged(table: pd.DataFrame) -> list[dict]:
-    """Return the rows of the table of performance: the speed of each stage at 8× against 1×, as fitted, and its memory."""
+    """Return rows of the table of performance: the speed of each stage at 8× against 1×, as fitted, and its memory."""
     found = []
     for stage in STAGES:
         rows = table[table["stage"] == stage]
