@@ -51,7 +51,7 @@ rule tables:
         "logged {log} python -m knnlm.steps tables --settings {params.settings:q}"
         " --descriptions {input.base} {input.descriptions} {input.hypotheses} --tokens {input.tokens}"
         " --documents {input.documents} --continuation {input.continuation} --temperatures {input.temperatures}"
-        ' --loss {input.loss} --facts {input.facts} --tables "$(dirname {output.summary})"'
+        ' --loss {input.loss} --facts {input.facts} --folder "$(dirname {output.summary})"'
 
 
 for picture, drawn_from in FIGURES.items():

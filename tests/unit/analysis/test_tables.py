@@ -288,7 +288,7 @@ def step(output, settings=SETTINGS, facts=("padding.facts.csv",)):
     }
     paths = {name: [Path(path) for path in of_name] for name, of_name in files.items()}
     tables_step.main(
-        settings, **paths, continuation=Path("continuation.npy"), loss=Path("loss.csv"), tables=Path(output)
+        settings, **paths, continuation=Path("continuation.npy"), loss=Path("loss.csv"), folder=Path(output)
     )
 
 

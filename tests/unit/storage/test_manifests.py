@@ -21,7 +21,6 @@ from knnlm.errors import KnnlmError
 from knnlm.language_model.transformer import read_model, save_model
 from knnlm.storage.arrays import load_array, new_array, rows_in_order, save_array
 from knnlm.storage.manifests import (
-    BLOCK,
     FORMAT,
     SECONDS_OF_CHANGE,
     Check,
@@ -34,6 +33,7 @@ from knnlm.storage.manifests import (
 )
 
 ARRAY = np.random.default_rng(1).standard_normal((13, 8)).astype(np.float16)
+BLOCK = 2**18  # bytes that `hashlib.file_digest` reads at once
 
 
 def flat(model: dict) -> tuple:

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from knnlm.components.catalogue import GRID_STEP, Component
-from knnlm.components.interpolation import best_mixture
+from knnlm.components.interpolation import best_mixture, interpolate, perplexity
 
 WALK = 1.5  # factor from one τ to the next where the search leaves the grid
 TOLERANCE = 1e-3  # of log τ
@@ -31,6 +31,24 @@ def tuned(component: Component, loss: Loss, search: dict, step: int = GRID_STEP)
     """
     grid, low, high = search["grid"][::step], search["low"], search["high"]
     return component.tuned(*tune_temperature(lambda temperature: loss(temperature)[0], grid, low, high))
+
+
+def curve(
+    component: Component, loss: Loss, log_p_test: Callable[[float], np.ndarray], log_p_base: dict[str, np.ndarray],
+    words: dict[str, int], grid: list[float],
+) -> list[tuple]:  # fmt: skip
+    """Return the rows of CURVE_COLUMNS: word perplexity of both splits at each τ of the grid, λ tuned on valid at each.
+
+    `loss` is `mixed_loss` on valid, `log_p_test(τ)` the component's log p on test, float (n,) in nats.
+    """
+    facts = (component.component, component.h, component.metric, component.mask, component.score, component.fraction)
+    rows = []
+    for temperature in sorted(grid):
+        nats, weight = loss(temperature)
+        on_valid = float(np.exp(nats * len(log_p_base["valid"]) / words["valid"]))
+        on_test = perplexity(interpolate(log_p_base["test"], log_p_test(temperature), weight), words["test"])
+        rows += [(*facts, temperature, split, weight, ppl) for split, ppl in (("valid", on_valid), ("test", on_test))]
+    return rows
 
 
 def tune_temperature(loss: Callable[[float], float], grid: list[float], low: float, high: float) -> tuple[float, str]:

@@ -20,8 +20,7 @@ SECONDS_BETWEEN_TRIES = 1.0
 class Job:
     """The GPUs that a step's job was given, of all its nodes, and the CPU threads of each node.
 
-    Where a Slurm site knows no other way, `gres` asks for the GPUs of one node, such as `gpu:2` or `gpu:a100:2`, and
-    counts in place of `gpus`.
+    `gres`, such as `gpu:2` or `gpu:a100:2`, asks for those of one node where a Slurm site needs it, in place of `gpus`.
     """
 
     gpus: int = 0
@@ -64,8 +63,8 @@ def device_for(gpus: int) -> str:
     import torch
 
     if (there := torch.cuda.device_count()) < gpus:
-        remedy = "set resources.gpus and resources.training_gpus of the config to 0, or on one machine run with"
-        remedy = f"to use the CPU, {remedy} --resources gpu=0"
+        to_zero = "set resources.gpus and resources.training_gpus of the config to 0"
+        remedy = f"to use the CPU, {to_zero}, or on one machine run with --resources gpu=0"
         raise KnnlmError(f"this step was given {gpus} GPU(s) but CUDA shows {there}; {remedy}.")
     if there > gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

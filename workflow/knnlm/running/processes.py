@@ -19,8 +19,7 @@ LONGEST_REASON = 300  # characters
 def die_with_parent() -> None:
     """Have Linux kill this process when its parent ends; a child process calls it first."""
     if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, the signal at the parent's death
 
 
 def die_with(process: int) -> None:

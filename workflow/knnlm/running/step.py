@@ -32,7 +32,6 @@ REMEDIES = {
 }
 ON_A_GPU = re.compile("CUDA|CUBLAS|GPU", re.IGNORECASE)
 LONGEST_REASON = 160  # characters
-
 STARTED = time.time() - time.process_time()  # of this process, near enough
 
 # A step ends with the Snakemake that has started it, from the first moment on: the imports that follow take seconds.
@@ -68,9 +67,8 @@ def call(function: Callable, values: dict) -> object:
     """Call a function with its options' values by name; a parameter that is a dataclass is made of its fields."""
     kinds = get_type_hints(function)
     kinds.pop("return", None)
-    return function(
-        **{name: call(kind, values) if is_dataclass(kind) else values[name] for name, kind in kinds.items()}
-    )
+    given = {name: call(kind, values) if is_dataclass(kind) else values[name] for name, kind in kinds.items()}
+    return function(**given)
 
 
 def parser_of(main: Callable[..., None]) -> argparse.ArgumentParser:

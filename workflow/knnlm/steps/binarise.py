@@ -14,19 +14,10 @@ from knnlm.storage.manifests import read_manifest, write_manifest
 
 
 def main(
-    pieces: Sequence[Path],
-    of_pieces: Path,
-    of_texts: Path,
-    dictionary: Path,
-    line_documents: Sequence[Path],
-    binary: Sequence[Path],
-    tokens: Sequence[Path],
-    lines: Sequence[Path],
-    documents: Sequence[Path],
-    continuation: Path,
-    manifest: Path,
-    threads: int = 1,
-) -> None:
+    pieces: Sequence[Path], of_pieces: Path, of_texts: Path, dictionary: Path, line_documents: Sequence[Path],
+    binary: Sequence[Path], tokens: Sequence[Path], lines: Sequence[Path], documents: Sequence[Path],
+    continuation: Path, manifest: Path, threads: int = 1,
+) -> None:  # fmt: skip
     """Write fairseq's files, the arrays and the manifest; nothing is written before all of it has been checked."""
     read_manifest(of_pieces, kind="pieces")
     read_manifest(of_texts, kind="text")

@@ -13,14 +13,9 @@ from knnlm.storage.manifests import read_manifest, write_manifest
 
 
 def main(
-    settings: dict,
-    tokenised: Sequence[Path],
-    of_tokenised: Path,
-    codes: Path,
-    pieces: Sequence[Path],
-    dictionary: Path,
-    manifest: Path,
-) -> None:
+    settings: dict, tokenised: Sequence[Path], of_tokenised: Path,
+    codes: Path, pieces: Sequence[Path], dictionary: Path, manifest: Path,
+) -> None:  # fmt: skip
     """Write the learned codes, the pieces of each split and the dictionary."""
     read_manifest(of_tokenised, kind="tokenised text")
     words = bpe.count_words(tokenised[0])

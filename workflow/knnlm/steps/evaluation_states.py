@@ -14,15 +14,9 @@ from knnlm.storage.manifests import verified, write_manifest
 
 
 def main(
-    settings: dict,
-    job: Job,
-    model: Path,
-    dictionary: Path,
-    tokens: Sequence[Path],
-    lines: Sequence[Path],
-    states: Path,
-    base: Path,
-) -> None:
+    settings: dict, job: Job, model: Path, dictionary: Path,
+    tokens: Sequence[Path], lines: Sequence[Path], states: Path, base: Path,
+) -> None:  # fmt: skip
     """Extract the states of each split with the evaluation windows."""
     windows = settings["windows"]["evaluation"]
     lm, log_p = LanguageModel(model, dictionary, job.device), {}
@@ -33,13 +27,7 @@ def main(
         save_array(states / f"{split}.att.npy", att)
         save_array(states / f"{split}.ffn.npy", ffn)
         log_p[split] = [of_gold]
-    checkpoint = verified(model)
-    write_manifest(
-        states / "manifest.json",
-        files=[states / f"{split}.{h}.npy" for split in log_p for h in ("att", "ffn")],
-        kind="evaluation states",
-        width=lm.width,
-        checkpoint=checkpoint,
-        settings=settings,
-    )
-    save_components(base, [BASE], log_p, checkpoint)
+    files = [states / f"{split}.{h}.npy" for split in log_p for h in ("att", "ffn")]
+    facts = {"kind": "evaluation states", "width": lm.width, "checkpoint": verified(model), "settings": settings}
+    write_manifest(states / "manifest.json", files, **facts)
+    save_components(base, [BASE], log_p, facts["checkpoint"])

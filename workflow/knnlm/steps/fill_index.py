@@ -15,17 +15,6 @@ def main(settings: dict, trained: Path, chunk: Path, filled: Path) -> None:
     index = open_trained(trained, h, metric, facts["width"], facts["checkpoint"])
     fill_index(index, rows, h)
     save_index(index, filled)
-    write_manifest(
-        filled.with_suffix(".json"),
-        files=[filled],
-        kind="filled index",
-        h=h,
-        metric=metric,
-        rows=facts["rows"],
-        width=facts["width"],
-        first_position=facts["first_position"],
-        checkpoint=facts["checkpoint"],
-        chunk=facts["sha256"],
-        trained=verified(trained),
-        settings=settings,
-    )
+    known = {key: facts[key] for key in ("rows", "width", "first_position", "checkpoint")}
+    known |= {"h": h, "metric": metric, "chunk": facts["sha256"], "trained": verified(trained), "settings": settings}
+    write_manifest(filled.with_suffix(".json"), [filled], kind="filled index", **known)

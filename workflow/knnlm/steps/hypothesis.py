@@ -31,7 +31,6 @@ def main(
     rows = [(inputs.hypothesis, name, *fact) for name, facts_of_it in measured for fact in facts_of_it.items()]
     write_table(facts, pd.DataFrame(rows, columns=FACT_COLUMNS), DIGITS)
     log_p = {split: [result.log_p[split] for result in results] for split in EVALUATED}
-    save_components(
-        descriptions, [result.component for result in results], log_p, inputs.checkpoint, more_files=[facts]
-    )
+    made = [result.component for result in results]
+    save_components(descriptions, made, log_p, inputs.checkpoint, more_files=[facts])
     forget(inputs.kept_results)

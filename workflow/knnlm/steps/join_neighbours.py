@@ -43,6 +43,5 @@ def main(blocks: Sequence[Path], neighbours: Path) -> None:
                     first += part.array.shape[1]
             for part in parts:
                 part.check.compare()  # a note would outlive the block, which is temporary
-    write_manifest(
-        neighbours / "manifest.json", files=[neighbours / f"{split}.{name}.npy" for split, name in files], **facts
-    )
+    written = [neighbours / f"{split}.{name}.npy" for split, name in files]
+    write_manifest(neighbours / "manifest.json", written, **facts)

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.cost.hours import UNITS
-from knnlm.cost.sizes import estimated_vocabulary
-from knnlm.cost.step_times import computed_and_wall_seconds, read_times
+from knnlm.cost import hours, sizes, step_times
 from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, stores, training
 from knnlm.performance.bench import COLUMNS, Bench, Measured, row
 from knnlm.running.devices import Job
@@ -24,11 +22,11 @@ DISK_BYTES_A_SECOND = 2**29  # of the seconds of one measurement: how much is wr
 def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> None:
     """Measure one stage after the other, and write all tables at the end; `folder` holds what is written on the way."""
     wanted, device = settings["performance"], job.device
-    vocabulary, retrieval = estimated_vocabulary(settings["corpus"]["bpe_merges"]), stores.Retrieval.of(settings)
+    vocabulary, retrieval = sizes.estimated_vocabulary(settings["corpus"]["bpe_merges"]), stores.Retrieval.of(settings)
     finished = whole_run(logs)  # first, since a damaged log would end this
     with emptied(folder):
-        sizes = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
-        bench = Bench(*sizes, device, folder, machine.product_speed(device))
+        asked = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
+        bench = Bench(*asked, device, folder, machine.product_speed(device))
         written = math.ceil(wanted["seconds"] * DISK_BYTES_A_SECOND)
         known = machine.description(device) | machine.speeds(device, folder, written)
         rows, rates = [], {"disk_bytes": known["disk_bytes"], "threads": known["threads"]}
@@ -38,11 +36,12 @@ def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> No
                 comparison = f"{found['ours']:.4g} / {found['reference']:.4g} {found['unit']} = {found['ratio']:.3g}"
                 print(f"{found['stage']}: {comparison}", flush=True)
         sized = scaling.measure(scaling.sizes_of(settings, retrieval, bench), vocabulary)
+    units = hours.UNITS
     made = {
         "performance": pd.DataFrame(rows + scaling.judged(sized) + finished, columns=COLUMNS),
         "scaling": sized[scaling.COLUMNS],
         "machine": pd.DataFrame(known.items(), columns=["fact", "value"]),
-        "rates": pd.DataFrame({"operation": [*UNITS], "rate": map(rates.get, UNITS), "unit": UNITS.values()}),
+        "rates": pd.DataFrame({"operation": units, "rate": map(rates.get, units), "unit": units.values()}),
     }
     for name, table in made.items():
         write_table(tables / f"{name}.csv", table)
@@ -66,10 +65,9 @@ def stages(config: dict, vocabulary: int, retrieval: stores.Retrieval, bench: Be
 
 def whole_run(logs: Path) -> list[dict]:
     """Return a row, how much of the finished run's time its steps computed; none without a run."""
-    computed, wall = computed_and_wall_seconds(read_times(logs))
-    if not wall:
-        return []
-    return [row("whole run: its steps' own computing", "s", np.array([computed]), np.array([wall]), COMPUTING_GOAL)]
+    computed, wall = step_times.computed_and_wall_seconds(step_times.read_times(logs))
+    seconds = np.array([computed]), np.array([wall])
+    return [row("whole run: its steps' own computing", "s", *seconds, COMPUTING_GOAL)] if wall else []
 
 
 @contextmanager

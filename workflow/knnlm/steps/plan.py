@@ -1,7 +1,8 @@
 """Say what a run will cost, stage by stage, before anything heavy runs."""
 
-import csv
 from pathlib import Path
+
+import pandas as pd
 
 from knnlm.config import text_limits
 from knnlm.cost.hours import measured_seconds, predicted_seconds, read_rates
@@ -11,8 +12,8 @@ from knnlm.cost.stages import times_saved_by_states
 from knnlm.cost.step_times import read_times
 from knnlm.cost.work import Work
 from knnlm.errors import KnnlmError
-from knnlm.storage.atomic import atomic
 from knnlm.storage.manifests import read_manifest
+from knnlm.storage.tables import write_table
 
 HEADINGS = ("stage", "rows", "disk (GB)", "memory (GB)", "TFLOP", "hours", "it took")
 COLUMNS = ("stage", "rows", "disk_bytes", "memory_bytes", "flops", "predicted_seconds", "measured_seconds")
@@ -61,7 +62,11 @@ def main(
     stages = whole_plan(planned)
     predicted = predicted_seconds(planned, read_rates(rates)) if rates else {}
     measured = measured_seconds(planned, read_times(logs)) if logs else {}
-    write_table(table, stages, predicted, measured)
+    rows = []
+    for stage, work in stages.items():
+        seconds = (f"{of[stage]:.1f}" if stage in of else None for of in (predicted, measured))
+        rows.append((stage, work.rows, int(work.disk_bytes), int(work.memory_bytes), work.flops, *seconds))
+    write_table(table, pd.DataFrame(rows, columns=COLUMNS, dtype=object))
     update = tokens_per_update(settings)
     epochs = settings["lm"]["training"]["updates"] * update / tokens["train"]
     print(f"{planned.parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
@@ -79,13 +84,3 @@ def main(
     print(f"Hours are those of a machine like the one on which {rates} was measured." if predicted else NO_RATES)
     for key, problem in text_limits.problems(settings, tokens["train"]):
         raise KnnlmError(f"config key {key}: {problem}")
-
-
-def write_table(path: Path, stages: dict[str, Work], predicted: Seconds, measured: Seconds) -> None:
-    """Write the plan as CSV; seconds that are not known are left empty."""
-    with atomic(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for stage, work in stages.items():
-            seconds = (f"{of[stage]:.1f}" if stage in of else None for of in (predicted, measured))
-            writer.writerow([stage, work.rows, int(work.disk_bytes), int(work.memory_bytes), work.flops, *seconds])

@@ -40,7 +40,6 @@ def read_tables(folder: Path, names: set[str]) -> dict:
     paths = {name: folder / "tables" / f"{name}.csv" for name in sorted(names)}
     for path in paths.values():
         if not path.exists():
-            raise KnnlmError(
-                f"{path}: the table is missing, and redraw makes none; bring it back, or run the whole workflow."
-            )
+            remedy = "bring it back, or run the whole workflow"
+            raise KnnlmError(f"{path}: the table is missing, and redraw makes none; {remedy}.")
     return {name: read_csv(path) for name, path in paths.items()}

@@ -22,27 +22,20 @@ Write = Callable[[str, float, np.ndarray], None]
 
 
 def main(
-    settings: dict,
-    job: Job,
-    states: Path,
-    chunks: Sequence[Path],
-    neighbours: Path,
-    trained: Path | None = None,
-    filled: Sequence[Path] = (),
-) -> None:
+    settings: dict, job: Job, states: Path, chunks: Sequence[Path], neighbours: Path,
+    trained: Path | None = None, filled: Sequence[Path] = (),
+) -> None:  # fmt: skip
     """Search once, score again with the real keys where asked for, and store ids and similarities of each split."""
     h, metric, k, search = settings["h"], settings["metric"], settings["retrieval"]["k"], settings["search"]
     store, fractions = open_datastore(chunks), searched_fractions(settings, h, metric)
     if k > (smallest := int(fractions[0] * store.rows)):
-        raise KnnlmError(
-            f"config key retrieval.k: {k} is more than the {smallest} rows of the smallest store; lower it."
-        )
+        problem = f"{k} is more than the {smallest} rows of the smallest store; lower it"
+        raise KnnlmError(f"config key retrieval.k: {problem}.")
     queries, sizes = load_queries(states, store, h, *settings.get("block", (0, 1)))
+    rescored = real_score_fractions(settings, h, metric) if search == "approximate" else []
     if search == "exact":
-        rescored = []
         snapshots = exact_search(queries, store, h, metric, k, fractions, job.device)
     else:
-        rescored = real_score_fractions(settings, h, metric)
         empty = open_trained(trained, h, metric, store.width, store.checkpoint)
         parts, nprobe = open_filled(filled, trained, store, h, metric), settings["index"]["nprobe"]
         snapshots = approximate_search(queries, store, empty, parts, nprobe, k, fractions, job.device, filled[0].parent)
@@ -54,16 +47,10 @@ def main(
             if fraction in rescored:
                 write("real", fraction, real_similarities(queries, ids, store, h, metric))
     of_store = {"rows": store.rows, "width": store.width, "checkpoint": store.checkpoint, "store": store.identity}
-    of_search = {"h": h, "metric": metric, "search": search, "k": k, "fractions": fractions}
-    write_manifest(
-        neighbours / "manifest.json",
-        files=[neighbours / f"{split}.{name}.npy" for split in EVALUATED for name in slabs],
-        kind="neighbours",
-        **of_search,
-        real_score_fractions=rescored,
-        **of_store,
-        settings=settings,
-    )
+    of_search = {"h": h, "metric": metric, "search": search, "k": k, "settings": settings}
+    of_search |= {"fractions": fractions, "real_score_fractions": rescored}
+    files = [neighbours / f"{split}.{name}.npy" for split in EVALUATED for name in slabs]
+    write_manifest(neighbours / "manifest.json", files, kind="neighbours", **of_search, **of_store)
 
 
 def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int) -> tuple[np.ndarray, dict[str, int]]:

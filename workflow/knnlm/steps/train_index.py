@@ -10,17 +10,8 @@ from knnlm.storage.manifests import write_manifest
 
 def main(settings: dict, chunks: Sequence[Path], trained: Path) -> None:
     """Train once; every chunk is then added to a copy."""
-    store = open_datastore(chunks)
-    sample = store.sample(settings["h"], settings["index"]["training_rows"])
-    save_index(train_index(settings["index"]["factory"], settings["metric"], sample, settings["seed"]), trained)
-    write_manifest(
-        trained.with_suffix(".json"),
-        files=[trained],
-        kind="trained index",
-        h=settings["h"],
-        metric=settings["metric"],
-        rows=len(sample),
-        width=store.width,
-        checkpoint=store.checkpoint,
-        settings=settings,
-    )
+    store, h, metric = open_datastore(chunks), settings["h"], settings["metric"]
+    sample = store.sample(h, settings["index"]["training_rows"])
+    save_index(train_index(settings["index"]["factory"], metric, sample, settings["seed"]), trained)
+    facts = {"h": h, "metric": metric, "rows": len(sample), "width": store.width, "checkpoint": store.checkpoint}
+    write_manifest(trained.with_suffix(".json"), [trained], kind="trained index", settings=settings, **facts)

@@ -26,20 +26,9 @@ def main(
     own = np.arange(chunk.first_position, chunk.first_position + chunk.rows)
     ids, similarities = training_neighbours(chunk.keys_of(h), own, inputs.search_index(), k, metric)
     order = np.argsort(load_array(chunk.folder / "positions.npy", dtype="int64", shape=(chunk.rows,)))
-    files = {name: neighbours / f"{name}.npy" for name in ("values", "similarities")}
-    save_array(files["values"], store.all_values()[ids[order]])
-    save_array(files["similarities"], similarities[order])
-    write_manifest(
-        neighbours / "manifest.json",
-        files=files.values(),
-        kind="training neighbours",
-        h=h,
-        metric=metric,
-        k=k,
-        chunk=number,
-        first_position=chunk.first_position,
-        rows=chunk.rows,
-        checkpoint=store.checkpoint,
-        trained=verified(trained),
-        settings=settings,
-    )
+    save_array(neighbours / "values.npy", store.all_values()[ids[order]])
+    save_array(neighbours / "similarities.npy", similarities[order])
+    facts = {"h": h, "metric": metric, "k": k, "trained": verified(trained), "settings": settings, "rows": chunk.rows}
+    facts |= {"chunk": number, "first_position": chunk.first_position, "checkpoint": store.checkpoint}
+    files = [neighbours / "values.npy", neighbours / "similarities.npy"]
+    write_manifest(neighbours / "manifest.json", files, kind="training neighbours", **facts)

@@ -27,13 +27,11 @@ def new_array(path: str | Path, dtype: str, shape: tuple[int, ...]) -> Iterator[
 
     Yields `write(slab, first_row, rows)`; nothing of what it wrote stays in memory. Raises ValueError for rows that do
     not fit, and at the end if not every row was written.
-
     """
     unwritten = np.ones(shape[:2], dtype=bool)
     with atomic(path) as unfinished, open(unfinished, "wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-        )
+        described = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, described)
         header, row_bytes = file.tell(), np.dtype(dtype).itemsize * math.prod(shape[2:])
 
         def write(slab: int, first_row: int, rows: np.ndarray) -> None:
@@ -100,8 +98,7 @@ def _mapped(path: str | Path, dtype: str | None, shape: Shape | None) -> np.memm
         raise KnnlmError(f"{path}: not a readable .npy array ({error}); {AGAIN}") from None
     if dtype is not None and array.dtype != np.dtype(dtype):
         raise KnnlmError(f"{path}: holds {array.dtype}, expected {dtype}; {AGAIN}")
-    if shape is not None and not (
-        len(shape) == array.ndim and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
-    ):
+    sizes = array.shape if shape is None else shape
+    if len(sizes) != array.ndim or any(want not in (None, have) for want, have in zip(sizes, array.shape, strict=True)):
         raise KnnlmError(f"{path}: has shape {array.shape}, expected {shape}; {AGAIN}")
     return array

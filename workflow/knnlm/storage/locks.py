@@ -56,8 +56,7 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
     """Remove the files that match and that no process holds a lock on: killed processes left them."""
     for path in folder.glob(pattern):
         with suppress(OSError):
-            descriptor = lock(path)
-            if descriptor is not None:
+            if (descriptor := lock(path)) is not None:
                 try:
                     path.unlink()
                 finally:

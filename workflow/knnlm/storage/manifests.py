@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,6 @@ from knnlm.storage.atomic import atomic
 FORMAT = 3  # raised whenever the layout or meaning of a stored file changes
 SOFTWARE = ("numpy", "torch", "faiss-cpu", "faiss-gpu", "ve-fairseq")
 HASH = "xxh3_128"  # its name in manifests
-BLOCK = 2**22  # bytes of a file that are in memory while it is hashed
 CHECKED_BY_READERS = (".npy", ".faiss", ".pt")  # what our own readers check; fairseq and Python read the rest unchecked
 SECONDS_OF_CHANGE = 2  # a file younger than this may change again without another time to tell it
 AGAIN = "delete it and rerun the step that makes it."
@@ -37,10 +36,7 @@ def write_manifest(path: str | Path, files: Iterable[str | Path] = (), **facts: 
     """Write what is known of a group as JSON: size and hash of each of `files`, facts, and its own checksum."""
     path, known = Path(path), {}
     for file in files:
-        found = xxh3_128()
-        for block in _blocks(file):
-            found.update(block)
-        known[os.path.relpath(file, path.parent)] = {"bytes": os.path.getsize(file), HASH: found.hexdigest()}
+        known[os.path.relpath(file, path.parent)] = {"bytes": os.path.getsize(file), HASH: _hashed(file, xxh3_128())}
     content = json.loads(json.dumps({"format": FORMAT, **facts, "files": known, "software": software()}))
     with atomic(path) as unfinished:
         unfinished.write_text(json.dumps(content | {"sha256": _checksum(content)}, indent=1) + "\n", encoding="utf-8")
@@ -67,9 +63,8 @@ def read_manifest(path: str | Path, **expected: object) -> dict:
 def check_same_model(path: Path, checkpoint: str, other: Path, other_checkpoint: str) -> None:
     """Refuse two manifests whose files were made with different language models."""
     if checkpoint != other_checkpoint:
-        raise KnnlmError(
-            f"{path}: made with another language model than {other}; delete both and rerun the steps that make them."
-        )
+        remedy = "delete both and rerun the steps that make them"
+        raise KnnlmError(f"{path}: made with another language model than {other}; {remedy}.")
 
 
 def verified(path: str | Path) -> str:
@@ -90,8 +85,7 @@ def content_hash(path: str | Path) -> str:
 
 def sha256(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashed(path, hashlib.sha256())
 
 
 def identity_name(facts: list | dict) -> str:
@@ -118,6 +112,8 @@ class Check:
     def __init__(self, path: str | Path, manifest: Path, told: dict):
         """Compare the size. `told` is what the manifest tells of the file; raises KnnlmError as `verified` does."""
         self.path, self.manifest, self.told = Path(path), manifest, told
+        # The note says in which state the file was found whole, and with which hash.
+        self.note = self.path.with_name(f".{self.path.name}.checked")
         self.hash, self.fed, self.state = xxh3_128(), 0, _state(path)
         if self.state[1] != told["bytes"]:
             raise self._another()
@@ -128,11 +124,6 @@ class Check:
         if known := _known(path):
             return cls(path, *known)
         raise KnnlmError(f"{path}: no manifest beside it knows it; {AGAIN}")
-
-    @property
-    def note(self) -> Path:
-        """The file that says in which state the file was found whole, and with which hash."""
-        return self.path.with_name(f".{self.path.name}.checked")
 
     @cached_property
     def is_whole(self) -> bool:
@@ -161,11 +152,10 @@ class Check:
         if self.is_whole:
             return
         try:
-            for block in _blocks(self.path, self.fed):
-                self.hash.update(block)
+            found = _hashed(self.path, self.hash, self.fed)
         except OSError as error:
             raise _unreadable(self.path, error) from None
-        self.is_whole = self.hash.hexdigest() == self.told[HASH]
+        self.is_whole = found == self.told[HASH]
         if not self.is_whole:
             raise self._another()
 
@@ -234,10 +224,8 @@ def _unreadable(path: str | Path, error: OSError) -> KnnlmError:
     return KnnlmError(f"{path}: cannot be read ({error.strerror}); {AGAIN}")
 
 
-def _blocks(path: str | Path, begin: int = 0) -> Iterator[memoryview]:
-    """Yield the bytes of a file from `begin` on, in blocks that share their memory."""
-    block = memoryview(bytearray(BLOCK))
+def _hashed(path: str | Path, hashing: object, begin: int = 0) -> str:
+    """Return the hexadecimal hash of what `hashing` has taken before and the bytes of a file from `begin` on."""
     with open(path, "rb", buffering=0) as file:
         file.seek(begin)
-        while size := file.readinto(block):
-            yield block[:size]
+        return hashlib.file_digest(file, lambda: hashing).hexdigest()

@@ -27,9 +27,17 @@ def read_rows(path: str | Path, remedy: str = RERUN) -> list[dict[str, str]]:
         raise _unreadable(path, error, remedy) from None
 
 
-def read_table(path: str | Path) -> "pd.DataFrame":
-    """Return a table whose columns of numbers are numbers. Raises KnnlmError, naming the file, if it is none."""
-    return _read(path, REMAKE)
+def read_table(path: str | Path, remedy: str = REMAKE, **how: object) -> "pd.DataFrame":
+    """Return a table, its columns of numbers as numbers unless `how`, options of pandas, says otherwise.
+
+    Raises KnnlmError, naming the file and the remedy, if it is none.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, encoding="utf-8", **how)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error, remedy) from None
 
 
 def read_text_table(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
@@ -37,7 +45,7 @@ def read_text_table(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
 
     Raises KnnlmError, naming the file, if it is none or its columns are not `columns`.
     """
-    table = _read(path, RERUN, dtype=str, keep_default_na=False)
+    table = read_table(path, RERUN, dtype=str, keep_default_na=False)
     if list(table) != list(columns):
         expected = ", ".join(columns)
         raise KnnlmError(f"{path}: has the columns {', '.join(table)}, expected {expected}; {RERUN}.")
@@ -51,15 +59,6 @@ def write_table(path: str | Path, table: "pd.DataFrame", digits: str | None = No
     """
     with atomic(path) as unfinished:
         table.to_csv(unfinished, index=False, float_format=digits, encoding="utf-8", lineterminator="\n")
-
-
-def _read(path: str | Path, remedy: str, **how: object) -> "pd.DataFrame":
-    import pandas as pd
-
-    try:
-        return pd.read_csv(path, encoding="utf-8", **how)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error, remedy) from None
 
 
 def _unreadable(path: str | Path, error: Exception, remedy: str) -> KnnlmError:
