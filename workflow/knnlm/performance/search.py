@@ -42,7 +42,7 @@ def queries_for(retrieval: Retrieval, store: Datastore, bench: Bench, times: int
 
 
 def exact(retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
-    """Compare exact search, of the whole store and of all fractions in one pass, with a product and FAISS, in float32."""
+    """Compare exact search, of the whole store and of all fractions at once, with a product and FAISS in float32."""
     queries = queries_for(retrieval, store, bench)
     keys = np.concatenate([chunk.keys_of(retrieval.h) for chunk in store.chunks]).astype(np.float32)
     work = {
