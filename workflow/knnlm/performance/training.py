@@ -80,7 +80,7 @@ def measure(config: dict, vocabulary: int, bench: Bench) -> Measured:
 
 
 def tokens_per_second(records: list[dict], parts: int) -> np.ndarray:
-    """Return fairseq's own tokens a second in successive parts of a training after its first third: float64 (parts,)."""
+    """Return fairseq's own tokens a second in parts of a training after its first third: float64 (parts,)."""
     speeds = np.array([record["tokens_per_second"] for record in records if record["split"] == "train"])
     speeds = speeds[np.isfinite(speeds) & (speeds > 0)]
     kept = speeds[len(speeds) // 3 :]  # the first third warms up
