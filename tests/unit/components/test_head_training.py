@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_the_interpolated_loss_leaves_out_what_the_base_knows():
     gold = np.array([0, 0, 0, 1] * 25)
     rows = Rows(np.ones((100, 1), np.float16), gold, log_p_base=np.where(gold == 0, 0, -np.inf).astype(np.float32))
     head = OutputEmbedding(random_weights(2, 1, torch.Generator().manual_seed(1)), even_rows(2, 1), 2)
-    train(head, [rows], objective=interpolated_likelihood(0.5), passes=150, batch=100)
+    train(head, [rows], objective=partial(interpolated_likelihood, 0.5), passes=150, batch=100)
     assert np.exp(log_p_of(head, rows, "cpu")[:4]) == pytest.approx([0.5] * 4, abs=0.01)
 
 

@@ -124,29 +124,20 @@ def perceptron(rows: torch.Tensor, types: torch.Tensor, steps: int) -> tuple[tor
     float32 (all types, width), whitened; types: int64 (n,). Returns the types that lead, those that do not after
     `steps` steps, and the last h of those, float32 (rest, width).
     """
-    h = torch.nn.functional.normalize(rows[types])  # (n, width)
-    cleared = [types[:0]]
-    for step in range(steps):
-        if not len(types):
-            break
-        sharpness, some = 1 + step / STEPS_TO_SHARPEN, zip(h.split(AT_ONCE), types.split(AT_ONCE), strict=True)
-        parts = [perceptron_step(rows, *part, sharpness) for part in some]
+    normalize = torch.nn.functional.normalize
+    h, cleared = normalize(rows[types]), [types[:0]]  # (n, width)
+    for step in range(steps if len(types) else 0):
+        parts, sharpness = [], 1 + step / STEPS_TO_SHARPEN
+        for some, at in zip(types.split(AT_ONCE), h.split(AT_ONCE), strict=True):
+            _, sure, others = leads(rows, at, some)
+            rivals = torch.softmax(others.mul_(sharpness / at.norm(dim=1, keepdim=True)), dim=1) @ rows
+            parts.append((sure, at + normalize(rows[some] - rivals)))
         sure, h = (torch.cat(part) for part in zip(*parts, strict=True))
         cleared.append(types[sure])
         types, h = types[~sure], h[~sure]
+        if not len(types):
+            break
     return torch.cat(cleared), types, h
-
-
-def perceptron_step(
-    rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor, sharpness: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which types lead at their h, bool (n,), and the next h, float32 (n, width).
-
-    The arguments are those of `perceptron` and `leads`.
-    """
-    _, sure, others = leads(rows, h, types)
-    rivals = torch.softmax(others.mul_(sharpness / h.norm(dim=1, keepdim=True)), dim=1) @ rows  # (n, width)
-    return sure, h + torch.nn.functional.normalize(rows[types] - rivals)
 
 
 def decide(points: np.ndarray, types: np.ndarray, h: np.ndarray, processes: int) -> np.ndarray:

@@ -5,6 +5,7 @@ it imports nothing heavy.
 """
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 VARIANTS = {
     "approximate-faiss": ("faiss", "faiss"),
@@ -98,9 +99,4 @@ def knn_components(settings: dict, h: str, metric: str, search: str) -> list[Com
 
 def retrievals(settings: dict) -> list[tuple[str, str, str]]:
     """List the retrievals (h, metric, search) that a config asks for."""
-    return [
-        (h, metric, search)
-        for h in settings["retrieval"]["h"]
-        for metric in settings["retrieval"]["metrics"]
-        for search in SEARCHES
-    ]
+    return list(product(settings["retrieval"]["h"], settings["retrieval"]["metrics"], SEARCHES))

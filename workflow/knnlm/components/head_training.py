@@ -19,6 +19,7 @@ from knnlm.retrieval.blocks import slices
 from knnlm.running.progress import progress
 
 ROWS_AT_ONCE = 16384  # of stored states on the device when they are evaluated
+DTYPES = {"states": torch.float32, "gold": torch.int64, "ffn": torch.float32, "log_p_base": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,9 @@ class Rows:
     log_p_base: np.ndarray | None = None
 
     def batch(self, rows: slice, device: str) -> Batch:
-        """Return some rows on the device, states in float32."""
-
-        def on_device(part: np.ndarray | None) -> torch.Tensor | None:
-            return None if part is None else torch.from_numpy(np.array(part[rows])).to(device)
-
-        ffn = on_device(self.ffn)
-        states, gold, log_p_base = on_device(self.states), on_device(self.gold), on_device(self.log_p_base)
-        return Batch(states.float(), gold.long(), None if ffn is None else ffn.float(), log_p_base)
+        """Return some rows on the device, in the dtypes of Batch."""
+        given = {name: torch.from_numpy(np.array(part[rows])) for name, part in vars(self).items() if part is not None}
+        return Batch(**{name: part.to(device).to(DTYPES[name]) for name, part in given.items()})
 
     def batches(self, device: str) -> Iterator[Batch]:
         """Yield all rows in their order."""
@@ -59,8 +55,7 @@ class Trained:
 
     def facts(self) -> dict[str, float]:
         """Return what a step reports of it."""
-        found = {"best_pass": self.best_pass, "train_loss": self.train_loss, "valid_loss": self.valid_loss}
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+        return {name: value for name, value in vars(self).items() if not math.isnan(value)}
 
 
 def store_rows(
@@ -81,8 +76,8 @@ def store_rows(
 
 def log_p_of(head: Head, rows: Rows, device: str) -> np.ndarray:
     """Return log p of the gold for every row, float32 (n,), nats."""
-    parts = [head.log_p(batch).float().cpu().numpy() for batch in rows.batches(device)]
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    parts = (head.log_p(batch).float().cpu().numpy() for batch in rows.batches(device))
+    return np.concatenate([np.empty(0, np.float32), *parts])
 
 
 def store_log_p(store: Datastore, output_embedding: np.ndarray, rows: int | None, device: str) -> list[np.ndarray]:

@@ -5,9 +5,9 @@ once more for the gradient. Several rows for the gold type, or a weight for ever
 the width-wide side.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -40,46 +40,64 @@ class Batch:
 Objective = Callable[[torch.Tensor, Batch], tuple[torch.Tensor, torch.Tensor]]
 
 
-class Head(Protocol):
-    """What can be trained: parameters, log p, and the gradient."""
-
-    parameters: list[torch.Tensor]
-    rows: int  # vectors that a state is compared with
-
-    def log_p(self, batch: Batch) -> torch.Tensor:
-        """Return log p of the gold, (n,) in nats."""
-
-    def accumulate(self, batch: Batch, objective: Objective) -> float:
-        """Set every parameter's `.grad` to that of the mean loss of the batch; return the sum of the losses."""
-
-
 def likelihood(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Maximise log p of the gold: the plain Objective."""
     return -log_p, torch.ones_like(log_p)
 
 
-def weighted_likelihood(type_weights: torch.Tensor) -> Objective:
-    """Return the Objective −c(w) log p(w), with a weight for each word type, (V,) (docs/paper.md#loss-weighting)."""
-
-    def objective(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        weights = type_weights[batch.gold].to(log_p.dtype)
-        return -weights * log_p, weights
-
-    return objective
+def weighted_likelihood(
+    type_weights: torch.Tensor, log_p: torch.Tensor, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimise −c(w) log p(w): an Objective for each c, the weights of types, (V,) (docs/paper.md#loss-weighting)."""
+    weights = type_weights[batch.gold].to(log_p.dtype)
+    return -weights * log_p, weights
 
 
-def interpolated_likelihood(weight: float) -> Objective:
-    """Return the Objective −log[(1−λ) p_base + λ p], λ = `weight` in (0, 1): a row counts by the head's share of it.
+def interpolated_likelihood(weight: float, log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimise −log[(1−λ) p_base + λ p]: an Objective for each λ = `weight` (docs/paper.md#interpolated-loss).
 
-    (docs/paper.md#interpolated-loss)
+    λ is in (0, 1). A row counts by the head's share of the mixture.
     """
+    ours = log_p + float(np.log(weight))
+    mixed = torch.logaddexp(batch.log_p_base.to(log_p.dtype) + float(np.log1p(-weight)), ours)
+    return -mixed, (ours - mixed).exp_()
 
-    def objective(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        ours = log_p + float(np.log(weight))
-        mixed = torch.logaddexp(batch.log_p_base.to(log_p.dtype) + float(np.log1p(-weight)), ours)
-        return -mixed, (ours - mixed).exp_()
 
-    return objective
+class Head(ABC):
+    """What can be trained: its parameters, and log p of the gold. One buffer holds the logits of a tile of rows."""
+
+    def __init__(self, parameters: list[torch.Tensor], rows: int, matrix: torch.Tensor):
+        """Take what training changes, the number of vectors that a state is compared with, and a matrix of them."""
+        self.parameters, self.rows = parameters, rows
+        self.tile_rows = max(LEAST_TILE_ROWS, TILE_BYTES // (len(matrix) * matrix.element_size()))
+        self.buffer = matrix.new_empty(0)  # made when it is first used
+
+    def tiles(self, batch: Batch) -> Iterator[tuple[slice, Batch]]:
+        """Yield the rows of a batch by tiles: which they are, and themselves."""
+        for rows in even_slices(len(batch), self.tile_rows):
+            yield rows, batch[rows]
+
+    def product(self, states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return states @ weights.T, (n, R), in the buffer, which the next product overwrites."""
+        entries = len(states) * len(weights)
+        if len(self.buffer) < entries:
+            self.buffer = weights.new_empty(entries)
+        return torch.mm(states, weights.T, out=self.buffer[:entries].view(len(states), -1))
+
+    def log_p(self, batch: Batch) -> torch.Tensor:
+        """Return log p of the gold, (n,) in nats."""
+        found = torch.empty_like(batch.gold, dtype=batch.states.dtype)
+        for rows, tile in self.tiles(batch):
+            found[rows] = self.log_p_of_tile(tile).clamp_(max=0)
+        return found
+
+    @abstractmethod
+    def log_p_of_tile(self, tile: Batch) -> torch.Tensor:
+        """Return log p of the gold, (n,) in nats, which rounding may leave above 0."""
+
+    @abstractmethod
+    def accumulate(self, batch: Batch, objective: Objective) -> float:
+        """Set every parameter's `.grad` to that of the mean loss of the batch; return the sum of the losses."""
 
 
 def type_columns(row_types: np.ndarray, types: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -97,7 +115,7 @@ def type_columns(row_types: np.ndarray, types: int) -> tuple[torch.Tensor, torch
     return columns, None if present.all() else torch.from_numpy(present)
 
 
-class OutputEmbedding:
+class OutputEmbedding(Head):
     """p(w|h) = Σ_{rows r of w} softmax(W h)_r (docs/paper.md#softmax-capacity).
 
     With `fixed` it is softmax(W h + W_fixed ffn), of which only W is trained (docs/paper.md#additional-linear).
@@ -105,37 +123,28 @@ class OutputEmbedding:
 
     def __init__(self, weights: torch.Tensor, row_types: np.ndarray, types: int, fixed: torch.Tensor | None = None):
         """Take W (R, width), which training changes, each row's type, int (R,), ascending, and `fixed` (R, width)."""
-        self.parameters, self.rows = [weights], len(weights)
+        super().__init__([weights], len(weights), weights)
         columns, present = type_columns(row_types, types)
-        self.columns = columns.to(weights.device)
+        self.columns, self.fixed = columns.to(weights.device), fixed
         self.absent = None if present is None else (~present).to(weights.device)
-        self.fixed = fixed
-        self.tile = Tile(weights)
 
-    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return a tile's logits (n, R), the gold's columns (n, most), and a copy of their logits, −inf where absent.
-
-        The next tile overwrites the logits.
-        """
-        logits = self.tile.product(batch.states, self.parameters[0])
+    def logits(self, tile: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return logits (n, R) in the buffer, the gold's columns (n, most), and their logits, −inf where absent."""
+        logits = self.product(tile.states, self.parameters[0])
         if self.fixed is not None:
-            logits.addmm_(batch.ffn, self.fixed.T)
-        columns = self.columns[batch.gold]
+            logits.addmm_(tile.ffn, self.fixed.T)
+        columns = self.columns[tile.gold]
         gold = logits.gather(1, columns)
         if self.absent is not None:
-            gold.masked_fill_(self.absent[batch.gold], -torch.inf)
+            gold.masked_fill_(self.absent[tile.gold], -torch.inf)
         return logits, columns, gold
 
-    def log_p(self, batch: Batch) -> torch.Tensor:
-        """Return log p of the gold, (n,) in nats."""
-        found = torch.empty_like(batch.gold, dtype=batch.states.dtype)
-        for rows in even_slices(len(batch), self.tile.rows):
-            logits, _, gold = self.logits(batch[rows])
-            found[rows] = (gold.logsumexp(1) - _log_total(logits)).clamp_(max=0)
-        return found
+    def log_p_of_tile(self, tile: Batch) -> torch.Tensor:
+        logits, _, gold = self.logits(tile)
+        return gold.logsumexp(1) - _log_total(logits)
 
     def accumulate(self, batch: Batch, objective: Objective) -> float:
-        """Set W's `.grad` to that of the mean loss of the batch; return the sum of the losses.
+        """Do as `Head.accumulate` says.
 
         The gradient of −log p by the logits is softmax(z)_r, less its share of p for a row of the gold: the softmax
         over the gold's rows alone.
@@ -143,19 +152,18 @@ class OutputEmbedding:
         weights, total = self.parameters[0], 0.0
         if weights.grad is None:
             weights.grad = torch.empty_like(weights)
-        for rows in even_slices(len(batch), self.tile.rows):
-            part = batch[rows]
-            logits, columns, gold = self.logits(part)
+        for rows, tile in self.tiles(batch):
+            logits, columns, gold = self.logits(tile)
             probabilities = torch.softmax(logits, 1, out=logits)
-            loss, row_weights = objective(_log_of_gold(probabilities, columns, gold), part)
+            loss, row_weights = objective(_log_of_gold(probabilities, columns, gold), tile)
             probabilities.scatter_add_(1, columns, -torch.softmax(gold, 1))
-            states = part.states * (row_weights / len(batch))[:, None]  # the weights, on the narrow side
+            states = tile.states * (row_weights / len(batch))[:, None]  # the weights, on the narrow side
             torch.addmm(weights.grad, probabilities.T, states, beta=float(rows.start > 0), out=weights.grad)
             total += float(loss.sum())
         return total
 
 
-class MixtureOfSoftmaxes:
+class MixtureOfSoftmaxes(Head):
     """p = Σ_k π_k(h) softmax(W_sm g_k(h)), where W_sm (V, width) stays as it is (docs/paper.md#mixture-of-softmaxes).
 
     π is a softmax of a linear layer, g_k is linear; both have a bias, and there is no tanh.
@@ -163,74 +171,57 @@ class MixtureOfSoftmaxes:
 
     def __init__(self, output_embedding: torch.Tensor, *layers: torch.Tensor):
         """Take π's layer, (K, width) and (K,), and g's, (K, width, width) and (K, width), which training changes."""
+        super().__init__(list(layers), len(layers[0]) * len(output_embedding), output_embedding)
         self.output_embedding = output_embedding
-        self.parameters, self.rows = list(layers), len(layers[0]) * len(output_embedding)
-        self.tile = Tile(output_embedding)
 
-    def log_p(self, batch: Batch) -> torch.Tensor:
-        """Return log p of the gold, (n,) in nats."""
-        prior, prior_bias, experts, biases = self.parameters
-        found = torch.empty_like(batch.gold, dtype=batch.states.dtype)
-        for rows in even_slices(len(batch), self.tile.rows):
-            states, gold = batch.states[rows], batch.gold[rows, None]
-            terms = torch.log_softmax(torch.addmm(prior_bias, states, prior.T), 1)
-            for k, (expert, bias) in enumerate(zip(experts, biases, strict=True)):
-                logits = self.tile.product(torch.addmm(bias, states, expert.T), self.output_embedding)
-                chosen = logits.gather(1, gold)[:, 0]
-                terms[:, k] += chosen - _log_total(logits)
-            found[rows] = terms.logsumexp(1).clamp_(max=0)
-        return found
+    def log_prior(self, states: torch.Tensor) -> torch.Tensor:
+        """Return log π(h), (n, K)."""
+        return torch.log_softmax(torch.addmm(self.parameters[1], states, self.parameters[0].T), 1)
+
+    def logits(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield each expert's W_sm g_k(h), (n, V), in the buffer."""
+        for expert, bias in zip(*self.parameters[2:], strict=True):
+            yield self.product(torch.addmm(bias, states, expert.T), self.output_embedding)
+
+    def log_p_of_tile(self, tile: Batch) -> torch.Tensor:
+        terms = self.log_prior(tile.states)
+        for k, logits in enumerate(self.logits(tile.states)):
+            chosen = logits.gather(1, tile.gold[:, None])[:, 0]
+            terms[:, k] += chosen - _log_total(logits)
+        return terms.logsumexp(1)
 
     def accumulate(self, batch: Batch, objective: Objective) -> float:
-        """Set the parameters' `.grad` to that of the mean loss of the batch; return the sum of the losses.
+        """Do as `Head.accumulate` says.
 
         With ρ_k = π_k p_k(w) / p(w), the gradient of −log p is π − ρ by the logits of π, and by g_k(h) it is
         ρ_k (W_smᵀ p_k − W_sm[w]).
         """
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
-        prior, prior_bias, experts, biases = self.parameters
+        of_prior, of_prior_bias, of_experts, of_biases = (parameter.grad for parameter in self.parameters)
         total = 0.0
-        for rows in even_slices(len(batch), self.tile.rows):
-            part = batch[rows]
-            states, gold = part.states, part.gold[:, None]
-            log_prior = torch.log_softmax(torch.addmm(prior_bias, states, prior.T), 1)
+        for _, tile in self.tiles(batch):
+            states, gold = tile.states, tile.gold[:, None]
+            log_prior = self.log_prior(states)
             terms, expected = log_prior.clone(), []
-            for k, (expert, bias) in enumerate(zip(experts, biases, strict=True)):
-                logits = self.tile.product(torch.addmm(bias, states, expert.T), self.output_embedding)
+            for k, logits in enumerate(self.logits(states)):
                 chosen = logits.gather(1, gold)
                 probabilities = torch.softmax(logits, 1, out=logits)
                 terms[:, k] += _log_of_gold(probabilities, gold, chosen)
                 expected.append(probabilities @ self.output_embedding)
             log_p = terms.logsumexp(1)
-            loss, row_weights = objective(log_p, part)
+            loss, row_weights = objective(log_p, tile)
             row_weights = (row_weights / len(batch))[:, None]
-            shares = (terms - log_p[:, None]).exp_()
+            shares = (terms - log_p[:, None]).exp_()  # ρ, (n, K)
             slopes = (log_prior.exp() - shares) * row_weights
-            prior.grad.addmm_(slopes.T, states)
-            prior_bias.grad += slopes.sum(0)
+            of_prior.addmm_(slopes.T, states)
+            of_prior_bias += slopes.sum(0)
             for k, mean in enumerate(expected):
-                slopes = (mean - self.output_embedding[part.gold]) * (shares[:, k : k + 1] * row_weights)
-                experts.grad[k].addmm_(slopes.T, states)
-                biases.grad[k] += slopes.sum(0)
+                slopes = (mean - self.output_embedding[tile.gold]) * (shares[:, k : k + 1] * row_weights)
+                of_experts[k].addmm_(slopes.T, states)
+                of_biases[k] += slopes.sum(0)
             total += float(loss.sum())
         return total
-
-
-class Tile:
-    """One buffer for the logits of some rows against a matrix (R, width)."""
-
-    def __init__(self, like: torch.Tensor):
-        """Choose the rows at once; the buffer is made when it is first used."""
-        self.rows = max(LEAST_TILE_ROWS, TILE_BYTES // (len(like) * like.element_size()))
-        self.buffer = like.new_empty(0)
-
-    def product(self, states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return states @ weights.T, (n, R), in the buffer."""
-        entries = len(states) * len(weights)
-        if len(self.buffer) < entries:
-            self.buffer = weights.new_empty(entries)
-        return torch.mm(states, weights.T, out=self.buffer[:entries].view(len(states), -1))
 
 
 def even_slices(length: int, most: int) -> list[slice]:

@@ -45,9 +45,8 @@ def interpolate(log_p_base: np.ndarray, log_p_component: np.ndarray, weight: flo
     """Return log((1−λ) p_base + λ p_component) per token, float64 (T,) in nats, for λ = `weight` in [0, 1]."""
     with np.errstate(divide="ignore"):
         of_base, of_component = np.log1p(-weight), np.log(weight)
-    return np.logaddexp(
-        of_base + np.asarray(log_p_base, np.float64), of_component + np.asarray(log_p_component, np.float64)
-    )
+    base, component = np.asarray(log_p_base, np.float64), np.asarray(log_p_component, np.float64)
+    return np.logaddexp(of_base + base, of_component + component)
 
 
 def best_mixture(log_p_base: np.ndarray, log_p_component: np.ndarray) -> tuple[float, float]:

@@ -1,7 +1,4 @@
-"""Mixing more than two components: the best weights on the simplex, by convex optimisation in place of a grid.
-
-(docs/paper.md#ensembling)
-"""
+"""Mixing more than two components: the best weights, by convex optimisation, not a grid (docs/paper.md#ensembling)."""
 
 import numpy as np
 from scipy.optimize import nnls
@@ -20,7 +17,9 @@ def simplex_weights(log_p: np.ndarray) -> np.ndarray:
     won, which is the test for the end. The penalty Σ w in place of Σ w = 1 has the same optimum, so each step of
     Newton's method is a small least-squares problem with w ≥ 0.
     """
-    p = _scaled(log_p)  # (components, tokens with mass)
+    log_p = np.asarray(log_p, np.float64)
+    best = log_p.max(axis=0)  # (n,)
+    p = np.exp(log_p[:, best > -np.inf] - best[best > -np.inf])  # (components, tokens with mass), 1 at each best
     weights = np.full(len(p), 1.0 / len(p))
     for _ in range(MAXIMUM_ITERATIONS if p.shape[1] else 0):
         shares = p / (weights @ p)
@@ -39,13 +38,6 @@ def mixture(log_p: np.ndarray, weights: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         log_weights = np.log(np.asarray(weights, np.float64))
     return np.logaddexp.reduce(np.asarray(log_p, np.float64) + log_weights[:, None], axis=0)
-
-
-def _scaled(log_p: np.ndarray) -> np.ndarray:
-    """Return each token's p divided by its largest, float64 (components, n), without the tokens that have no mass."""
-    log_p = np.asarray(log_p, np.float64)
-    best = log_p.max(axis=0)
-    return np.exp(log_p[:, best > -np.inf] - best[best > -np.inf])
 
 
 def _newton(shares: np.ndarray, slope: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ WORK = {"hidden_states": "h", "heads": "n", "rows": "recipe.rows", "passes": "re
 def components(inputs: Inputs) -> Results:
     """Yield a trained head for each input and number n of rows a word type."""
     recipe, types = inputs.settings["recipe"], len(inputs.output_embedding)
-    objective = interpolated_likelihood(inputs.settings["lambda"])
+    objective = partial(interpolated_likelihood, inputs.settings["lambda"])
     log_p_base = store_log_p(inputs.store, inputs.output_embedding, recipe["rows"], inputs.device)
     for h in inputs.settings["h"]:
         for n in inputs.settings["n"]:

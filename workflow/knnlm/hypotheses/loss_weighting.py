@@ -51,6 +51,6 @@ def components(inputs: Inputs) -> Results:
     weights = {"weighted": helped_weights(gold, advantage > 0, types), "unweighted": np.ones(types, np.float32)}
     for h in inputs.settings["h"]:
         for name, type_weights in weights.items():
-            objective = weighted_likelihood(torch.from_numpy(type_weights).to(inputs.device))
+            objective = partial(weighted_likelihood, torch.from_numpy(type_weights).to(inputs.device))
             head = partial(random_head, inputs, even_rows(types, 1))
             yield trained_head(inputs, f"{h}-{name}", head, h, inputs.settings["recipe"], objective)

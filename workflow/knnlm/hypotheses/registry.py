@@ -45,11 +45,8 @@ def read_step(family: str) -> tuple[tuple[str, ...], dict, dict[str, str]]:
     needs, settings, work = found.values()
     if not isinstance(needs, tuple) or set(needs) - set(STORED) or not isinstance(settings, dict):
         raise ValueError(f"NEEDS must be a tuple of {', '.join(STORED)}, and SETTINGS state a schema for each setting")
-    if (
-        not isinstance(work, dict)
-        or set(work) - set(COUNTED)
-        or not all(isinstance(text, str) for text in work.values())
-    ):
+    texts = work.values() if isinstance(work, dict) else [None]
+    if not all(isinstance(text, str) for text in texts) or set(work) - set(COUNTED):
         raise ValueError(f"WORK must name settings, as text with commas, for some of {', '.join(COUNTED)}")
     return needs, settings_schema(settings), work
 

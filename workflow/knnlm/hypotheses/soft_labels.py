@@ -39,10 +39,8 @@ def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path])
     """
     store, k = inputs.store, inputs.settings["k"]
     with ExitStack() as stack:
-        write = {
-            name: stack.enter_context(new_array(files[name], dtype, (1, store.rows, k)))
-            for name, dtype in ARRAYS.items()
-        }
+        arrays = {name: new_array(files[name], dtype, (1, store.rows, k)) for name, dtype in ARRAYS.items()}
+        write = {name: stack.enter_context(array) for name, array in arrays.items()}
         for path, chunk in zip(inputs.stored.training_neighbours, store.chunks, strict=True):
             place = {"checkpoint": store.checkpoint, "first_position": chunk.first_position}
             read_manifest(path, kind="training neighbours", k=k, **place, **inputs.main)
