@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from knnlm.components.word_centroids import (
     allotted,
+    cluster_of,
     halves,
     lloyd,
     random_rows,
     sorted_by_word,
-    sum_of_squares,
     two_means,
     variance_per_row,
     widest_cluster,
@@ -63,7 +63,7 @@ def test_random_rows_are_uniform():
 def best_halves(keys):
     """The least sum of squares of all ways to divide a few keys in two."""
     masks = [np.array((True, *rest)) for rest in product([False, True], repeat=len(keys) - 1) if not all(rest)]
-    return min(sum_of_squares(keys[mask]) + sum_of_squares(keys[~mask]) for mask in masks)
+    return min(cluster_of(keys[mask])[0] + cluster_of(keys[~mask])[0] for mask in masks)
 
 
 @given(SEEDS, st.integers(2, 9))
@@ -78,7 +78,7 @@ def test_halves_are_an_optimum_of_two_means(seed, rows):
     assert (distances[1][~side] <= distances[0][~side] + 1e-5).all()
     keys[: rows // 2] += 50
     side = halves(keys, 50)
-    assert sum_of_squares(keys[side]) + sum_of_squares(keys[~side]) == pytest.approx(
+    assert cluster_of(keys[side])[0] + cluster_of(keys[~side])[0] == pytest.approx(
         best_halves(keys), rel=1e-3, abs=1e-3
     )
 
@@ -121,7 +121,7 @@ def test_the_priorities_worked_by_hand():
     rows = sorted_by_word(
         np.repeat([-3, 3, -1, 1], [2, 2, 50, 50])[:, None].astype(np.float32), np.repeat([0, 1], [4, 100])
     )
-    clusters = [[(sum_of_squares(rows.of(number)), rows.of(number))] for number in (0, 1)]
+    clusters = [[cluster_of(rows.of(number))] for number in (0, 1)]
     assert [variance_per_row(parts) for parts in clusters] == [9, 1]
     assert [widest_cluster(parts) for parts in clusters] == [36, 100]
     assert allotted(rows, 3, 1, 5, variance_per_row)[1].tolist() == [0, 0, 1]

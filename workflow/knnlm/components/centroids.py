@@ -108,12 +108,10 @@ def one_word_each(centroids: np.ndarray, owners: np.ndarray, types: int) -> tupl
     centroids: float32 (C, width); owners: int (C,).
     """
     each = np.unique(owners, return_counts=True)[1]
-    facts = {
-        "word types with more than one centroid": float((each > 1).sum()),
-        "most centroids of one word type": float(each.max()),
-    }
+    most, several = float(each.max()), float((each > 1).sum())
+    facts = {"word types with more than one centroid": several, "most centroids of one word type": most}
     clusters = Clusters(centroids, word_distribution(np.arange(len(owners)), owners, len(owners), types))
-    return clusters, facts if each.max() > 2 else {}
+    return clusters, facts if most > 2 else {}
 
 
 def nearest_to_queries(

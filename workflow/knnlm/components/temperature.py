@@ -75,7 +75,5 @@ def tune_temperature(loss: Callable[[float], float], grid: list[float], low: flo
     ordered = sorted(tried)
     place = ordered.index(best)
     bounds = np.log(ordered[place - 1]), np.log(ordered[place + 1])
-    found = minimize_scalar(
-        lambda log_t: loss(float(np.exp(log_t))), bounds=bounds, method="bounded", options={"xatol": TOLERANCE}
-    )
+    found = minimize_scalar(lambda log_t: loss(float(np.exp(log_t))), bounds=bounds, options={"xatol": TOLERANCE})
     return (float(np.exp(found.x)), "optimum") if found.fun <= tried[best] else (best, "optimum")

@@ -94,36 +94,32 @@ def widest_cluster(clusters: list[Cluster]) -> float:
     return max(squares for squares, _ in clusters)
 
 
-def allotted(
-    rows: WordRows, centroids: int, points_per_centroid: int, iterations: int, priority: Priority
-) -> Centroids:
+def allotted(rows: WordRows, centroids: int, least_points: int, iterations: int, priority: Priority) -> Centroids:
     """Give every type one mean, then one more, again and again, to the type whose clusters have the highest `priority`.
 
     2-means cut that type's widest cluster in two; at the end the clusters of each type go on together in Lloyd
     iterations over its rows. It ends with `centroids` in all, or when every type has no variance left, or fewer than
-    `points_per_centroid` rows for each centroid that it would have.
+    `least_points` rows for each centroid that it would have.
     """
-    clusters = [[(sum_of_squares(rows.of(number)), rows.of(number))] for number in range(len(rows.words))]
+    clusters = [[cluster_of(rows.of(number))] for number in range(len(rows.words))]
     waiting = [(-priority(parts), number) for number, parts in enumerate(clusters)]
     heapq.heapify(waiting)
     made = len(clusters)
     while made < centroids and waiting:
         number = heapq.heappop(waiting)[1]
         parts = clusters[number]
-        if len(rows.of(number)) < points_per_centroid * (len(parts) + 1):
+        if len(rows.of(number)) < least_points * (len(parts) + 1):
             continue
         widest = max(range(len(parts)), key=[squares for squares, _ in parts].__getitem__)
         keys = parts[widest][1]
         side = halves(keys, iterations)
         if side.all():
             continue
-        parts[widest : widest + 1] = [(sum_of_squares(part), part) for part in (keys[side], keys[~side])]
+        parts[widest : widest + 1] = cluster_of(keys[side]), cluster_of(keys[~side])
         heapq.heappush(waiting, (-priority(parts), number))
         made += 1
-    means = [
-        lloyd(rows.of(number), np.stack([keys.mean(axis=0) for _, keys in parts]), iterations)
-        for number, parts in enumerate(clusters)
-    ]
+    starts = [np.stack([keys.mean(axis=0) for _, keys in parts]) for parts in clusters]
+    means = [lloyd(rows.of(number), start, iterations) for number, start in enumerate(starts)]
     return np.concatenate(means), np.repeat(rows.words, [len(parts) for parts in clusters])
 
 
@@ -151,10 +147,10 @@ def halves(keys: np.ndarray, iterations: int) -> np.ndarray:
     return side
 
 
-def sum_of_squares(keys: np.ndarray) -> float:
-    """Return Σ ‖key − mean‖² of keys, float32 (n, width)."""
+def cluster_of(keys: np.ndarray) -> Cluster:
+    """Return Σ ‖key − mean‖² of keys, float32 (n, width), and the keys."""
     apart = keys - keys.mean(axis=0)
-    return float(np.vdot(apart, apart))
+    return float(np.vdot(apart, apart)), keys
 
 
 def lloyd(keys: np.ndarray, means: np.ndarray, iterations: int) -> np.ndarray:

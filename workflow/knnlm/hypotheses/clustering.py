@@ -27,12 +27,8 @@ SETTINGS = {
     "kinds": "clusterings",
     "ratio": "positive",
     "kept": "count",
-    "k_means": {
-        "properties": {"rows_per_centroid": "count", "iterations": "count", "factory": "flat_index", "nprobe": "count"}
-    },
-    "words": {
-        "properties": {"rows": "count", "samples": "count", "iterations": "count", "points_per_centroid": "count"}
-    },
+    "k_means": "k_means",
+    "words": "word_clusters",
     "fine_tuning": {"properties": {"passes": "count", "rows": "count", "batch": "count", "learning_rate": "positive"}},
 }
 WORK = {
