@@ -194,12 +194,12 @@ def test_fine_tuning_lowers_the_loss_and_repeats_with_its_seed(metric):
         return -log_p_knn(similarities, gold_shares(clusters.distribution, ids, values), 1.0).mean()
 
     before = clusters.centroids.copy()
-    passes = list(fine_tune(clusters, keys, values, metric, 1.0, training, seed=3, device="cpu"))
+    passes = list(fine_tune(clusters, (keys, values), metric, 1.0, training, seed=3, device="cpu"))
     assert len(passes) == 4
     assert loss(passes[0]) < loss(before)
     assert loss(passes[-1]) < loss(before) - 0.01
     assert (clusters.centroids == before).all()
-    again = list(fine_tune(clusters, keys, values, metric, 1.0, training, seed=3, device="cpu"))
+    again = list(fine_tune(clusters, (keys, values), metric, 1.0, training, seed=3, device="cpu"))
     assert all((one == two).all() for one, two in zip(passes, again, strict=True))
 
 

@@ -109,7 +109,7 @@ def toy():
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_the_word_with_two_modes_gets_the_further_centroid(priority):
     rows = toy()
-    means, owners = allotted(rows, 5, points_per_centroid=10, iterations=10, priority=priority)
+    means, owners = allotted(rows, 5, least_points=10, iterations=10, priority=priority)
     assert owners.tolist() == [0, 1, 1, 2, 3]
     assert np.allclose(means[owners == 0], rows.of(0).mean(axis=0), atol=1e-3)
     assert sorted(means[owners == 1][:, 0] > 50) == [False, True]
@@ -133,7 +133,7 @@ def test_the_priorities_worked_by_hand():
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_no_word_has_fewer_rows_for_a_centroid_than_asked(priority):
     keys, values = rows_of_words(3, rows=900)
-    _, owners = allotted(sorted_by_word(keys, values), 400, points_per_centroid=30, iterations=3, priority=priority)
+    _, owners = allotted(sorted_by_word(keys, values), 400, least_points=30, iterations=3, priority=priority)
     counts, centroids = pd.Series(values).value_counts(), pd.Series(owners).value_counts()
     assert centroids.to_dict() == (counts // 30).to_dict()
 

@@ -19,6 +19,7 @@ from knnlm.retrieval.blocks import slices
 
 QUERIES_AT_ONCE = 8192  # searched together
 DENSE_AT_ONCE = 256  # queries whose P(gold|c) for all centroids is written out, one tile at a time
+Sample = tuple[np.ndarray, np.ndarray]  # keys, float32 (n, width), and the word of each, int32 (n,)
 
 
 @dataclass(frozen=True)
@@ -162,20 +163,14 @@ def centroid_gradient(
 
 
 def fine_tune(
-    clusters: Clusters,
-    keys: np.ndarray,
-    values: np.ndarray,
-    metric: str,
-    temperature: float,
-    recipe: dict,
-    seed: int,
-    device: str,
+    clusters: Clusters, sample: Sample, metric: str, temperature: float, recipe: dict, seed: int, device: str
 ) -> Iterator[np.ndarray]:
     """Train the centroids to minimise −log p(gold) at a fixed temperature; yield them, float32 (C, width), every pass.
 
-    keys: float32 (n, width); values: int (n,). `recipe` holds `passes` over the keys, `batch` (keys an update), each
-    of which is compared with all centroids, and Adam's `learning_rate`. Memory: a few times batch × C floats.
+    `recipe` holds `passes` over the sample, `batch` (keys an update), each of which is compared with all centroids, and
+    Adam's `learning_rate`. Memory: a few times batch × C floats.
     """
+    keys, values = sample
     centroids = torch.from_numpy(clusters.centroids.copy()).to(device)
     optimiser = torch.optim.Adam([centroids], lr=recipe["learning_rate"])
     log_of_words = sparse.csr_array(clusters.distribution.T)

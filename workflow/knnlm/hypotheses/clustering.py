@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from knnlm.components import centroids, word_centroids
-from knnlm.components.centroids import Clusters
+from knnlm.components.centroids import Clusters, Sample
 from knnlm.components.head_training import store_rows
 from knnlm.components.interpolation import best_mixture
 from knnlm.components.knn import log_p_knn
@@ -96,8 +96,8 @@ def rows_of_words(inputs: Inputs, h: str) -> WordRows:
     return word_centroids.sorted_by_word(*sampled_rows(inputs, h, inputs.settings["words"]["rows"]))
 
 
-def sampled_rows(inputs: Inputs, h: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return about `rows` keys, float32 (n, width), and their values, int32 (n,): a prefix of every chunk."""
+def sampled_rows(inputs: Inputs, h: str, rows: int) -> Sample:
+    """Return about `rows` keys and their values: a prefix of every chunk."""
     found = store_rows(inputs.store, h, rows)
     return inputs.store.sample(h, rows), np.concatenate([part.gold for part in found])
 
@@ -144,8 +144,8 @@ def scores(inputs: Inputs, split: str, h: str, metric: str, clusters: Clusters) 
 def trained(inputs: Inputs, h: str, metric: str, start: Clusters, temperature: float) -> Result:
     """Train centroids at the temperature that was best for them; tune it again for the pass that is best on valid."""
     recipe, losses = inputs.settings["fine_tuning"], []
-    keys, values = sampled_rows(inputs, h, recipe["rows"])
-    for points in centroids.fine_tune(start, keys, values, metric, temperature, recipe, inputs.seed, inputs.device):
+    sample = sampled_rows(inputs, h, recipe["rows"])
+    for points in centroids.fine_tune(start, sample, metric, temperature, recipe, inputs.seed, inputs.device):
         clusters = Clusters(points, start.distribution)
         log_p = log_p_knn(*scores(inputs, "valid", h, metric, clusters), temperature)
         losses.append(best_mixture(inputs.log_p_base["valid"], log_p)[0])

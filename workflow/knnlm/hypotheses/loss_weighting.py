@@ -13,6 +13,7 @@ from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.results import Results
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 from knnlm.retrieval.approximate import training_neighbours
+from knnlm.retrieval.blocks import slices
 
 NEEDS = ("states", "datastore", "model", "components", "index")
 SETTINGS = {"h": "states", "sample_rows": "count", "recipe": "recipe"}
@@ -35,11 +36,10 @@ def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     log_p_base = store_log_p(store, inputs.output_embedding, inputs.settings["sample_rows"], inputs.device)
     log_p = []
     for chunk, rows in zip(store.chunks, sample, strict=True):
-        for begin in range(0, len(rows.gold), ROWS_AT_ONCE):
-            keys, gold = rows.states[begin : begin + ROWS_AT_ONCE], rows.gold[begin : begin + ROWS_AT_ONCE]
-            own = chunk.first_position + begin + np.arange(len(gold))
-            ids, similarities = training_neighbours(keys, own, index, k, metric)  # (rows, k) each, without the own row
-            log_p.append(log_p_knn(similarities, gold_matches(ids, values, gold), temperature))
+        for some in slices(len(rows.gold), ROWS_AT_ONCE):
+            own = chunk.first_position + np.arange(some.start, some.stop)
+            ids, similarities = training_neighbours(rows.states[some], own, index, k, metric)  # (n, k), no own row
+            log_p.append(log_p_knn(similarities, gold_matches(ids, values, rows.gold[some]), temperature))
     return np.concatenate([rows.gold for rows in sample]), np.concatenate(log_p) - np.concatenate(log_p_base)
 
 
