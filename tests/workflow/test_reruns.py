@@ -23,6 +23,7 @@ CHUNKS = ["0", "1"]
 
 FIGURES = ["components", "datastore_size", "temperature", "lambda", "loss", "verdicts", "parameters", "helped_tokens"]
 PLOTS = {f"plot_{figure}" for figure in FIGURES} | {f"plot_hypothesis {name}" for name in WITH_STEP}
+PLOTS |= {"verdict_picture"}
 TABLES = {"tables"} | PLOTS
 CORPUS = {"bpe", "binarise"} | {f"check_size {stage}" for stage in CHECKS}
 LM = {"train_lm", "evaluation_states"}

@@ -25,9 +25,9 @@ def main(
 ) -> None:  # fmt: skip
     """Write every component of one retrieval, and the τ curves of the smallest and of the largest store."""
     store, search, fractions = open_datastore(chunks), settings["temperature"], settings["fractions"]
-    check_same_model(base, columns.checkpoint_of(base), store.manifest, store.checkpoint)
     of_search = {key: settings[key] for key in ("h", "metric", "search")}
     manifest = read_neighbours(neighbours, settings, of_search, store)
+    check_same_model(base, columns.checkpoint_of(base), store.manifest, store.checkpoint)
     gold = {path.stem: np.asarray(load_array(path, dtype="int32")) for path in tokens}
     sizes = {split: len(of_split) for split, of_split in gold.items()}
     _, log_p_base = columns.find_component([base], catalogue.BASE.component, sizes, store.checkpoint)
