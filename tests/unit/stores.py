@@ -45,7 +45,7 @@ def rows_of(store, fraction):
 
 
 def check(found, similarity, rows, k):
-    """Check a result against the similarities, float64 (n, rows of the store), of all rows; only those in `rows` may be found."""
+    """Check a result against the similarities of all rows, float64 (n, rows); only those in `rows` may be found."""
     ids, similarities = found
     have = min(k, len(rows))
     assert ids.dtype == np.int32
@@ -64,7 +64,7 @@ def check(found, similarity, rows, k):
 
 
 def check_prefixes(snapshots, folder, k):
-    """Check that what `snapshots(store, fractions)` finds in a fraction of a store is what it finds in the whole of one built from these rows alone."""
+    """Check that `snapshots(store, fractions)` finds in a fraction what it finds in a store of these rows alone."""
     store = make_store(folder / "whole", KEYS, 3)
     for fraction, ids, similarities in snapshots(store, FRACTIONS):
         rows = rows_of(store, fraction)

@@ -11,5 +11,6 @@ OUT_OF_MEMORY = re.compile(
 class KnnlmError(Exception):
     """A mistake in the input or a damaged file, told in one sentence.
 
-    The sentence names the file or the config key, says what is wrong and what to do. Steps print it without a traceback.
+    The sentence names the file or the config key, says what is wrong and what to do. Steps print it without a
+    traceback.
     """

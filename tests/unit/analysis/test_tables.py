@@ -84,7 +84,7 @@ def descriptions():
 
 @pytest.fixture(scope="module")
 def run():
-    """Random log p that a kNN component could have: often worse than the base LM, at times much better, some without mass."""
+    """Random log p of a kNN component: often worse than the base LM, at times much better, some without mass."""
     generator, parts = np.random.default_rng(0), descriptions()
     tokens = {split: generator.integers(2, 12, offsets[-1]).astype(np.int32) for split, offsets in OFFSETS.items()}
     log_p = {}

@@ -1,4 +1,4 @@
-"""No key that is nearer than the threshold is ever turned away; against float64, for keys far from the origin, of any scale, and with ties."""
+"""No key nearer than the threshold is discarded: against float64, for keys far from the origin, any scale, ties."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,8 @@ def wanted(queries, keys, thresholds, metric, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=150, deadline=None)
 @given(
-    n=st.integers(1, 9), m=st.integers(1, 70), width=st.integers(1, 40), metric=st.sampled_from(["l2", "ip"]), scale=st.sampled_from([1e-3, 1.0, 30.0]),
+    n=st.integers(1, 9), m=st.integers(1, 70), width=st.integers(1, 40), metric=st.sampled_from(["l2", "ip"]),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
     away=st.sampled_from([0.0, 1.0, 100.0]), rank=st.floats(0, 1), seed=st.integers(0, 999),
 )  # fmt: skip
 def test_what_is_nearer_than_the_threshold_is_kept(n, m, width, metric, scale, away, rank, seed, dtype):
@@ -61,7 +62,7 @@ def test_what_is_nearer_is_kept_of_keys_so_wide_that_float32_loses_more(metric, 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2.0), (torch.float32, 1.1)])
 def test_few_more_are_kept_than_are_nearer(metric, dtype, most):
-    """The bounds are tight enough to be of use: for normal keys, of which a hundredth is wanted, they keep at most twice as many."""
+    """The bounds are tight enough to be of use: where a hundredth of normal keys is wanted, they keep at most twice that."""
     generator = torch.Generator().manual_seed(1)
     keys, queries = torch.randn(20000, 64, generator=generator) + 2, torch.randn(50, 64, generator=generator) + 2
     true = similarities(queries, keys, metric)

@@ -42,9 +42,12 @@ def test_exact_search_is_brute_force_at_every_fraction(metric, chunks, k, tiles,
 
 @settings(max_examples=60, deadline=None)
 @given(
-    n=st.integers(1, 20), rows=st.integers(1, 120), width=st.integers(1, 6), chunks=st.integers(1, 4), k=st.integers(1, 40),
+    n=st.integers(1, 20), rows=st.integers(1, 120), width=st.integers(1, 6), chunks=st.integers(1, 4),
+    k=st.integers(1, 40),
     metric=st.sampled_from(["l2", "ip"]),
-    tiles=st.tuples(*(st.integers(1, most) for most in (9, 33, 20, 70, 50)), st.sampled_from([torch.bfloat16, torch.float32])),
+    tiles=st.tuples(
+        *(st.integers(1, most) for most in (9, 33, 20, 70, 50)), st.sampled_from([torch.bfloat16, torch.float32])
+    ),
     cut=st.floats(0.01, 0.99), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_exact_search_of_any_shape(n, rows, width, chunks, k, metric, tiles, cut, seed):
@@ -63,7 +66,7 @@ def test_exact_search_of_any_shape(n, rows, width, chunks, k, metric, tiles, cut
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("distances", [(8, 0.01), (0.01, 8)], ids=["nearer", "farther"])
 def test_rows_that_come_nearer_and_nearer_or_lie_farther_and_farther(distances, metric, tmp_path, monkeypatch):
-    """Orders in which nothing can be turned away, and in which the first rows promise more than comes: every query is searched again."""
+    """Orders in which no key can be discarded, and in which the first rows promise too much: queries are searched again."""
     use_small_tiles(monkeypatch)
     keys = (np.linspace(*distances, 600)[:, None] * np.ones(12)).astype(np.float16)
     store, queries = make_store(tmp_path, keys, 1), 0.01 * QUERIES
@@ -74,7 +77,7 @@ def test_rows_that_come_nearer_and_nearer_or_lie_farther_and_farther(distances, 
 @settings(max_examples=200, deadline=None)
 @given(k=st.integers(1, 2048), rows=st.integers(1, 10**6), growth=st.floats(1, 1000))
 def test_a_likely_rank_is_reached_by_k_rows_and_not_many_more(k, rows, growth):
-    """Fewer than k reach the r-th best of the rows seen if r of the k − 1 best are among these: as many as the hypergeometric distribution says."""
+    """Fewer than k reach the r-th best of the rows seen if r of the k − 1 best are among them: hypergeometric."""
     end = max(k, int(growth * rows))
     rank = likely_rank(k, rows, end)
     assert 1 <= rank <= k

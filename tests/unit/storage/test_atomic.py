@@ -96,7 +96,7 @@ def write_text(path):
 
 @pytest.fixture
 def small_files():
-    """No file may have more than 128 KiB: the system refuses to write on, as it does on a full disk, with a number of its own."""
+    """No file may have more than 128 KiB: the system refuses to write on, as on a full disk, with its own number."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, before[1]))
     yield

@@ -13,7 +13,13 @@ import pytest
 from knnlm.storage.locks import NO_LOCKS, lock, locked, remove_abandoned
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
-HOLDER = "import sys, time; from knnlm.storage.locks import lock; lock(sys.argv[1]); print('locked', flush=True); time.sleep(60)"
+HOLDER = """
+import sys, time
+from knnlm.storage.locks import lock
+lock(sys.argv[1])
+print('locked', flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture

