@@ -16,7 +16,7 @@ WIDTH = 4
 
 
 def write_chunks(folder, sizes=(30, 20, 11), **changes):
-    """Write chunks whose keys, values and positions tell a row's place in the text; `changes` go to the last manifest."""
+    """Write chunks whose arrays tell a row's place in the text; `changes` go to the last manifest."""
     manifests, first = [], 0
     for number, rows in enumerate(sizes):
         place = first + shuffled_order(rows, 1, number)

@@ -62,7 +62,7 @@ def test_what_is_nearer_is_kept_of_keys_so_wide_that_float32_loses_more(metric, 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2.0), (torch.float32, 1.1)])
 def test_few_more_are_kept_than_are_nearer(metric, dtype, most):
-    """The bounds are tight enough to be of use: where a hundredth of normal keys is wanted, they keep at most twice that."""
+    """The bounds are tight: where a hundredth of normal keys is wanted, they keep at most twice that."""
     generator = torch.Generator().manual_seed(1)
     keys, queries = torch.randn(20000, 64, generator=generator) + 2, torch.randn(50, 64, generator=generator) + 2
     true = similarities(queries, keys, metric)

@@ -66,7 +66,7 @@ def test_exact_search_of_any_shape(n, rows, width, chunks, k, metric, tiles, cut
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("distances", [(8, 0.01), (0.01, 8)], ids=["nearer", "farther"])
 def test_rows_that_come_nearer_and_nearer_or_lie_farther_and_farther(distances, metric, tmp_path, monkeypatch):
-    """Orders in which no key can be discarded, and in which the first rows promise too much: queries are searched again."""
+    """No key can be discarded, or the first rows promise too much: queries are searched again."""
     use_small_tiles(monkeypatch)
     keys = (np.linspace(*distances, 600)[:, None] * np.ones(12)).astype(np.float16)
     store, queries = make_store(tmp_path, keys, 1), 0.01 * QUERIES

@@ -200,7 +200,7 @@ def test_another_format_is_refused_by_name(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({**facts, "format": facts["format"] + 1}))
     with pytest.raises(
         KnnlmError,
-        match=rf"manifest\.json: format is {FORMAT + 1}, of another version, but {FORMAT} is needed here; delete it and ",
+        match=rf"manifest\.json: format is {FORMAT + 1}, of another version, but {FORMAT} is needed here; delete it",
     ):
         read_manifest(tmp_path / "manifest.json")
 
