@@ -44,11 +44,6 @@ class Chunk:
     first_position: int
     identity: str = ""  # checksum of its manifest, which has those of its arrays
 
-    @property
-    def manifest(self) -> Path:
-        """Manifest of the chunk."""
-        return self.folder / "manifest.json"
-
     def keys_of(self, h: str) -> np.ndarray:
         """Return the keys of one input representation (`att` or `ffn`), float16 (rows, width), memory-mapped."""
         return load_array(self.folder / f"{h}.npy", dtype="float16", shape=(self.rows, self.width))
@@ -72,7 +67,7 @@ class Datastore:
     @property
     def manifest(self) -> Path:
         """Manifest of the first chunk, to name the store by."""
-        return self.chunks[0].manifest
+        return self.chunks[0].folder / "manifest.json"
 
     @property
     def rows(self) -> int:

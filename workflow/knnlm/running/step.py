@@ -22,14 +22,9 @@ from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.running.processes import die_with
 from knnlm.storage.atomic import atomic
 
-REMEDIES = {
-    errno.ENOSPC: "make room on that disk",
-    errno.EDQUOT: "make room in your quota",
-    errno.EACCES: "give yourself the right to",
-    errno.EPERM: "give yourself the right to",
-    errno.EROFS: "have it mounted for writing",
-    errno.ENOENT: "rerun the step that makes it",
-}
+REMEDIES = {errno.ENOSPC: "make room on that disk", errno.EDQUOT: "make room in your quota"}
+REMEDIES |= dict.fromkeys((errno.EACCES, errno.EPERM), "give yourself the right to")
+REMEDIES |= {errno.EROFS: "have it mounted for writing", errno.ENOENT: "rerun the step that makes it"}
 ON_A_GPU = re.compile("CUDA|CUBLAS|GPU", re.IGNORECASE)
 LONGEST_REASON = 160  # characters
 STARTED = time.time() - time.process_time()  # of this process, near enough
@@ -134,13 +129,9 @@ def leave_times(log: Path, began: dict[str, float]) -> None:
     because the disk is too full for its times.
     """
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    facts = {
-        "driver_started": float(os.environ["KNNLM_DRIVER_STARTED"]),
-        "started": STARTED,
-        **began,
-        "ended": time.time(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", 1)),
-        "peak_memory_bytes": max(peaks) * (1 if sys.platform == "darwin" else 1024),
-    }
+    facts = {"threads": int(os.environ.get("OMP_NUM_THREADS", 1))}
+    facts["peak_memory_bytes"] = max(peaks) * (1 if sys.platform == "darwin" else 1024)
+    facts |= {"driver_started": float(os.environ["KNNLM_DRIVER_STARTED"]), "started": STARTED, **began}
+    facts["ended"] = time.time()
     with suppress(OSError), atomic(log.with_suffix(".json")) as unfinished:
         unfinished.write_text(json.dumps(facts) + "\n", encoding="utf-8")

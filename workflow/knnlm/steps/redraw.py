@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from knnlm.errors import KnnlmError
 from knnlm.figures.plots import save
 from knnlm.running.progress import progress
@@ -16,23 +14,19 @@ def main(settings: dict, folders: Sequence[Path]) -> None:
     tables = {folder: read_tables(folder, set(settings["tables"].values())) for folder in folders}
     for folder, of_run in tables.items():
         figures = [(name, table, None) for name, table in settings["tables"].items()]
-        for name in tried(of_run["components"], folder / "tables" / "components.csv"):
+        components, path = of_run["components"], folder / "tables" / "components.csv"
+        if "hypothesis" not in components:
+            raise KnnlmError(f"{path}: there is no column 'hypothesis'; remake the tables.")
+        for name in components["hypothesis"].dropna().unique().tolist():
             if name not in settings["hypotheses"]:
                 remedy = "give the config that the tables were made with"
-                raise KnnlmError(f"{folder}/tables/components.csv: the config has no hypothesis {name}; {remedy}.")
+                raise KnnlmError(f"{path}: the config has no hypothesis {name}; {remedy}.")
             figures.append((f"hypothesis-{name}", "components", settings["hypotheses"][name]))
         for name, table, about in progress(figures, f"figures of {folder}"):
-            path, content = folder / "tables" / f"{table}.csv", (of_run[table], of_run["components"], settings["main"])
-            picture = drawn(path, name, *content, about)
+            path = folder / "tables" / f"{table}.csv"
+            picture = drawn(path, name, of_run[table], components, settings["main"], about)
             for kind in ("pdf", "png"):
                 save(picture, folder / "figures" / f"{name}.{kind}", settings["figures"]["dpi"])
-
-
-def tried(components: pd.DataFrame, path: Path) -> list[str]:
-    """Return the names of the hypotheses that have components; raises KnnlmError, naming the path, if none are told."""
-    if "hypothesis" not in components:
-        raise KnnlmError(f"{path}: there is no column 'hypothesis'; remake the tables.")
-    return components["hypothesis"].dropna().unique().tolist()
 
 
 def read_tables(folder: Path, names: set[str]) -> dict:

@@ -61,8 +61,7 @@ def load_queries(folder: Path, store: Datastore, h: str, block: int, blocks: int
     manifest = folder / "manifest.json"
     checkpoint = read_manifest(manifest, kind="evaluation states")["checkpoint"]
     check_same_model(manifest, checkpoint, store.manifest, store.checkpoint)
-    shape = (None, store.width)
-    states = {split: load_array(folder / f"{split}.{h}.npy", dtype="float16", shape=shape) for split in EVALUATED}
+    states = {split: load_array(folder / f"{split}.{h}.npy", "float16", (None, store.width)) for split in EVALUATED}
     rows = rows_of_splits({split: len(of_split) for split, of_split in states.items()}, block, blocks)
     parts = {split: states[split][rows[split]] for split in EVALUATED}
     return np.concatenate(list(parts.values())).astype(np.float32), {split: len(part) for split, part in parts.items()}
