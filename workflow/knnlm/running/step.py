@@ -16,7 +16,7 @@ from dataclasses import is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
 from types import UnionType
-from typing import get_args, get_origin, get_type_hints
+from typing import get_args, get_origin
 
 from knnlm.errors import OUT_OF_MEMORY, KnnlmError
 from knnlm.running.processes import die_with
@@ -37,7 +37,7 @@ if driver := os.environ.get("KNNLM_DRIVER"):
 def options(function: Callable) -> Iterator[tuple[str, type, object]]:
     """Yield name, type and default of every parameter; one that is a dataclass stands for its fields."""
     for name, parameter in signature(function).parameters.items():
-        kind = get_type_hints(function)[name]
+        kind = parameter.annotation
         yield from options(kind) if is_dataclass(kind) else [(name, kind, parameter.default)]
 
 
@@ -60,8 +60,7 @@ def from_json(text: str) -> object:
 
 def call(function: Callable, values: dict) -> object:
     """Call a function with its options' values by name; a parameter that is a dataclass is made of its fields."""
-    kinds = get_type_hints(function)
-    kinds.pop("return", None)
+    kinds = {name: parameter.annotation for name, parameter in signature(function).parameters.items()}
     given = {name: call(kind, values) if is_dataclass(kind) else values[name] for name, kind in kinds.items()}
     return function(**given)
 

@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,10 @@ def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> No
     wanted, device = settings["performance"], job.device
     vocabulary, retrieval = sizes.estimated_vocabulary(settings["corpus"]["bpe_merges"]), stores.Retrieval.of(settings)
     finished = whole_run(logs)  # first, since a damaged log would end this
-    with emptied(folder):
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed attempt has left
+    folder.mkdir(parents=True)
+    with ExitStack() as at_end:
+        at_end.callback(shutil.rmtree, folder, ignore_errors=True)
         asked = wanted["pairs"], wanted["seconds"], wanted["rows"], settings["seed"]
         bench = Bench(*asked, device, folder, machine.product_speed(device))
         written = math.ceil(wanted["seconds"] * DISK_BYTES_A_SECOND)
@@ -68,14 +71,3 @@ def whole_run(logs: Path) -> list[dict]:
     computed, wall = step_times.computed_and_wall_seconds(step_times.read_times(logs))
     seconds = np.array([computed]), np.array([wall])
     return [row("whole run: its steps' own computing", "s", *seconds, COMPUTING_GOAL)] if wall else []
-
-
-@contextmanager
-def emptied(folder: Path) -> Iterator[None]:
-    """Make a folder, without what a killed attempt left in it, and remove it at the end."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
