@@ -55,10 +55,9 @@ class Stored:
 
     def identity(self) -> dict[str, list[str]]:
         """Return the hashes of the files by field; the files made of it tell the corpus."""
-        found = {name: [value] if isinstance(value, Path) else value for name, value in vars(self).items()}
-        return {
-            name: [content_hash(path) for path in paths] for name, paths in found.items() if name != "corpus" and paths
-        }
+        found = {name: value for name, value in vars(self).items() if name != "corpus" and value}
+        found = {name: [value] if isinstance(value, Path) else value for name, value in found.items()}
+        return {name: [content_hash(path) for path in paths] for name, paths in found.items()}
 
 
 @dataclass

@@ -37,10 +37,9 @@ def padding_facts(inputs: Inputs, found: Neighbours, temperature: float) -> dict
     """Return how many of both splits' neighbours are padding, and how much of p_kNN the padding takes on average."""
     padding = {split: ids >= inputs.store.rows for split, (ids, _) in found.items()}  # (n, k) each
     weights = [np.exp(log_p_knn(found[split][1], padding[split], temperature)) for split in found]  # (n,) each
-    return {
-        "padding_share_of_neighbours": float(np.concatenate(list(padding.values())).mean()),
-        "weight_of_padding": float(np.concatenate(weights).mean(dtype=np.float64)),
-    }
+    share = float(np.concatenate(list(padding.values())).mean())
+    weight = float(np.concatenate(weights).mean(dtype=np.float64))
+    return {"padding_share_of_neighbours": share, "weight_of_padding": weight}
 
 
 def components(inputs: Inputs) -> Results:

@@ -86,18 +86,16 @@ def work(config: dict, name: str) -> dict[str, str]:
 
 def uses_device(config: dict, name: str) -> bool:
     """Return whether a hypothesis asks for a GPU: its step says `.device` anywhere, or trains heads."""
-    return any(
-        (isinstance(node, ast.Attribute) and node.attr == "device")
-        or (isinstance(node, ast.ImportFrom) and node.module == "knnlm.hypotheses.trained_heads")
-        for node in ast.walk(_parsed(config["hypotheses"][name]["family"]))
-    )
+    nodes = list(ast.walk(_parsed(config["hypotheses"][name]["family"])))
+    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    asks = any(isinstance(node, ast.Attribute) and node.attr == "device" for node in nodes)
+    return asks or "knnlm.hypotheses.trained_heads" in imported
 
 
 def trains_lm(config: dict, name: str) -> bool:
     """Return whether a hypothesis needs another training of the LM, its own or that of one which it comes after."""
-    return "training" in needs(config, name) or any(
-        trains_lm(config, other) for other in config["hypotheses"][name]["after"]
-    )
+    others = config["hypotheses"][name]["after"]
+    return "training" in needs(config, name) or any(trains_lm(config, other) for other in others)
 
 
 def families() -> list[str]:

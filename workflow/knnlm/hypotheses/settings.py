@@ -11,7 +11,6 @@ import jsonschema
 import yaml
 
 KINDS = Path(__file__).parents[2] / "schemas" / "settings.schema.yaml"
-REFERENCE = "#/$defs/"
 
 
 def settings_schema(settings: dict) -> dict:
@@ -35,7 +34,7 @@ def _stated(schema: object) -> object:
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        return _kind(schema["$ref"].removeprefix(REFERENCE))
+        return _kind(schema["$ref"].removeprefix("#/$defs/"))
     stated = {key: _stated(part) for key, part in schema.items()}
     if isinstance(named := stated.get("properties"), dict):
         named = {name: _kind(part) if isinstance(part, str) else part for name, part in named.items()}
