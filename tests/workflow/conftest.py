@@ -72,8 +72,12 @@ class Project:
         return {" ".join(job) for job in jobs} - {"all", "hypotheses"}
 
     def copied(self, folder: Path, *without: str) -> "Project":
-        """Return a copy of the project in another folder, times of files and all, but for names that are left out."""
-        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*without))
+        """Return a copy of the project in another folder, times of files and all, without these names in results."""
+
+        def left_out(place: str, names: list[str]) -> set[str]:
+            return set(names) & set(without) if Path(place).is_relative_to(self.folder / "results") else set()
+
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=left_out)
         return Project(folder)
 
     def tables(self) -> dict[str, bytes]:
