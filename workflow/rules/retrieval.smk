@@ -54,6 +54,7 @@ use rule retrieve_exact as retrieve_approximate with:
         test_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.real.npy"),
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-approximate.log",
+    cache: SHARED  # not inherited
     threads: asked("retrieve_approximate", "threads")
     resources:
         **asks("retrieve_approximate", *DEVICE),
