@@ -18,7 +18,7 @@ figures: install  ## every figure again from results/<name>/tables, whatever els
 	$(RUN) redraw --configfile "$(CONFIG)"
 
 test: install lint  ## every test, the slow ones too, by two workers; those of a file run one after another
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=PASSIVE pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## style of code, format of rules, Snakemake's own lint
 	ruff check
