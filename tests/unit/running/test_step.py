@@ -223,6 +223,8 @@ def test_a_runtime_error_of_another_kind_keeps_its_traceback():
 
 @pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_in_a_sentence_after_tidying_up(interruption, tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, pytest may be one, ignore it
+
     def main():
         with atomic(tmp_path / "file"):
             signal.raise_signal(interruption)
