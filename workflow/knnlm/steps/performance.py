@@ -44,7 +44,7 @@ def main(settings: dict, job: Job, folder: Path, logs: Path, tables: Path) -> No
         "performance": pd.DataFrame(rows + scaling.judged(sized) + finished, columns=COLUMNS),
         "scaling": sized[scaling.COLUMNS],
         "machine": pd.DataFrame(known.items(), columns=["fact", "value"]),
-        "rates": pd.DataFrame({"operation": units, "rate": map(rates.get, units), "unit": units.values()}),
+        "rates": pd.DataFrame({"operation": [*units], "rate": map(rates.get, units), "unit": units.values()}),
     }
     for name, table in made.items():
         write_table(tables / f"{name}.csv", table)
