@@ -1,7 +1,4 @@
-"""Checks of a config before any job starts. Each fails with one sentence that names the key.
-
-They run whenever the workflow is read, so nothing heavy is imported. `knnlm.config.readme` explains the keys.
-"""
+"""Checks of a config before any job starts: each fails with a sentence that names the key, which `readme` explains."""
 
 from collections.abc import Iterator
 from itertools import chain

@@ -1,4 +1,4 @@
-"""What the config's section `corpus` may say, judged by its files without reading them. Imports nothing heavy."""
+"""What the config's section `corpus` may say, judged by its files without reading them."""
 
 import os
 import stat

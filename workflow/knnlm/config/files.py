@@ -1,7 +1,6 @@
 """The config's files before they are merged, and the folders that they are in.
 
-YAML lets some mistakes pass in silence, and Snakemake ends others with a traceback: here each gets one sentence. The
-checks run whenever the workflow is read, so nothing heavy is imported.
+YAML lets some mistakes pass in silence, and Snakemake ends others with a traceback: here each gets one sentence.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,4 @@
-"""Checks of the config's section `hypotheses`: its steps, settings and components must exist in this run.
-
-They run whenever the workflow is read, so nothing heavy is imported.
-"""
+"""Checks of the config's section `hypotheses`: its steps, settings and components must exist in this run."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -19,12 +16,11 @@ def problems(config: dict) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong and what to do) for entries that cannot work; defaults are filled."""
     for name, entry in registry.active(config).items():
         key = f"hypotheses.{name}"
-        if entry["family"] is None:
-            if not entry["candidates"]:
-                problem = "a hypothesis without a family makes no component of its own"
-                yield f"{key}.candidates", f"{problem}; list components of the main result."
-        else:
+        if entry["family"] is not None:
             yield from _step_problems(config, name, key)
+        elif not entry["candidates"]:
+            problem = "a hypothesis without a family makes no component of its own"
+            yield f"{key}.candidates", f"{problem}; list components of the main result."
         for place, names in (("against", filter(None, [entry["against"]])), ("candidates", entry["candidates"] or [])):
             yield from _component_problems(config, f"{key}.{place}", names)
 
@@ -116,10 +112,8 @@ def _component_problems(config: dict, key: str, patterns: Iterable[str]) -> Iter
     for pattern in patterns:
         name = resolved_name(pattern, config["main"])
         if makers := _makers(config, name):
-            problem = (
-                f"is a component of {makers[0]}, which makes none in this run; enable {makers[0]}, or name another."
-            )
-            yield key, f"{shown(name)} {problem}"
+            problem = f"is a component of {makers[0]}, which makes none in this run"
+            yield key, f"{shown(name)} {problem}; enable {makers[0]}, or name another."
         elif makers is not None:
             known = _known(config)
             close = get_close_matches(name, [*known, *(f"{maker}-..." for maker in registry.with_step(config))], n=1)

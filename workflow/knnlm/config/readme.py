@@ -10,14 +10,8 @@ from knnlm.config.schema import flattened, read_schema
 
 def documentation(schema: dict) -> str:
     """Return config/README.md: the schema's introduction, and a table of every key."""
-    lines = [
-        "# Configuration",
-        "",
-        schema["description"].strip(),
-        "",
-        "| key | value | default | meaning |",
-        "|---|---|---|---|",
-    ]
+    lines = ["# Configuration", "", schema["description"].strip(), ""]
+    lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, subschema in flattened(schema):
         name = f"**`{key}`**" if subschema.get("type") == "object" else f"`{key}`"
         meaning = subschema["description"].replace("|", "&#124;")
@@ -38,15 +32,7 @@ def _range(subschema: dict) -> str:
     if "enum" in subschema:
         return ", ".join(f"`{choice}`" for choice in subschema["enum"])
     types = subschema["type"] if isinstance(subschema["type"], list) else [subschema["type"]]
-    words = {
-        "object": "section",
-        "array": "list",
-        "string": "text",
-        "integer": "whole number",
-        "boolean": "`true`, `false`",
-        "null": "`null`",
-    }
-    said = " or ".join(words.get(name, name) for name in types)
+    said = " or ".join(read_schema("sentences")["types"][name][1] for name in types)
     if "array" in types:
         said += f" of {_range(subschema['items'])}"
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

@@ -1,7 +1,4 @@
-"""A JSON schema's sentences for the values of a config that do not fit it.
-
-They are made whenever the workflow is read, so nothing heavy is imported.
-"""
+"""A JSON schema's sentences for the values of a config that do not fit it."""
 
 import difflib
 import math
@@ -16,37 +13,14 @@ import yaml
 from knnlm.config.files import LOADER
 from knnlm.config.values import dotted, shown
 
-SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
-IN_WORDS = {
-    "object": "a section of keys",
-    "array": "a list",
-    "string": "text",
-    "number": "a finite number",
-    "integer": "a whole number",
-    "boolean": "true or false",
-    "null": "null",
-}
-SENTENCES: dict[str, Callable[[object, object], str]] = {  # by keyword: of a value and what the keyword asks of it
-    "enum": lambda value, asked: f"{shown(value)} is not one of the choices; write {', '.join(map(str, asked))}.",
-    "minimum": lambda value, asked: f"{shown(value)} is too small; choose at least {asked}.",
-    "exclusiveMinimum": lambda value, asked: f"{shown(value)} is too small; choose more than {asked}.",
-    "maximum": lambda value, asked: f"{shown(value)} is too large; choose at most {asked}.",
-    "exclusiveMaximum": lambda value, asked: f"{shown(value)} is too large; choose less than {asked}.",
-    "pattern": lambda value, asked: f"{shown(value)} has characters that are not allowed; write what matches {asked}.",
-    "uniqueItems": lambda value, asked: f"{shown(value)} has an entry twice; list each once.",
-    "minItems": lambda value, asked: f"has {len(value)} entries; list at least {asked}.",
-    "maxItems": lambda value, asked: f"has {len(value)} entries; list at most {asked}.",
-    "minLength": lambda value, asked: f"{shown(value)} is too short; write at least {asked} characters.",
-    "maxLength": lambda value, asked: f"{shown(value)} is too long; write at most {asked} characters.",
-}
-
+SCHEMAS = Path(__file__).parents[2] / "schemas"
 Problems = Iterator[tuple[str, str]]
 
 
 @cache
-def read_schema() -> dict:
-    """Return the schema of the config."""
-    return yaml.load(SCHEMA.read_text(encoding="utf-8"), LOADER)
+def read_schema(name: str = "config.schema") -> dict:
+    """Return the schema of the config, or another file of that folder, such as `sentences`."""
+    return yaml.load((SCHEMAS / f"{name}.yaml").read_text(encoding="utf-8"), LOADER)
 
 
 def problems(value: object, schema: dict, key: str = "", *, unknown: Callable[[str, str, dict], str]) -> Problems:
@@ -83,15 +57,18 @@ def _validator() -> type[jsonschema.Draft202012Validator]:
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:
-    value, asked = error.instance, error.validator_value
+    value, asked, sentences = error.instance, error.validator_value, read_schema("sentences")
     if "title" in error.schema:
         return f"{shown(value)} is not {error.schema['title']}; correct it."
     if error.validator != "type":
-        return SENTENCES[error.validator](value, asked)
+        told = ", ".join(map(str, asked)) if isinstance(asked, list) else asked
+        entries = len(value) if isinstance(value, list) else None
+        return sentences["keywords"][error.validator].format(value=shown(value), asked=told, entries=entries)
     names = [asked] if isinstance(asked, str) else asked
+    in_words = [sentences["types"][name][0] for name in names]
     if value is None:
-        return f"has no value; give {IN_WORDS[names[0]]} or remove the line to have the default."
-    problem = f"{shown(value)} is not {' or '.join(IN_WORDS[name] for name in names)}"
+        return f"has no value; give {in_words[0]} or remove the line to have the default."
+    problem = f"{shown(value)} is not {' or '.join(in_words)}"
     if isinstance(value, str) and {"number", "integer", "boolean"} & set(names):
         if re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
             meant = value.lower().replace("e", ".0e", 1)

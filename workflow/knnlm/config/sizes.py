@@ -1,8 +1,7 @@
 """Sizes that a config leaves open follow from the size of its training text. The text itself is not read.
 
 Open sizes are null. Sizes that are given stay, and the open ones go along with them. All fit the fewest tokens that
-the text can have, so that counting the tokens refuses none. Sizes are chosen whenever the workflow is read, so nothing
-heavy is imported.
+the text can have, so that counting the tokens refuses none.
 """
 
 import math
@@ -109,19 +108,10 @@ def _two_digits(number: float) -> int:
     return int(float(f"{number:.1e}"))
 
 
-def _merges(config: dict, text: Text) -> int:
-    return min(max(_two_digits(12 * math.sqrt(text.likely)), 100), 32_000)
-
-
 def _tokens_per_sample(config: dict, text: Text) -> int:
     """Take up to 256 tokens and at least what the windows need that are given."""
     needed = max((window["context"] or 0) + (window["new"] or 0) for window in config["windows"].values())
     return max(_power_of_two(min(256, text.fewest / 8)), needed, 8)
-
-
-def _updates(config: dict, text: Text) -> int:
-    """Train longer on a longer text, but fewer epochs: seven of half a million tokens, half of one of 100 million."""
-    return max(200, _two_digits(2.27 * math.sqrt(text.likely)))
 
 
 def _window(name: str, part: str, share: float) -> Callable[[dict, Text], int]:
@@ -133,10 +123,6 @@ def _window(name: str, part: str, share: float) -> Callable[[dict, Text], int]:
         return max(min(int(share * longest), left), 1 if part == "new" else 0)
 
     return choose
-
-
-def _chunks(config: dict, text: Text) -> int:
-    return math.ceil(math.sqrt(text.likely / 200_000))
 
 
 def _fractions(config: dict, text: Text) -> list[float]:
@@ -165,9 +151,10 @@ def _lists(config: dict) -> int:
 
 
 CHOICES: dict[str, Callable[[dict, Text], object]] = {  # in an order in which each may look at the earlier ones
-    "corpus.bpe_merges": _merges,
+    "corpus.bpe_merges": lambda config, text: min(max(_two_digits(12 * math.sqrt(text.likely)), 100), 32_000),
     "lm.training.tokens_per_sample": _tokens_per_sample,
-    "lm.training.updates": _updates,
+    # Train longer on a longer text, but fewer epochs: seven of half a million tokens, half of one of 100 million.
+    "lm.training.updates": lambda config, text: max(200, _two_digits(2.27 * math.sqrt(text.likely))),
     "lm.training.warmup_updates": lambda config, text: config["lm"]["training"]["updates"] // 8,
     "lm.training.validate_every": lambda config, text: max(config["lm"]["training"]["updates"] // 6, 1),
     "lm.training.save_every": lambda config, text: max(config["lm"]["training"]["updates"] // 6, 1),
@@ -175,7 +162,7 @@ CHOICES: dict[str, Callable[[dict, Text], object]] = {  # in an order in which e
     "windows.train.context": _window("train", "context", 1 / 2),
     "windows.evaluation.new": _window("evaluation", "new", 1 / 4),
     "windows.evaluation.context": _window("evaluation", "context", 3 / 4),
-    "datastore.chunks": _chunks,
+    "datastore.chunks": lambda config, text: math.ceil(math.sqrt(text.likely / 200_000)),
     "fractions": _fractions,
     "retrieval.k": _k,
     "index.factory": _factory,

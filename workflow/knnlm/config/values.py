@@ -1,7 +1,4 @@
-"""The values of a config: which can be used at all, and how a sentence shows them.
-
-Runs whenever the workflow is read, so it imports nothing heavy.
-"""
+"""The values of a config: which can be used at all, and how a sentence shows them."""
 
 import datetime
 import unicodedata

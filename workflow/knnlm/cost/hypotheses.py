@@ -1,7 +1,7 @@
 """What a hypothesis takes: by the stored things that its step loads, and by what it says itself of its work.
 
-A step says which of its settings count what in a literal `WORK` beside its `NEEDS`; `knnlm.hypotheses.registry.COUNTED`
-lists the words. A step without `WORK` is estimated by its needs alone. All estimates are rounded up.
+A step says which of its settings count what in a literal `WORK` beside its `NEEDS`; settings.schema.yaml lists the
+words. A step without `WORK` is estimated by its needs alone. All estimates are rounded up.
 """
 
 import math

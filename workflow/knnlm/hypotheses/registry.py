@@ -8,28 +8,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from knnlm.hypotheses.settings import settings_schema, values_of_kind
+from knnlm.hypotheses.settings import settings_schema, stated, values_of_kind
 
 STEPS = Path(__file__).parent
 STORED = ("states", "datastore", "model", "neighbours", "components", "index", "temperature")
 STORED += ("training", "training_neighbours")
-COUNTED = {  # the words of WORK, and what the settings count that a step lists under each
-    "hidden_states": "hidden states: each has heads of its own, and its keys are read",
-    "heads": "sizes of the heads it trains, in output embeddings for every word type",
-    "rows": "rows of the store that it trains on, null for all, added",
-    "passes": "passes over them, the largest",
-    "components": "components that it makes, one for each entry",
-    "temperatures": "temperatures that it tunes, one for each entry",
-    "updates": "updates of another LM, those of the base LM if there is no such setting",
-    "updates_a_model": "updates after which it keeps an LM",
-    "queries": "queries of its searches, those of valid and test if there is no such setting",
-    "lists": "lists that a query visits, the largest",
-    "codes": "bytes a key has in the indexes that it fills",
-    "neighbours": "neighbours of each training position",
-    "k_means": "the section with rows_per_centroid, iterations, factory and nprobe of a k-means",
-    "centroids_a_word": "centroids for every word type",
-    "held_rows": "rows of the store that it holds in memory",
-}
+COUNTED = tuple(stated("work"))  # the words of WORK
 
 
 @cache

@@ -35,24 +35,25 @@ def _stated(schema: object) -> object:
         return schema
     if "$ref" in schema:
         return _kind(schema["$ref"].removeprefix("#/$defs/"))
-    stated = {key: _stated(part) for key, part in schema.items()}
-    if isinstance(named := stated.get("properties"), dict):
+    found = {key: _stated(part) for key, part in schema.items()}
+    if isinstance(named := found.get("properties"), dict):
         named = {name: _kind(part) if isinstance(part, str) else part for name, part in named.items()}
         strict = {"type": "object", "additionalProperties": False, "required": list(named)}
-        return strict | stated | {"properties": named}
-    return stated
+        return strict | found | {"properties": named}
+    return found
 
 
 def _kind(name: str) -> dict:
-    kinds = _kinds()
+    kinds = stated("$defs")
     if name not in kinds:
         raise ValueError(f"{name} is no kind of setting; there are {', '.join(kinds)}")
     return {**_stated(kinds[name]), "kind": name}
 
 
 @cache
-def _kinds() -> dict:
-    return yaml.safe_load(KINDS.read_text(encoding="utf-8"))["$defs"]
+def stated(section: str) -> dict[str, object]:
+    """Return a section of settings.schema.yaml: its kinds (`$defs`), or what the words of WORK mean (`work`)."""
+    return yaml.safe_load(KINDS.read_text(encoding="utf-8"))[section]
 
 
 def values_of_kind(kind: str, value: object, schema: dict, key: str = "") -> Iterator[tuple[str, object]]:
