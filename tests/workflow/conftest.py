@@ -17,6 +17,14 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[2]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of a release, unless `-m` names them."""
+    if "release" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("release")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def cloned(folder: Path) -> "Project":
     """Copy the workflow into a folder, as a clone has it."""
     for name in ("workflow", "config", "envs"):

@@ -21,7 +21,7 @@ from knnlm.errors import KnnlmError
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = read_schema()
-OVERLAYS = [(), ("tiny",), ("sotu",), ("wikitext103",), ("sotu", "tiny")]
+OVERLAYS = [(), ("tiny",), ("sotu",), ("wikitext103",), ("wikitext103", "rehearsal"), ("sotu", "tiny")]
 
 
 def changed(config: dict, key: str, value: object) -> dict:
