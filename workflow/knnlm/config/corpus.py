@@ -12,6 +12,7 @@ from knnlm.errors import KnnlmError
 
 LONGEST_PATH = 300  # characters that a sentence shows
 PLACEHOLDERS = "{}<>"  # Snakemake fills what stands between them, in a file's name too
+SCHEMES = ("https", "http", "ftp", "file")  # of the addresses that a download can have
 
 
 def most_training_tokens(config: dict) -> int | None:
@@ -63,6 +64,12 @@ def text_files(corpus: dict) -> list[str]:
     return [text[split] for split in SPLITS]
 
 
+def own_files(corpus: dict) -> list[str]:
+    """Return all of the user's own files that the corpus is made of: those of its text, or the zip of WikiText-103."""
+    file = corpus["wikitext103"]["file"]
+    return [file] if corpus["source"] == "wikitext103" and file is not None else text_files(corpus)
+
+
 def problems(config: dict) -> Problems:
     """Yield (key, what is wrong and what to do) for a corpus that cannot be had, the cause first."""
     corpus = config["corpus"]
@@ -70,6 +77,8 @@ def problems(config: dict) -> Problems:
         yield from _sotu_problems(corpus["sotu"])
     elif corpus["source"] == "text":
         yield from (_folder_problems if corpus["text"]["folder"] else _file_problems)(corpus["text"])
+    else:
+        yield from _zip_problems(corpus["wikitext103"])
 
 
 def _sotu_problems(section: dict) -> Problems:
@@ -116,6 +125,19 @@ def _file_problems(text: dict) -> Problems:
             yield key, f"{shown(path, LONGEST_PATH)} is empty; give a file with text in it."
         if any(os.path.samefile(path, text[other]) for other in SPLITS[:number]):
             yield key, f"{path} is given for another split too; give three different files."
+
+
+def _zip_problems(section: dict) -> Problems:
+    key, path = "corpus.wikitext103.file", section["file"]
+    if path is not None:
+        yield from path_problems(key, path, stat.S_ISREG, "a file")
+        if os.stat(path).st_size == 0:
+            yield key, f"{shown(path, LONGEST_PATH)} is empty; give WikiText-103's zip."
+    for number, url in enumerate(section["urls"]):
+        scheme, _, _ = url.partition("://")
+        if scheme not in SCHEMES:
+            problem = f"{shown(scheme)} is none of {', '.join(SCHEMES)}; correct the address"
+            yield f"corpus.wikitext103.urls[{number}]", f"{problem}, or give corpus.wikitext103.file."
 
 
 def path_problems(key: str, path: str, is_kind: Callable[[int], bool], kind: str) -> Problems:

@@ -17,14 +17,14 @@ NAMED = 5  # of the files that are left out, those that a warning names
 def load(corpus: dict, seed: int, archive: Path) -> Splits:
     """Return the splits of the source that the config's section `corpus` names.
 
-    Paths in it are relative to the current directory; `archive` is where WikiText-103's zip is kept. Raises KnnlmError
-    for bad input and where a split has no document.
+    Paths in it are relative to the current directory; `archive` is where a downloaded WikiText-103 is kept. Raises
+    KnnlmError for bad input and where a split has no document.
     """
     source, normalisation = corpus["source"], corpus["normalisation"]
     if source == "sotu":
         splits = sotu.splits(corpus["sotu"], normalisation)
     elif source == "wikitext103":
-        splits = wikitext103(corpus["wikitext103"]["url"], corpus["wikitext103"]["sha256"], archive, normalisation)
+        splits = wikitext103(corpus["wikitext103"], archive, normalisation)
     elif (text := corpus["text"])["folder"] is not None:
         splits = text_folder(text, seed, normalisation)
     else:
