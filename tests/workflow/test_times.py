@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from job_times import ratios, slowdown
 from snakemake.utils import update_config, validate
 
-from knnlm.cost.hours import OPERATIONS, measured_seconds, predicted_seconds, ratios, read_rates
+from knnlm.cost.hours import OPERATIONS, measured_seconds, predicted_seconds, read_rates
 from knnlm.cost.rules import TRAINED, jobs
 from knnlm.cost.sizes import Run
-from knnlm.cost.step_times import computed_and_wall_seconds, read_times, slowdown
+from knnlm.cost.step_times import computed_and_wall_seconds, read_times
 
 pytestmark = pytest.mark.slow
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from configs import config_of
+from job_times import ratios
 
 from knnlm.cost import stages
 from knnlm.cost.hours import (
@@ -22,7 +23,6 @@ from knnlm.cost.hours import (
     job_seconds,
     measured_seconds,
     predicted_seconds,
-    ratios,
     read_rates,
 )
 from knnlm.cost.hypotheses import TRAINING_SECONDS

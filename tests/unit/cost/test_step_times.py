@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from job_times import slowdown
 
 from knnlm.cost.step_times import (
     Times,
@@ -14,7 +15,6 @@ from knnlm.cost.step_times import (
     covered_seconds,
     idle_seconds,
     read_times,
-    slowdown,
     wall_seconds,
 )
 from knnlm.errors import KnnlmError

@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from itertools import chain
 
-from knnlm.config import corpus, hypotheses, text_limits
-from knnlm.config.corpus import most_training_tokens, training_bytes
+from knnlm.config import corpus, hypotheses, sizes, text_limits
 from knnlm.config.schema import Problems, problems, suggestion
-from knnlm.config.sizes import text_of
 from knnlm.config.values import shown, unfit_values
 from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
 from knnlm.errors import KnnlmError
@@ -18,33 +16,24 @@ GPU_LARGEST_K = 2048  # FAISS's limit for k and nprobe on a GPU
 
 
 def check(config: dict, schema: dict) -> None:
-    """Check a config as the user wrote it, before defaults are filled, against the schema.
-
-    Raises KnnlmError, naming the key of the first problem.
-    """
+    """Check a config, as the user wrote it, against the schema; raises KnnlmError, naming the first wrong key."""
 
     def unknown(name: str, section: str, subschema: dict) -> str:
         return f"not a known key; {suggestion(name, section, subschema, schema)}."
 
-    for key, problem in chain(unfit_values(config), problems(config, schema, unknown=unknown)):
-        _refuse(key, problem)
+    _refuse(chain(unfit_values(config), problems(config, schema, unknown=unknown)))
 
 
 def check_combinations(config: dict) -> None:
-    """Check that the values of a complete config fit each other and the text.
-
-    Raises KnnlmError, naming the key of the first problem.
-    """
-    for check_of in CHECKS:
-        for key, problem in check_of(config):
-            _refuse(key, problem)
+    """Check that a complete config's values fit each other and the text; raises KnnlmError for the first wrong key."""
+    _refuse(chain.from_iterable(check_of(config) for check_of in CHECKS))
 
 
 def warnings(config: dict) -> Iterator[str]:
     """Yield a line for each key that counting the tokens of the text will probably refuse. The config is complete."""
-    if training_bytes(config) is None:
+    if corpus.training_bytes(config) is None:
         return
-    tokens, counts = text_of(config).likely, config["corpus"]["token_counts"]
+    tokens, counts = sizes.text_of(config).likely, config["corpus"]["token_counts"]
     if counts and not tokens / DOUBTFUL < counts["train"] < tokens * DOUBTFUL:
         problem = f"{counts['train']} is given, but a text of this size has about {tokens} BPE tokens"
         yield f"corpus.token_counts.train: {problem}; correct it."
@@ -52,8 +41,10 @@ def warnings(config: dict) -> Iterator[str]:
         yield f"{key}: will probably be refused when the tokens are counted: {problem}"
 
 
-def _refuse(key: str, problem: str) -> None:
-    raise KnnlmError(f"config key {key}: {problem}")
+def _refuse(found: Problems) -> None:
+    """Raise KnnlmError for the first problem, if there is one."""
+    for key, problem in found:
+        raise KnnlmError(f"config key {key}: {problem}")
 
 
 def _lm_problems(config: dict) -> Problems:
@@ -133,7 +124,7 @@ def _temperature_problems(config: dict) -> Problems:
 
 def _size_problems(config: dict) -> Problems:
     """Find what needs more training tokens than there can be."""
-    if (most := most_training_tokens(config)) is not None:
+    if (most := corpus.most_training_tokens(config)) is not None:
         yield from text_limits.problems(config, most, "" if config["corpus"]["token_counts"] else "at most")
 
 
@@ -151,14 +142,5 @@ def _setting_problems(config: dict) -> Problems:
             yield key, f"{problem}, and a training's can be {LARGEST_SEED} at most; lower it."
 
 
-CHECKS = (
-    _lm_problems,
-    corpus.problems,
-    _index_problems,
-    _retrieval_problems,
-    _resource_problems,
-    _temperature_problems,
-    _size_problems,
-    hypotheses.problems,
-    _setting_problems,
-)
+CHECKS = (_lm_problems, corpus.problems, _index_problems, _retrieval_problems, _resource_problems)
+CHECKS += (_temperature_problems, _size_problems, hypotheses.problems, _setting_problems)

@@ -19,10 +19,7 @@ SHELL_MARKS = SUBSTITUTION_MARKS + "'\"\\"
 
 
 def check_file(path: str | Path) -> None:
-    """Check that a file is YAML with keys at its top, and repeats no key; YAML itself would take the last.
-
-    Raises KnnlmError, naming the file.
-    """
+    """Raise KnnlmError, naming it, unless a file is YAML with keys and repeats none, where YAML takes the last."""
     try:
         root = yaml.compose(Path(path).read_bytes().decode("utf-8-sig"), LOADER)
     except OSError as error:
@@ -43,10 +40,7 @@ def check_file(path: str | Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a workflow can run in a folder: PYTHONPATH or Snakemake cannot name every one.
-
-    Raises KnnlmError, naming the folder.
-    """
+    """Raise KnnlmError, naming it, for a folder in which no workflow runs: PYTHONPATH or Snakemake cannot name it."""
     marks = (f"the character {mark}" for mark in FOLDER_MARKS if mark in str(folder))
     if unfit := unfit_character(str(folder)) or next(marks, None):
         problem = f"the workflow cannot run in a folder with {unfit} in its name"
@@ -54,10 +48,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_submitted(given: str, marks: str = SHELL_MARKS) -> None:
-    """Check that a path or value can stand in the command of a cluster's job, which more than one shell reads.
-
-    Raises KnnlmError, naming it.
-    """
+    """Raise KnnlmError, naming it, for what may not stand in a cluster job's command, which several shells read."""
     if mark := next((mark for mark in marks if mark in given), None):
         problem = f"jobs on a cluster cannot be given a path or value with the character {mark} in it"
         raise KnnlmError(f"{given!r}: {problem}; use another name.")

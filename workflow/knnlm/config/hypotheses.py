@@ -32,9 +32,8 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     try:
         reads, settings, _ = registry.read_step(family)
     except OSError:
-        there = ", ".join(registry.families())
-        problem = f"there is no step {shown(family)}; choose one of {there}, or write it in workflow/knnlm/hypotheses."
-        yield f"{key}.family", problem
+        problem = f"there is no step {shown(family)}; choose one of {', '.join(registry.families())}"
+        yield f"{key}.family", f"{problem}, or write it in workflow/knnlm/hypotheses."
         return
     except (ValueError, SyntaxError) as error:
         yield f"{key}.family", f"the step {family}.py cannot be read ({error}); correct it."

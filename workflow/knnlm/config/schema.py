@@ -45,14 +45,8 @@ def problems(value: object, schema: dict, key: str = "", *, unknown: Callable[[s
 @cache
 def _validator() -> type[jsonschema.Draft202012Validator]:
     plain = jsonschema.Draft202012Validator
-    types = plain.TYPE_CHECKER.redefine_many(
-        {
-            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
-            "number": lambda types, value: (
-                types.is_type(value, "integer") or (isinstance(value, float) and math.isfinite(value))
-            ),
-        }
-    )
+    types = plain.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    types = types.redefine("number", lambda _, value: type(value) in (int, float) and math.isfinite(value))
     return jsonschema.validators.extend(plain, type_checker=types)
 
 

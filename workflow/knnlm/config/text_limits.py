@@ -52,10 +52,9 @@ def problems(config: dict, tokens: int, known: str = "", stages: Iterable[str] =
 
     `known` says how well their number is known: it is counted, or `at most` or `about` this.
     """
+    text = f"the training text has {known + ' ' if known else ''}{tokens} BPE tokens"
     for stage in stages:
-        yield from CHECKS[stage](
-            config, tokens, f"the training text has {known + ' ' if known else ''}{tokens} BPE tokens"
-        )
+        yield from CHECKS[stage](config, tokens, text)
 
 
 def difference(given: dict[str, int] | None, counted: dict[str, int]) -> str | None:

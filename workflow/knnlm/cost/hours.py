@@ -90,8 +90,3 @@ def measured_seconds(run: Run, times: list[Times]) -> dict[str, float]:
 
 def _with_total(seconds: dict[str, float]) -> dict[str, float]:
     return seconds | {"total": sum(part for stage, part in seconds.items() if stage != TRAINED)}
-
-
-def ratios(predicted: dict[str, float], measured: dict[str, float]) -> dict[str, float]:
-    """Return how many times as long as it took each stage was predicted to take, where both are known."""
-    return {stage: seconds / measured[stage] for stage, seconds in predicted.items() if measured.get(stage)}

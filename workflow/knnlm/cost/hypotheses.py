@@ -136,9 +136,7 @@ def _clusters(run: Run, said: dict) -> Work:
     """Cluster a sample of the store and assign all of its rows, three times for each hidden state."""
     (k_means,), centroids = said["k_means"], sum(said["centroids_a_word"]) * run.vocabulary
     sample = min(k_means["rows_per_centroid"] * centroids, run.train)
-    lists = (
-        math.sqrt(centroids) * 4
-    )  # a row is compared with these and the centroids in some, or with all of a flat index
+    lists = math.sqrt(centroids) * 4  # a row is compared with these and the centroids in some, or all of a flat index
     compared = centroids if k_means["factory"] == "Flat" else lists + centroids * min(1, k_means["nprobe"] / lists)
     rows = (sample * k_means["iterations"] + run.train) * 3 * len(said["hidden_states"])
     held = max(sample, 2 * min(sum(said["held_rows"]), run.train))  # in float32; rows of the words and a copy

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from knnlm.components.catalogue import Component, knn_components, retrievals, searched_fractions
-from knnlm.config.checks import most_training_tokens
+from knnlm.config.corpus import most_training_tokens
 from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS, parse_factory
 from knnlm.retrieval.blocks import block_edges
 

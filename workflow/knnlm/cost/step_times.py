@@ -62,11 +62,6 @@ def idle_seconds(records: Iterable[Times]) -> float:
     return sum(_span(jobs) - covered_seconds((job.started, job.ended) for job in jobs) for jobs in by_driver(records))
 
 
-def slowdown(records: list[Times]) -> float:
-    """Return how many times their CPU time the start-ups of jobs took: about 1 on a quiet machine."""
-    return sum(job.began - job.started for job in records) / sum(job.starting_cpu_seconds for job in records)
-
-
 def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
     """Return how long at least one of the intervals (begin, end) lasts."""
     covered, reached = 0.0, float("-inf")
