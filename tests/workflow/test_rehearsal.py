@@ -44,7 +44,7 @@ class Rehearsal:
 
 def run(folder: Path, profile: str, address: str, config: dict, *words: str) -> Rehearsal:
     """Run the rehearsal from its text to its report, as a user would; steps compute on the CPU."""
-    overlay = {"corpus": {"wikitext103": {"url": address}}} | config
+    overlay = {"corpus": {"wikitext103": {"urls": [address]}}} | config
     (folder / "config/here.yaml").write_text(json.dumps(overlay))
     files = ["config/wikitext103.yaml", "config/rehearsal.yaml", "config/here.yaml"]
     report = ["--report", "results/rehearsal/report.html"]
