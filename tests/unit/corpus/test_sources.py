@@ -81,3 +81,57 @@ def test_folder_errors(tmp_path):
         in_folder(tmp_path, 0.1, 0.1, 1)
     with pytest.raises(KnnlmError, match="is not a folder"):
         in_folder(tmp_path / "absent", 0.1, 0.1, 1)
+
+
+OFFICIAL = {"train": 103_227_021, "valid": 217_646, "test": 245_569}
+
+
+def copied(lines: list[str], way: str) -> list[str]:
+    """Return lines of WikiText as a copy has them."""
+    rows = [f"{line}\n" if line else "" for line in lines]  # as Salesforce/wikitext has them
+    return {
+        "as published": "".join(f"{line}\n" for line in lines),
+        "rows one after the other": "".join(rows),
+        "a line end after each row": "\n".join(rows) + "\n",
+        "no blank lines": "".join(f"{line}\n" for line in lines if line),
+        "one line": " ".join(filter(None, lines)) + "\n",
+    }[way].splitlines()
+
+
+WAYS = ["as published", "rows one after the other", "a line end after each row", "no blank lines", "one line"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_of_wikitext_with_other_lines_is_told_by_its_words(way):
+    """Lines of the length that WikiText's have, as many as its splits have words."""
+    words = {}
+    for split, count in OFFICIAL.items():
+        paragraph = " ".join(["word"] * 86)
+        block = ["", "= Title =", "", paragraph, paragraph]
+        size = sum(len(line.split()) + 1 for line in block)
+        per_block = sum(map(sources.words_of, copied(block, way)))
+        words[split] = round(count * per_block / size)
+        if way != "one line":
+            assert per_block == sum(len(line.split()) + 1 for line in copied(block, way))
+    said = sources.no_wikitext103(words, is_declared=False)
+    assert (said is None) == (way == "as published")
+    if said:
+        assert said.count(", not ") == 3
+        assert f"valid {words['valid']:,}, not 217,646" in said
+        assert said.endswith(".")
+
+
+def test_other_texts_are_not_taken_for_wikitext(archive, tmp_path, run_step, capsys):
+    wikitext_2 = OFFICIAL | {"train": 2_088_628}  # the same valid and test
+    assert sources.no_wikitext103(wikitext_2, is_declared=False) is None
+    assert "train 2,088,628, not 103,227,021)" in sources.no_wikitext103(wikitext_2, is_declared=True)
+    assert sources.no_wikitext103({"train": 103_227_021, "valid": 10_000, "test": 245_569}, is_declared=False) is None
+    assert sources.no_wikitext103(OFFICIAL, is_declared=True) is None
+    paths = files(tmp_path)
+    run_step(tmp_path / "out", {"source": "text", "text": TEXT | paths})
+    assert "WikiText" not in capsys.readouterr().err
+    section = {"file": str(archive), "urls": [], "sha256": None}
+    run_step(tmp_path / "out", {"source": "wikitext103", "wikitext103": section})
+    said = [line for line in capsys.readouterr().err.splitlines() if "as published" in line]
+    assert len(said) == 1
+    assert "train 26, not 103,227,021; valid 26, not 217,646; test 26, not 245,569" in said[0]

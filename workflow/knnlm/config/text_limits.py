@@ -58,7 +58,7 @@ def problems(config: dict, tokens: int, known: str = "", stages: Iterable[str] =
 
 
 def difference(given: dict[str, int] | None, counted: dict[str, int]) -> str | None:
-    """Say which token counts `given` in the config are off by more than a tenth; the `counted` ones are used."""
-    off = [split for split in given or {} if not 0.9 < given[split] / counted[split] < 1.1]
+    """Say which token counts `given` in the config are wrong; the `counted` ones are used."""
+    off = [split for split in given or {} if given[split] != counted[split]]
     numbers = ", ".join(f"{split} {given[split]:,} given, {counted[split]:,} counted" for split in off)
     return f"config key corpus.token_counts: {numbers}; what is counted is used. Correct the key." if off else None

