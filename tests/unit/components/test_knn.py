@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from stores import brute_force, known, true_similarities
 
 from knnlm.components.interpolation import interpolate
-from knnlm.components.knn import gold_matches, knn_scorer, log_p_knn
+from knnlm.components.knn import PAIRS_AT_ONCE, GoldShare, gold_matches, halvings, knn_scorer, log_p_knn
 from knnlm.storage.arrays import load_array, save_array
 
 TEMPERATURES = st.floats(-2, 4).map(lambda exponent: 10.0**exponent)
@@ -69,6 +69,50 @@ def test_probabilities_of_all_values_sum_to_one(retrieval, temperature):
     )
     assert np.allclose(total[(ids >= 0).any(axis=1)], 1, atol=1e-5)
     assert (total[(ids < 0).all(axis=1)] == 0).all()
+
+
+@given(retrievals(), st.lists(TEMPERATURES, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_temperatures_worked_out_together_are_those_of_the_formula(retrieval, temperatures):
+    """Halves and quarters too, whose terms are squares of others, far below where float32 ends."""
+    ids, similarities, values, gold = retrieval
+    temperatures = sorted({part for whole in temperatures for part in (whole, whole / 2, whole / 4, whole / 8)})
+    share = GoldShare(similarities, gold_matches(ids, values, gold), ahead=temperatures)
+    for temperature in temperatures:
+        found, expected = share(temperature), formula(*retrieval, temperature)
+        assert np.array_equal(np.isneginf(found), np.isneginf(expected))
+        some = np.isfinite(expected)
+        np.testing.assert_allclose(found[some], expected[some], rtol=2e-6, atol=2e-6)
+
+
+def test_the_terms_of_a_large_block_are_right_to_a_millionth():
+    generator = np.random.default_rng(3)
+    similarities = -generator.gamma(2, 20, (700, 1024)).astype(np.float32)  # more than one block
+    assert similarities.size > PAIRS_AT_ONCE["cpu"]
+    matches, grid = generator.random((700, 1024)) < 0.05, [0.1, 0.2, 0.4, 1.0, 2.0, 3.0, 4.0, 8.0, 50.0]
+    together, alone = GoldShare(similarities, matches, ahead=grid), GoldShare(similarities, matches)
+    exact = similarities.astype(np.float64)
+    for temperature in grid:
+        expected = logsumexp(exact / temperature, axis=1, b=matches) - logsumexp(exact / temperature, axis=1)
+        for share in (together, alone):
+            np.testing.assert_allclose(share(temperature), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_shares_of_a_neighbour_count_like_matches():
+    generator = np.random.default_rng(5)
+    similarities = generator.normal(0, 5, (50, 20)).astype(np.float32)
+    shares = (generator.random((50, 20)) * (generator.random((50, 20)) < 0.3)).astype(np.float32)
+    exact = similarities.astype(np.float64) / 1.7
+    with np.errstate(divide="ignore"):
+        expected = logsumexp(exact, axis=1, b=shares) - logsumexp(exact, axis=1)
+    np.testing.assert_allclose(log_p_knn(similarities, shares, 1.7), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_chains_halve_and_name_every_temperature_once():
+    grid = [0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.6, 3.2, 7.0]
+    chains = [[grid[place] for place in chain] for chain in halvings(grid)]
+    assert chains == [[7.0], [3.2, 1.6, 0.8], [0.6, 0.3], [0.4, 0.2, 0.1]]
+    assert list(halvings([])) == []
 
 
 def test_log_p_knn_by_hand():

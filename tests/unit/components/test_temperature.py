@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knnlm.components.catalogue import Component
-from knnlm.components.temperature import mixed_loss, tune_temperature, tuned
+from knnlm.components.temperature import bottom, mixed_loss, tune_temperature, tuned
 
 
 def valley(bottom):
@@ -18,6 +18,23 @@ def test_the_optimum_is_found_inside_the_grid_and_beyond_it(bottom):
     temperature, status = tune_temperature(valley(bottom), [0.3, 1.0, 3.0, 10.0, 30.0], 0.01, 1e4)
     assert status == "optimum"
     assert temperature == pytest.approx(bottom, rel=2e-3)
+
+
+@pytest.mark.parametrize("lopsided", [lambda x: np.exp(x) - x, lambda x: np.cosh(x) + 0.2 * x**3, np.cosh])
+def test_few_evaluations_find_the_bottom_of_a_lopsided_valley(lopsided):
+    tried = []
+
+    def loss(place):
+        tried.append(place)
+        return lopsided(place)
+
+    found = bottom(loss, *((place, lopsided(place)) for place in (-0.3, 0.05, 0.2)))
+    assert found == pytest.approx(0, abs=1e-3)
+    assert len(tried) <= 8
+
+
+def test_a_level_loss_has_its_bottom_in_the_middle():
+    assert bottom(lambda place: 1.0, (-1.0, 1.0), (0.0, 1.0), (1.0, 1.0)) == 0.0
 
 
 @pytest.mark.parametrize(("bottom", "end"), [(1e-4, 0.01), (1e7, 1e4)])

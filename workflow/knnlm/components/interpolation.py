@@ -32,7 +32,7 @@ def optimal_weight(log_p_base: np.ndarray, log_p_component: np.ndarray) -> float
         terms = 1.0 / (weight + shift)
         slope = terms.sum()
         low, high = (weight, high) if slope > 0 else (low, weight)
-        step = slope / np.dot(terms, terms)  # Newton: the second derivative is minus the sum of the squared terms
+        step = slope / np.square(terms).sum()  # Newton: the second derivative is minus the sum of the squared terms
         if abs(step) < WEIGHT_TOLERANCE or high - low < WEIGHT_TOLERANCE:
             break
         weight += step

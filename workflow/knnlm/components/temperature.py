@@ -9,9 +9,11 @@ from knnlm.components.catalogue import GRID_STEP, Component
 from knnlm.components.interpolation import best_mixture, interpolate, perplexity
 
 WALK = 1.5  # factor from one τ to the next where the search leaves the grid
-TOLERANCE = 1e-3  # of log τ
+TOLERANCE = 3e-4  # of log τ: the loss is flat to its rounding in float32 within that
+MOST_STEPS = 30  # from the grid to the lowest τ; smooth losses take three to eight
 CURVE_COLUMNS = ["component", "h", "metric", "mask", "score", "fraction", "temperature", "split", "lambda", "ppl"]
 Loss = Callable[[float], tuple[float, float]]
+Point = tuple[float, float]  # log τ, and the loss there in nats
 
 
 def mixed_loss(log_p_at: Callable[[float], np.ndarray], log_p_base: np.ndarray) -> Loss:
@@ -55,11 +57,8 @@ def tune_temperature(loss: Callable[[float], float], grid: list[float], low: flo
     """Return the τ that minimises `loss`, and how it was found: `optimum`, or `edge` where the range ends first.
 
     The search starts from the best of `grid`. While the end of what was tried is still the best, it walks on
-    geometrically within [low, high]. It ends between the best point's neighbours in log τ (bounded Brent), at about
-    1e-3 relative.
+    geometrically within [low, high]. It ends between the best point's neighbours in log τ, at about TOLERANCE.
     """
-    from scipy.optimize import minimize_scalar  # takes as long as a third of torch, and most hypotheses tune nothing
-
     tried = {temperature: loss(temperature) for temperature in sorted(grid)}
     while True:
         best = min(tried, key=tried.get)
@@ -74,6 +73,28 @@ def tune_temperature(loss: Callable[[float], float], grid: list[float], low: flo
         return best, "edge"
     ordered = sorted(tried)
     place = ordered.index(best)
-    bounds = np.log(ordered[place - 1]), np.log(ordered[place + 1])
-    found = minimize_scalar(lambda log_t: loss(float(np.exp(log_t))), bounds=bounds, options={"xatol": TOLERANCE})
-    return (float(np.exp(found.x)), "optimum") if found.fun <= tried[best] else (best, "optimum")
+    around = [(float(np.log(temperature)), tried[temperature]) for temperature in ordered[place - 1 : place + 2]]
+    log_temperature = bottom(lambda log_t: loss(float(np.exp(log_t))), *around)
+    return best if log_temperature == around[1][0] else float(np.exp(log_temperature)), "optimum"
+
+
+def bottom(loss: Callable[[float], float], left: Point, middle: Point, right: Point) -> float:
+    """Return where `loss` is lowest between two points that are no lower than the middle one, to TOLERANCE.
+
+    Each step goes to the bottom of the parabola through the three, which lies between them, and keeps the lowest with
+    its neighbours. A loss that is a parabola there takes one step.
+    """
+    for _ in range(MOST_STEPS):
+        to_left, to_right = middle[0] - left[0], middle[0] - right[0]
+        of_left, of_right = to_left * (middle[1] - right[1]), to_right * (middle[1] - left[1])
+        if of_left == of_right:  # the three are level
+            break
+        step = (to_left * of_left - to_right * of_right) / (2 * (of_left - of_right))
+        if abs(step) < TOLERANCE:
+            break
+        place = middle[0] - step
+        tried = place, loss(place)
+        nearer, further = sorted([middle, tried], key=lambda point: point[1])
+        left, right = (further, right) if further[0] < nearer[0] else (left, further)
+        middle = nearer
+    return middle[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnlm.components.catalogue import BASE, Component
+from knnlm.components.catalogue import BASE, GRID_STEP, Component
 from knnlm.components.columns import checkpoint_of, find_component
 from knnlm.components.interpolation import count_words
 from knnlm.components.knn import Neighbours, knn_scorer
@@ -216,7 +216,8 @@ class Inputs:
         """
         described = {"mask": MASKS[search], "score": MASKS[search], "k": found["valid"][0].shape[1]}
         component = self.component(name, **self.main, fraction=1.0, rows=len(values), **described, **place)
-        log_p_at = knn_scorer(found, values, self.gold)
+        ahead = {"valid": self.temperature["grid"][::GRID_STEP]} if same is None else {}
+        log_p_at = knn_scorer(found, values, self.gold, self.device, ahead)
         if same is None:
             return self.tuned(component, log_p_at)
         component = component.tuned(same.temperature, same.temperature_status)

@@ -7,7 +7,7 @@ import numpy as np
 from knnlm.analysis.significance import bootstrap
 from knnlm.components.catalogue import knn_components, retrievals
 from knnlm.components.interpolation import optimal_weight
-from knnlm.components.knn import log_p_knn
+from knnlm.components.knn import GoldShare
 from knnlm.datastore.store import Datastore
 from knnlm.performance.bench import Bench, Measured, median, row
 from knnlm.performance.search import QUERIES_OF_ROWS, queries_for
@@ -46,7 +46,8 @@ def temperatures(grid: list[float], retrieval: Retrieval, store: Datastore, benc
 
 def best_weights(near: np.ndarray, matches: np.ndarray, log_p_base: np.ndarray, grid: list[float]) -> list[float]:
     """Return the best λ at each temperature; `near` float32 (n, k), `matches` bool (n, k), `log_p_base` (n,) nats."""
-    return [optimal_weight(log_p_base, log_p_knn(near, matches, temperature)) for temperature in grid]
+    share = GoldShare(near, matches, ahead=grid)
+    return [optimal_weight(log_p_base, share(temperature)) for temperature in grid]
 
 
 def resampling(components: int, resamples: int, bench: Bench) -> Measured:

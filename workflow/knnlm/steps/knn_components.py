@@ -36,12 +36,14 @@ def main(
     done, rows, log_p = [], [], {split: [] for split in EVALUATED}
     wanted = catalogue.knn_components(settings, **of_search)
     for component in progress(wanted, f"components {' '.join(of_search.values())}"):
-        score = knn_scorer(load_scores(neighbours, manifest, component, sizes), values, gold)
+        is_tuned, is_end = component.temperature is None, component.fraction in (fractions[0], fractions[-1])
+        step = 1 if is_end else catalogue.GRID_STEP
+        ahead = {"valid": search["grid"][::step], "test": search["grid"] if is_end else []} if is_tuned else {}
+        score = knn_scorer(load_scores(neighbours, manifest, component, sizes), values, gold, "cpu", ahead)
         component = replace(component, rows=store.rows_below(component.fraction))
-        if component.temperature is None:
+        if is_tuned:
             loss = temperature.mixed_loss(partial(score, "valid"), log_p_base["valid"])
-            is_end = component.fraction in (fractions[0], fractions[-1])
-            component = temperature.tuned(component, loss, search, step=1 if is_end else catalogue.GRID_STEP)
+            component = temperature.tuned(component, loss, search, step)
             if is_end:
                 rows += temperature.curve(component, loss, partial(score, "test"), log_p_base, words, search["grid"])
         done.append(component)
