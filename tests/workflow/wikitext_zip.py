@@ -16,7 +16,7 @@ from knnlm.corpus.tokenise import tokenise
 
 NAME = "wikitext-103-v1.zip"
 ADDRESSES = {"first_year": 1913, "last_year": 2026, "kinds": ["spoken"], "period": 6, "valid": 0, "test": 3}
-WORDS = {"train": 1100, "valid": 450, "test": 450}  # of an article, at the least, where an address has so many
+WORDS = {"train": 1100, "valid": 200, "test": 200}  # of an article, at the least, where an address has so many
 PARAGRAPHS = 6  # of a section
 SEEN = 3  # times in train; rarer words are `<unk>`, as in WikiText
 DATE = (2016, 9, 26, 0, 0, 0)  # of all members, so that the zip is the same bytes wherever it is made
