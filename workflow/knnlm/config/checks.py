@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from knnlm.config import corpus, hypotheses, sizes, text_limits
-from knnlm.config.schema import Problems, problems, suggestion
+from knnlm.config.schema import Problems, problems, suggestion, told_if
 from knnlm.config.values import shown, unfit_values
 from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
 from knnlm.errors import KnnlmError
@@ -49,77 +49,58 @@ def _refuse(found: Problems) -> None:
 
 def _lm_problems(config: dict) -> Problems:
     architecture, training = config["lm"]["architecture"], config["lm"]["training"]
-    width, heads, updates = architecture["width"], architecture["heads"], training["updates"]
-    if width % heads:
-        problem = f"{heads} does not divide lm.architecture.width ({width})"
-        yield "lm.architecture.heads", f"{problem}; choose a divisor of {width}."
-    if width % 2:
-        yield "lm.architecture.width", f"{width} is odd, but sinusoidal positions are pairs; choose an even width."
+    yield from told_if(architecture["width"] % architecture["heads"], "lm.architecture.heads", **architecture)
+    yield from told_if(architecture["width"] % 2, "lm.architecture.width", **architecture)
     for name in ("minimum_learning_rate", "warmup_initial_learning_rate"):
-        if training[name] > (highest := training["learning_rate"]):
-            yield f"lm.training.{name}", f"{training[name]} is above lm.training.learning_rate ({highest}); lower it."
-    if (warmup := training["warmup_updates"]) > updates:
-        yield "lm.training.warmup_updates", f"{warmup} is more than lm.training.updates ({updates}); lower it."
-    if training["fp16"] and config["resources"]["training_gpus"] == 0:
-        problem = "float16 training needs a GPU, but resources.training_gpus is 0"
-        yield "lm.training.fp16", f"{problem}; set fp16 to false or give GPUs."
+        rate, key = training[name], f"lm.training.{name}"
+        yield from told_if(rate > training["learning_rate"], key, "learning rate", **training, rate=rate)
+    yield from told_if(training["warmup_updates"] > training["updates"], "lm.training.warmup_updates", **training)
+    yield from told_if(training["fp16"] and config["resources"]["training_gpus"] == 0, "lm.training.fp16")
     longest = training["tokens_per_sample"]
     for name, window in config["windows"].items():
-        if (total := window["context"] + window["new"]) > longest:
-            problem = f"context + new is {total}, more than lm.training.tokens_per_sample ({longest})"
-            yield f"windows.{name}", f"{problem}; lower one of them."
+        total = window["context"] + window["new"]
+        yield from told_if(total > longest, f"windows.{name}", "window", total=total, longest=longest)
 
 
 def _resource_problems(config: dict) -> Problems:
-    gpus, nodes = (config["resources"][f"training_{what}"] for what in ("gpus", "nodes"))
-    if (accumulate := config["lm"]["training"]["accumulate"]) % max(gpus, 1):
-        problem = f"{accumulate} passes cannot be shared evenly by resources.training_gpus ({gpus})"
-        yield "lm.training.accumulate", f"{problem}; choose a multiple of {gpus}."
-    if gpus % nodes or (nodes > 1 and not gpus):
-        problem = f"{nodes} nodes cannot share resources.training_gpus ({gpus}) evenly"
-        yield "resources.training_nodes", f"{problem}; choose a divisor of them, or 1."
+    resources, accumulate = config["resources"], config["lm"]["training"]["accumulate"]
+    gpus, nodes = resources["training_gpus"], resources["training_nodes"]
+    yield from told_if(accumulate % max(gpus, 1), "lm.training.accumulate", accumulate=accumulate, gpus=gpus)
+    uneven = gpus % nodes or (nodes > 1 and not gpus)
+    yield from told_if(uneven, "resources.training_nodes", nodes=nodes, gpus=gpus)
     for key, value in (("retrieval.k", config["retrieval"]["k"]), ("index.nprobe", config["index"]["nprobe"])):
-        if config["resources"]["gpus"] and value > GPU_LARGEST_K:
-            problem = f"{value} is more than the {GPU_LARGEST_K} that FAISS allows on a GPU"
-            yield key, f"{problem}; lower it or set resources.gpus to 0."
+        too_many = resources["gpus"] and value > GPU_LARGEST_K
+        yield from told_if(too_many, key, "neighbours on a GPU", value=value, most=GPU_LARGEST_K)
 
 
 def _index_problems(config: dict) -> Problems:
     index, width = config["index"], config["lm"]["architecture"]["width"]
     factory = parse_factory(index["factory"], width)
-    if factory.sub_quantisers and width % factory.sub_quantisers:
-        codes = f"{factory.sub_quantisers} PQ codes do not divide lm.architecture.width ({width})"
-        yield "index.factory", f"{codes}; choose a divisor of {width}."
-    # Every chunk gives the same share of the training rows, rounded down.
-    needed, lost = factory.least_training_rows, config["datastore"]["chunks"] - 1
-    if (rows := index["training_rows"]) - lost < needed:
-        problem = f"{rows} rows are too few for {index['factory']}, which needs {needed + lost}"
-        yield "index.training_rows", f"{problem} and for a good index {39 * needed}; raise it."
-    if index["nprobe"] > factory.lists:
-        yield "index.nprobe", f"{index['nprobe']} is more than the {factory.lists} lists of index.factory; lower it."
+    codes, least = factory.sub_quantisers, factory.least_training_rows
+    yield from told_if(codes and width % codes, "index.factory", codes=codes, width=width)
+    needed = least + config["datastore"]["chunks"] - 1  # each chunk gives the same share of the rows, rounded down
+    few = index["training_rows"] < needed
+    yield from told_if(few, "index.training_rows", **index, needed=needed, good=39 * least)
+    yield from told_if(index["nprobe"] > factory.lists, "index.nprobe", **index, lists=factory.lists)
 
 
 def _retrieval_problems(config: dict) -> Problems:
     main, fractions = config["main"], config["fractions"]
     for key, choices in (("h", "h"), ("metric", "metrics")):
-        if main[key] not in (there := config["retrieval"][choices]):
-            problem = f"{main[key]} is not in retrieval.{choices} ({', '.join(there)})"
-            yield f"main.{key}", f"{problem}; choose one of them or add it there."
-    if fractions != sorted(fractions) or fractions[-1] != 1:
-        yield "fractions", f"{fractions} does not ascend to 1.0; sort it and end it with 1.0."
-    if len({f"{fraction:g}" for fraction in fractions}) < len(fractions):  # they name components
-        yield "fractions", f"{fractions} has two that agree in six digits; remove one."
+        value, there = main[key], config["retrieval"][choices]
+        said = {"value": value, "choices": choices, "there": ", ".join(there)}
+        yield from told_if(value not in there, f"main.{key}", "main", **said)
+    yield from told_if(fractions != sorted(fractions) or fractions[-1] != 1, "fractions", fractions=fractions)
+    alike = len({f"{fraction:g}" for fraction in fractions}) < len(fractions)  # they name components
+    yield from told_if(alike, "fractions", "fractions alike", fractions=fractions)
 
 
 def _temperature_problems(config: dict) -> Problems:
-    grid, low, high = (config["temperature"][name] for name in ("grid", "low", "high"))
-    if low >= high:
-        yield "temperature.low", f"{low} is not below temperature.high ({high}); lower it."
-    if outside := [temperature for temperature in grid if not low <= temperature <= high]:
-        problem = f"{outside[0]} is outside temperature.low to temperature.high ({low} to {high})"
-        yield "temperature.grid", f"{problem}; remove it or widen them."
-    if 1 not in grid:
-        yield "temperature.grid", "lacks the untuned temperature 1.0; add it."
+    search = config["temperature"]
+    yield from told_if(search["low"] >= search["high"], "temperature.low", **search)
+    outside = [temperature for temperature in search["grid"] if not search["low"] <= temperature <= search["high"]]
+    yield from told_if(outside, "temperature.grid", **search, outside=outside)
+    yield from told_if(1 not in search["grid"], "temperature.grid", "untuned temperature")
 
 
 def _size_problems(config: dict) -> Problems:
@@ -132,14 +113,12 @@ def _setting_problems(config: dict) -> Problems:
     """Find settings of hypotheses, by their kind in settings.schema.yaml, that do not fit the rest of the config."""
     rows, width = config["index"]["training_rows"], config["lm"]["architecture"]["width"]
     for key, codes in registry.values_of(config, "pq_bytes"):
-        if rows < PQ_CENTROIDS and width % codes == 0:  # the step leaves out a code that does not divide the width
-            problem = f"a code of {codes} bytes needs {PQ_CENTROIDS} rows to train, but index.training_rows is {rows}"
-            yield key, f"{problem}; raise that, or empty the list here."
+        few = rows < PQ_CENTROIDS and width % codes == 0  # the step leaves out a code that does not divide the width
+        yield from told_if(few, key, "PQ codes", codes=codes, needed=PQ_CENTROIDS, rows=rows)
     seed = max(config["seeds"] or [config["seed"]])
     for key, offset in registry.values_of(config, "seed_offset"):
-        if seed + offset > LARGEST_SEED:
-            problem = f"{shown(offset)} makes {shown(seed + offset)} of the seed {seed}"
-            yield key, f"{problem}, and a training's can be {LARGEST_SEED} at most; lower it."
+        said = {"offset": shown(offset), "made": shown(seed + offset), "seed": seed, "largest": LARGEST_SEED}
+        yield from told_if(seed + offset > LARGEST_SEED, key, "seed offset", **said)
 
 
 CHECKS = (_lm_problems, corpus.problems, _index_problems, _retrieval_problems, _resource_problems)

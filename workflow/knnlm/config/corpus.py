@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from knnlm.config.schema import Problems
+from knnlm.config.schema import Problems, told_if
 from knnlm.config.values import shown, unfit_character
 from knnlm.corpus import sotu
 from knnlm.corpus.text import EVALUATED, SPLITS, folder_files
@@ -82,49 +82,39 @@ def problems(config: dict) -> Problems:
 
 
 def _sotu_problems(section: dict) -> Problems:
-    first, last, period, valid, test = (section[key] for key in ("first_year", "last_year", "period", "valid", "test"))
-    if first > last:
-        yield "corpus.sotu.first_year", f"{first} is after corpus.sotu.last_year ({last}); exchange them."
+    yield from told_if(section["first_year"] > section["last_year"], "corpus.sotu.first_year", **section)
+    period = section["period"]
     for split in EVALUATED:
-        if (number := section[split]) >= period:
-            problem = f"{number} is no remainder by corpus.sotu.period ({period}); choose 0 to {period - 1}."
-            yield f"corpus.sotu.{split}", problem
-    if valid == test:
-        yield "corpus.sotu.test", f"{test} is corpus.sotu.valid too; choose two different remainders."
+        said = {"number": section[split], "period": period, "most": period - 1}
+        yield from told_if(section[split] >= period, f"corpus.sotu.{split}", "remainder", **said)
+    yield from told_if(section["valid"] == section["test"], "corpus.sotu.test", **section)
     if (addresses := sotu.addresses(section)) is not None:
         have = {address.split for address in addresses}
         for split, key in zip(SPLITS, ("period", "valid", "test"), strict=True):
-            if split not in have:
-                problem = f"no address of the chosen years and kinds falls into the {split} split"
-                yield f"corpus.sotu.{key}", f"{problem}; choose other years or remainders."
+            yield from told_if(split not in have, f"corpus.sotu.{key}", "addresses", split=split)
 
 
 def _folder_problems(text: dict) -> Problems:
     folder, key, endings = text["folder"], "corpus.text.folder", " or ".join(text["endings"])
-    both = "a file and corpus.text.folder are given; give either three files or one folder."
-    yield from ((f"corpus.text.{split}", both) for split in SPLITS if text[split] is not None)
+    for split in SPLITS:
+        yield from told_if(text[split] is not None, f"corpus.text.{split}", "folder and files")
     yield from path_problems(key, folder, stat.S_ISDIR, "a folder")
     files = folder_files(folder, text["endings"])
     for file in files:
         yield from path_problems(key, str(file), stat.S_ISREG, "a file")
-    if (filled := sum(file.stat().st_size > 0 for file in files)) < len(SPLITS):
-        problem = f"{folder} has {filled} {endings} files with text, but each of three splits needs one"
-        yield key, f"{problem}; add files, or correct corpus.text.endings."
-    if text["valid_fraction"] + text["test_fraction"] >= 1:
-        problem = "with corpus.text.test_fraction it leaves nothing to train on; lower one of them."
-        yield "corpus.text.valid_fraction", problem
+    filled = sum(file.stat().st_size > 0 for file in files)
+    yield from told_if(filled < len(SPLITS), key, folder=folder, filled=filled, endings=endings)
+    yield from told_if(text["valid_fraction"] + text["test_fraction"] >= 1, "corpus.text.valid_fraction")
 
 
 def _file_problems(text: dict) -> Problems:
     for number, split in enumerate(SPLITS):
         key, path = f"corpus.text.{split}", text[split]
-        if path is None:
-            yield key, "no file is given; give train, valid and test, or folder."
+        yield from told_if(path is None, key, "no file")
         yield from path_problems(key, path, stat.S_ISREG, "a file")
-        if os.stat(path).st_size == 0:
-            yield key, f"{shown(path, LONGEST_PATH)} is empty; give a file with text in it."
-        if any(os.path.samefile(path, text[other]) for other in SPLITS[:number]):
-            yield key, f"{path} is given for another split too; give three different files."
+        yield from told_if(os.stat(path).st_size == 0, key, "empty file", name=shown(path, LONGEST_PATH))
+        same = any(os.path.samefile(path, text[other]) for other in SPLITS[:number])
+        yield from told_if(same, key, "same file", path=path)
 
 
 def _zip_problems(section: dict) -> Problems:
@@ -142,17 +132,15 @@ def _zip_problems(section: dict) -> Problems:
 
 def path_problems(key: str, path: str, is_kind: Callable[[int], bool], kind: str) -> Problems:
     """Yield `key` and what is wrong with its path, which should be of a kind (`stat.S_ISREG`, `a file`)."""
-    name = shown(path, LONGEST_PATH)
-    if path.startswith("~"):
-        yield key, f"{name} begins with ~, which is not read as the home folder here; write the whole path."
-    if unfit := unfit_character(path) or next((f"the character {mark}" for mark in PLACEHOLDERS if mark in path), None):
-        yield key, f"{name} has {unfit}, which a workflow cannot have in a path; rename it."
+    said = {"name": shown(path, LONGEST_PATH), "kind": kind}
+    yield from told_if(path.startswith("~"), key, "path from ~", **said)
+    unfit = unfit_character(path) or next((f"the character {mark}" for mark in PLACEHOLDERS if mark in path), None)
+    yield from told_if(unfit, key, "character in a path", **said, unfit=unfit)
     try:
-        status = os.stat(path)
+        mode = os.stat(path).st_mode
     except OSError as error:
-        yield key, f"{name} is not {kind} that can be read ({error.strerror}); correct the path."
+        yield from told_if(True, key, "path that is missing", **said, error=error.strerror)
         return
-    if not is_kind(status.st_mode):
-        yield key, f"{name} is not {kind}; correct the path."
-    if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)):
-        yield key, f"{name} is {kind} that you may not read; change its permissions, or correct the path."
+    yield from told_if(not is_kind(mode), key, "path of another kind", **said)
+    wanted = os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)
+    yield from told_if(not os.access(path, wanted), key, "path that is closed", **said)

@@ -42,6 +42,12 @@ def problems(value: object, schema: dict, key: str = "", *, unknown: Callable[[s
             yield dotted(place) or "(the whole file)", _sentence(error)
 
 
+def told_if(wrong: object, key: str, subject: str = "", /, **values: object) -> Problems:
+    """Yield the key and the sentence of sentences.yaml on its subject, or else on itself, if something is wrong."""
+    if wrong:
+        yield key, read_schema("sentences")["combinations"][subject or key].format(**values)
+
+
 @cache
 def _validator() -> type[jsonschema.Draft202012Validator]:
     plain = jsonschema.Draft202012Validator
