@@ -22,7 +22,6 @@ LIGHT = {
     "retrieval.blocks",
     "components.catalogue",
     "hypotheses.registry",
-    "hypotheses.settings",
     "figures.catalogue",
 }
 DESCRIBING = ["config", "cost"]

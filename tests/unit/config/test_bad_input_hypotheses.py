@@ -10,7 +10,7 @@ from knnlm.components.catalogue import knn_components, retrievals
 from knnlm.config.checks import check_combinations
 from knnlm.config.hypotheses import problems
 from knnlm.errors import KnnlmError
-from knnlm.hypotheses.settings import settings_schema, values_of_kind
+from knnlm.hypotheses.registry import settings_schema, values_of_kind
 
 DEMO = config_of()
 RECIPE = DEMO["hypotheses"]["additional-linear"]["settings"]["recipe"]

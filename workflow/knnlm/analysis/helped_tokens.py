@@ -51,11 +51,6 @@ def successor_entropy(bigrams: csr_array) -> np.ndarray:
         return np.maximum(np.log(totals) - surprise.sum(axis=1) / totals, 0.0)
 
 
-def previous(tokens: np.ndarray) -> np.ndarray:
-    """Return the token before each, int32 (T,); before the first one stands `</s>`."""
-    return np.concatenate([[END_OF_LINE], tokens[:-1]]).astype(tokens.dtype)
-
-
 def document_positions(documents: np.ndarray) -> np.ndarray:
     """Return the place of each token in its document, from 0, int64 (T,); `documents` are offsets (documents+1,)."""
     return np.arange(documents[-1]) - np.repeat(documents[:-1], np.diff(documents))
@@ -68,7 +63,8 @@ def helped_table(scored: Scored, train: np.ndarray, documents: np.ndarray, conti
     (NaN unless that is positive). `train`, int (N,), is the training text; `documents` are the split's offsets;
     `continuation`, bool (V,), marks pieces that end in `@@`.
     """
-    before, vocabulary = previous(scored.tokens), continuation.size
+    before, vocabulary = np.roll(scored.tokens, 1), continuation.size  # the token before each, (T,) ...
+    before[:1] = END_OF_LINE  # ... and before the first one `</s>`
     frequency = _counts(train, vocabulary)[scored.tokens]
     entropy = successor_entropy(bigram_counts(train, vocabulary))[before]
     nats = np.arange(int(np.nanmax(entropy, initial=0)) + 2)
@@ -108,9 +104,7 @@ def _counts(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
     return counts
 
 
-def _binned(
-    scored: Scored, name: str, values: np.ndarray, edges: Sequence[float], named: Iterable[str]
-) -> pd.DataFrame:
+def _binned(scored: Scored, name: str, values: np.ndarray, edges: Sequence[int], named: Iterable[str]) -> pd.DataFrame:
     """Return the rows of one property; tokens without a value stand in a last bin called `unseen`, without edges."""
     labels = [*named, "unseen"]
     places = np.where(np.isnan(values), len(labels) - 1, np.searchsorted(edges, values, side="right") - 1)

@@ -1,6 +1,7 @@
 """The main result and the verdicts as text: for a terminal, and as reStructuredText for the report's first page."""
 
 import math
+import re
 import textwrap
 
 import numpy as np
@@ -97,7 +98,8 @@ def verdict_rst(table: pd.DataFrame, rule: dict, level: float, perplexity: float
     lines = [["Question, and its best component", "Gain", "Share", "Verdict"]]
     for row in table.to_dict("records"):
         against = f" (the paper: {row['paper']})" if row["agrees"] == "no" else ""
-        question = f"| {_escaped(row['question'])}\n       | ``{row['component']}``"
+        escaped = re.sub(r"([\\*`|_])", r"\\\1", row["question"])
+        question = f"| {escaped}\n       | ``{row['component']}``"
         verdict = f"**{row['verdict']}**{against}"
         lines.append([question, *_gain_and_share(row, decimals(perplexity)), verdict])
     return f"{_list_table(lines, (46, 20, 17, 17))}\n{paragraph}"
@@ -125,7 +127,3 @@ def _with_ends(values: list[float], digits: int) -> str:
     """Return a value and its interval as text; an end that is not known says so."""
     value, low, high = (UNKNOWN if np.isnan(value) else f"{value:.{digits}f}" for value in values)
     return f"{value} [{low}, {high}]"
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\*`|_" else letter for letter in text)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.optimize import linprog
+from torch import Tensor
 
 from knnlm.retrieval.blocks import slices
 from knnlm.running.processes import die_with_parent
@@ -28,13 +29,9 @@ EIGENVALUE_FLOOR = 1e-12  # of the largest, so that whitening can be undone and 
 
 
 def find_argmaxable(
-    rows: np.ndarray,
-    states: np.ndarray,
-    perceptron_steps: int,
-    processes: int,
-    most_linear_programs: int | None = None,
-    device: str = "cpu",
-) -> tuple[np.ndarray, dict[str, int]]:
+    rows: np.ndarray, states: np.ndarray, perceptron_steps: int, processes: int,
+    most_linear_programs: int | None = None, device: str = "cpu",
+) -> tuple[np.ndarray, dict[str, int]]:  # fmt: skip
     """Return for every type whether it can be the argmax of `rows` h, int8 (types,), and how that was found.
 
     The verdicts are ARGMAXABLE, UNARGMAXABLE and UNDECIDED. `rows` is float (types, width), one row a type; `states` is
@@ -54,13 +51,13 @@ def find_argmaxable(
     verdict = np.where(count == 1, UNDECIDED, UNARGMAXABLE).astype(np.int8)  # (distinct,)
     facts = {"types": len(rows), "duplicates": int(count[count > 1].sum())}
 
-    def clear(types: torch.Tensor) -> int:
+    def clear(types: Tensor) -> int:
         """Clear those of `types` that are undecided (a duplicate stays what it is); return how many those were."""
         open_types = np.count_nonzero(verdict == UNDECIDED)
         verdict[types.cpu().numpy()] += verdict[types.cpu().numpy()] == UNDECIDED
         return int(open_types - np.count_nonzero(verdict == UNDECIDED))
 
-    def still_open() -> torch.Tensor:
+    def still_open() -> Tensor:
         return torch.from_numpy(np.flatnonzero(verdict == UNDECIDED)).to(device)
 
     facts["cleared_by_direction"] = sum(clear(cleared_by_direction(space, still_open())) for space in (white, original))
@@ -84,9 +81,7 @@ def whitened(centred: np.ndarray) -> np.ndarray:
     return centred @ vectors / np.sqrt(np.maximum(eigenvalues, EIGENVALUE_FLOOR * largest)) if largest > 0 else centred
 
 
-def leads(
-    rows: torch.Tensor, h: torch.Tensor, types: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def leads(rows: Tensor, h: Tensor, types: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Compare one type with all others at each h: return the types, which surely lead, and the others' products.
 
     rows: float32 (all types, width); h: float32 (n, width); types: int64 (n,), None for the argmax at each h. A lead,
@@ -101,13 +96,13 @@ def leads(
     return types, own[:, 0] - others.amax(dim=1) > rounding, others
 
 
-def cleared_by_direction(rows: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+def cleared_by_direction(rows: Tensor, types: Tensor) -> Tensor:
     """Return those of `types`, int64, that lead at h = their own row; rows: float32 (all types, width), zero mean."""
     sure = [leads(rows, rows[some], some)[1] for some in types.split(AT_ONCE)]
     return types[torch.cat(sure)]
 
 
-def cleared_by_states(rows: torch.Tensor, states: np.ndarray) -> torch.Tensor:
+def cleared_by_states(rows: Tensor, states: np.ndarray) -> Tensor:
     """Return the types that lead at some state, int64; rows: float32 (types, width), states: float (n, width)."""
     found = [torch.zeros(0, dtype=torch.int64, device=rows.device)]
     for some in slices(len(states), AT_ONCE):
@@ -116,7 +111,7 @@ def cleared_by_states(rows: torch.Tensor, states: np.ndarray) -> torch.Tensor:
     return torch.cat(found).unique()
 
 
-def perceptron(rows: torch.Tensor, types: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def perceptron(rows: Tensor, types: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Look for an h for each of `types` by a smoothed perceptron: step from the rivals towards the type until it leads.
 
     A perceptron has one rival, the strongest; here the rival is the mean of all others by a softmax that sharpens with
@@ -168,15 +163,10 @@ def linear_program(points: np.ndarray, type_: int, guess: np.ndarray) -> int:
     differences /= np.linalg.norm(differences, axis=1, keepdims=True)
     chosen = _largest(differences @ guess, np.arange(len(differences)))
     width = points.shape[1]
+    objective, bounds = np.append(np.zeros(width), -1.0), [(-1, 1)] * width + [(0, 1)]
     while True:
-        solution = linprog(
-            np.append(np.zeros(width), -1.0),
-            A_ub=np.column_stack([differences[chosen], np.ones(len(chosen))]),
-            b_ub=np.zeros(len(chosen)),
-            bounds=[(-1, 1)] * width + [(0, 1)],
-            method="highs",
-            options=SOLVER,
-        )
+        rivals, zeros = np.column_stack([differences[chosen], np.ones(len(chosen))]), np.zeros(len(chosen))
+        solution = linprog(objective, rivals, zeros, bounds=bounds, method="highs", options=SOLVER)
         if not solution.success:
             return UNDECIDED
         if -solution.fun <= MARGIN:

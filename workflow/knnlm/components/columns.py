@@ -15,12 +15,9 @@ FACT_COLUMNS = ["hypothesis", "component", "quantity", "value"]  # what else a s
 
 
 def save_components(
-    descriptions_file: str | Path,
-    components: list[Component],
-    log_p: dict[str, list[np.ndarray]],
-    checkpoint: str,
+    descriptions_file: str | Path, components: list[Component], log_p: dict[str, list[np.ndarray]], checkpoint: str,
     more_files: Iterable[str | Path] = (),
-) -> None:
+) -> None:  # fmt: skip
     """Write components that belong together: a manifest of what each is, and log p as one array for each split.
 
     The arrays are float32 (components, tokens), in nats, −inf for no mass. `checkpoint` is that of the base LM;
@@ -34,10 +31,7 @@ def save_components(
 
 
 def checkpoint_of(descriptions_file: str | Path) -> str:
-    """Return the checkpoint of the base LM that components belong to.
-
-    Raises KnnlmError, naming the file, if it is missing or damaged.
-    """
+    """Return the checkpoint of components' base LM; raises KnnlmError, naming the file, if it is missing or damaged."""
     return read_manifest(descriptions_file, kind="components")["checkpoint"]
 
 

@@ -44,10 +44,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Trained:
-    """The pass that a training has kept (0 is before the first) and its mean losses, in nats per token.
-
-    `train_loss` is NaN for pass 0.
-    """
+    """The pass that a training kept (0: before the first, no `train_loss`: NaN) and its mean losses, nats per token."""
 
     best_pass: int
     train_loss: float

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
 TILE_BYTES = 2**26  # of logits: bounds memory, and holds most batches whole, since larger matrix products are faster
 LEAST_TILE_ROWS = 256  # below, reading and writing the V-wide gradient takes longer than its product
@@ -23,10 +24,10 @@ class Batch:
     Some heads need `ffn` (n, width) too, and some objectives `log_p_base` (n,), in nats.
     """
 
-    states: torch.Tensor
-    gold: torch.Tensor
-    ffn: torch.Tensor | None = None
-    log_p_base: torch.Tensor | None = None
+    states: Tensor
+    gold: Tensor
+    ffn: Tensor | None = None
+    log_p_base: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.gold)
@@ -37,23 +38,21 @@ class Batch:
 
 
 # Takes log p of the gold (n,) and the batch; returns each row's loss (n,) and its weight (n,) in ∇(−log p).
-Objective = Callable[[torch.Tensor, Batch], tuple[torch.Tensor, torch.Tensor]]
+Objective = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 
 
-def likelihood(log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def likelihood(log_p: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Maximise log p of the gold: the plain Objective."""
     return -log_p, torch.ones_like(log_p)
 
 
-def weighted_likelihood(
-    type_weights: torch.Tensor, log_p: torch.Tensor, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor]:
+def weighted_likelihood(type_weights: Tensor, log_p: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Minimise −c(w) log p(w): an Objective for each c, the weights of types, (V,) (docs/paper.md#loss-weighting)."""
     weights = type_weights[batch.gold].to(log_p.dtype)
     return -weights * log_p, weights
 
 
-def interpolated_likelihood(weight: float, log_p: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def interpolated_likelihood(weight: float, log_p: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Minimise −log[(1−λ) p_base + λ p]: an Objective for each λ = `weight` (docs/paper.md#interpolated-loss).
 
     λ is in (0, 1). A row counts by the head's share of the mixture.
@@ -66,7 +65,7 @@ def interpolated_likelihood(weight: float, log_p: torch.Tensor, batch: Batch) ->
 class Head(ABC):
     """What can be trained: its parameters, and log p of the gold. One buffer holds the logits of a tile of rows."""
 
-    def __init__(self, parameters: list[torch.Tensor], rows: int, matrix: torch.Tensor):
+    def __init__(self, parameters: list[Tensor], rows: int, matrix: Tensor):
         """Take what training changes, the number of vectors that a state is compared with, and a matrix of them."""
         self.parameters, self.rows = parameters, rows
         self.tile_rows = max(LEAST_TILE_ROWS, TILE_BYTES // (len(matrix) * matrix.element_size()))
@@ -77,14 +76,14 @@ class Head(ABC):
         for rows in even_slices(len(batch), self.tile_rows):
             yield rows, batch[rows]
 
-    def product(self, states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def product(self, states: Tensor, weights: Tensor) -> Tensor:
         """Return states @ weights.T, (n, R), in the buffer, which the next product overwrites."""
         entries = len(states) * len(weights)
         if len(self.buffer) < entries:
             self.buffer = weights.new_empty(entries)
         return torch.mm(states, weights.T, out=self.buffer[:entries].view(len(states), -1))
 
-    def log_p(self, batch: Batch) -> torch.Tensor:
+    def log_p(self, batch: Batch) -> Tensor:
         """Return log p of the gold, (n,) in nats."""
         found = torch.empty_like(batch.gold, dtype=batch.states.dtype)
         for rows, tile in self.tiles(batch):
@@ -92,7 +91,7 @@ class Head(ABC):
         return found
 
     @abstractmethod
-    def log_p_of_tile(self, tile: Batch) -> torch.Tensor:
+    def log_p_of_tile(self, tile: Batch) -> Tensor:
         """Return log p of the gold, (n,) in nats, which rounding may leave above 0."""
 
     @abstractmethod
@@ -100,7 +99,7 @@ class Head(ABC):
         """Set every parameter's `.grad` to that of the mean loss of the batch; return the sum of the losses."""
 
 
-def type_columns(row_types: np.ndarray, types: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+def type_columns(row_types: np.ndarray, types: int) -> tuple[Tensor, Tensor | None]:
     """Return the rows of each word type, int64 (V, most), and which are real, bool (V, most), None where all are.
 
     `row_types`, int (R,), ascending, says which type each row of an output matrix belongs to. A type with fewer rows
@@ -121,14 +120,14 @@ class OutputEmbedding(Head):
     With `fixed` it is softmax(W h + W_fixed ffn), of which only W is trained (docs/paper.md#additional-linear).
     """
 
-    def __init__(self, weights: torch.Tensor, row_types: np.ndarray, types: int, fixed: torch.Tensor | None = None):
+    def __init__(self, weights: Tensor, row_types: np.ndarray, types: int, fixed: Tensor | None = None):
         """Take W (R, width), which training changes, each row's type, int (R,), ascending, and `fixed` (R, width)."""
         super().__init__([weights], len(weights), weights)
         columns, present = type_columns(row_types, types)
         self.columns, self.fixed = columns.to(weights.device), fixed
         self.absent = None if present is None else (~present).to(weights.device)
 
-    def logits(self, tile: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def logits(self, tile: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (n, R) in the buffer, the gold's columns (n, most), and their logits, −inf where absent."""
         logits = self.product(tile.states, self.parameters[0])
         if self.fixed is not None:
@@ -139,7 +138,7 @@ class OutputEmbedding(Head):
             gold.masked_fill_(self.absent[tile.gold], -torch.inf)
         return logits, columns, gold
 
-    def log_p_of_tile(self, tile: Batch) -> torch.Tensor:
+    def log_p_of_tile(self, tile: Batch) -> Tensor:
         logits, _, gold = self.logits(tile)
         return gold.logsumexp(1) - _log_total(logits)
 
@@ -169,21 +168,21 @@ class MixtureOfSoftmaxes(Head):
     π is a softmax of a linear layer, g_k is linear; both have a bias, and there is no tanh.
     """
 
-    def __init__(self, output_embedding: torch.Tensor, *layers: torch.Tensor):
+    def __init__(self, output_embedding: Tensor, *layers: Tensor):
         """Take π's layer, (K, width) and (K,), and g's, (K, width, width) and (K, width), which training changes."""
         super().__init__(list(layers), len(layers[0]) * len(output_embedding), output_embedding)
         self.output_embedding = output_embedding
 
-    def log_prior(self, states: torch.Tensor) -> torch.Tensor:
+    def log_prior(self, states: Tensor) -> Tensor:
         """Return log π(h), (n, K)."""
         return torch.log_softmax(torch.addmm(self.parameters[1], states, self.parameters[0].T), 1)
 
-    def logits(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
+    def logits(self, states: Tensor) -> Iterator[Tensor]:
         """Yield each expert's W_sm g_k(h), (n, V), in the buffer."""
         for expert, bias in zip(*self.parameters[2:], strict=True):
             yield self.product(torch.addmm(bias, states, expert.T), self.output_embedding)
 
-    def log_p_of_tile(self, tile: Batch) -> torch.Tensor:
+    def log_p_of_tile(self, tile: Batch) -> Tensor:
         terms = self.log_prior(tile.states)
         for k, logits in enumerate(self.logits(tile.states)):
             chosen = logits.gather(1, tile.gold[:, None])[:, 0]
@@ -230,13 +229,13 @@ def even_slices(length: int, most: int) -> list[slice]:
     return [slice(length * number // count, length * (number + 1) // count) for number in range(count)]
 
 
-def _log_total(logits: torch.Tensor) -> torch.Tensor:
+def _log_total(logits: Tensor) -> Tensor:
     """Return log Σ exp of each row, (n,), and overwrite the logits: faster in place than by torch.logsumexp."""
     best = logits.amax(1)
     return best - torch.softmax(logits, 1, out=logits).amax(1).log_()
 
 
-def _log_of_gold(probabilities: torch.Tensor, columns: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:
+def _log_of_gold(probabilities: Tensor, columns: Tensor, gold: Tensor) -> Tensor:
     """Return log Σ p over the gold's columns whose logit is not −inf, (n,), at least the log of the smallest number."""
     found = probabilities.gather(1, columns).masked_fill_(gold.isneginf(), 0).sum(1)
     return found.clamp_(torch.finfo(found.dtype).tiny, 1).log_()
@@ -270,14 +269,12 @@ def adaptive_rows(amounts: np.ndarray, rows: int) -> np.ndarray:
     return np.repeat(np.arange(len(amounts)), 1 + extras)
 
 
-def random_weights(rows: int, width: int, generator: torch.Generator) -> torch.Tensor:
+def random_weights(rows: int, width: int, generator: Generator) -> Tensor:
     """Return a new output matrix, float32 (rows, width), from N(0, width^-0.5), as in the paper's code."""
     return torch.randn(rows, width, generator=generator) * width**-0.5
 
 
-def copied_weights(
-    output_embedding: np.ndarray, row_types: np.ndarray, noise: float, generator: torch.Generator
-) -> torch.Tensor:
+def copied_weights(output_embedding: np.ndarray, row_types: np.ndarray, noise: float, generator: Generator) -> Tensor:
     """Return W_sm's row of each row's type, float32 (R, width), plus N(0, noise), so that copies can part."""
     copies = torch.from_numpy(output_embedding[row_types])
     return copies + torch.randn(copies.shape, generator=generator) * noise

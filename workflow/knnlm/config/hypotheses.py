@@ -9,7 +9,6 @@ from knnlm.components.catalogue import BASE, knn_components, resolved_name, retr
 from knnlm.config import schema
 from knnlm.config.values import shown
 from knnlm.hypotheses import registry
-from knnlm.hypotheses.settings import values_of_kind
 
 
 def problems(config: dict) -> Iterator[tuple[str, str]]:
@@ -42,7 +41,7 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
     yield from wrong
     if wrong:
         return
-    members = (name for _, name in values_of_kind("component", entry["settings"], settings))
+    members = (name for _, name in registry.values_of_kind("component", entry["settings"], settings))
     yield from _component_problems(config, f"{key}.settings", members)
     for other in entry["after"]:
         if other not in registry.with_step(config):
@@ -84,7 +83,7 @@ def leave_out_what_is_missing(config: dict) -> Iterator[str]:
 def settings_of_kind(entry: dict, kind: str) -> list[tuple[str, object]]:
     """Return (key, value) of the settings of a kind; none where the entry has no step, or one that cannot be read."""
     try:
-        return list(values_of_kind(kind, entry["settings"], registry.read_step(entry["family"])[1]))
+        return list(registry.values_of_kind(kind, entry["settings"], registry.read_step(entry["family"])[1]))
     except (OSError, ValueError, SyntaxError):
         return []
 

@@ -31,11 +31,11 @@ LOADED = {
 
 
 def said_by(run: Run, name: str) -> dict[str, list]:
-    """Return for each word of COUNTED the values of the settings that WORK names; KnnlmError if there is none such."""
+    """Return for each word of WORK the values of the settings that WORK names; KnnlmError if there is none such."""
     entry, nprobe = run.config["hypotheses"][name], run.config["index"]["nprobe"]
     said = {"hidden_states": [None], "heads": [1], "passes": [1], "queries": [run.evaluated], "lists": [nprobe]}
     said |= {"neighbours": [run.k], "updates": [run.config["lm"]["training"]["updates"]]}
-    said = {word: said.get(word, []) for word in registry.COUNTED}
+    said = {word: said.get(word, []) for word in registry.described("work")}
     for word, paths in registry.work(run.config, name).items():
         try:
             found = [value for path in paths.split(", ") for value in _values(entry["settings"], path)]

@@ -105,8 +105,3 @@ def margin(low: float, high: float) -> tuple[float, float]:
 def plain(text: str) -> str:
     """Return a text of the user's so that matplotlib sees no mathematics between its dollar signs."""
     return text.replace("$", r"\$")
-
-
-def percent(fraction: float) -> str:
-    """Return a fraction as text in per cent."""
-    return f"{100 * fraction:g} %"

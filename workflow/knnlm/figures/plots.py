@@ -80,7 +80,7 @@ def _temperature(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> F
             for variant, curve in _by_variant(curves[curves["fraction"] == fraction].sort_values("temperature")):
                 axes.plot(curve["temperature"], curve["ppl"], markersize=2.4, **parts.VARIANTS[variant][1])
             _mark_optima(axes, optima[optima["fraction"] == fraction], "temperature")
-            axes.set_title(f"{split}, {parts.percent(fraction)} of the datastore")
+            axes.set_title(f"{split}, {100 * fraction:g} % of the datastore")
         limits = parts.readable(np.concatenate([curves["ppl"], optima["ppl"]]), base)
         row[0].set(ylim=limits, ylabel=parts.PERPLEXITY)
     panels[0, 0].set_xscale("log")

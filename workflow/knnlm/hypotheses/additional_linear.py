@@ -5,8 +5,7 @@ from functools import partial
 import torch
 
 from knnlm.components.heads import OutputEmbedding, even_rows
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Results
+from knnlm.hypotheses.inputs import Inputs, Results
 from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")

@@ -5,8 +5,7 @@ import numpy as np
 from knnlm.components.catalogue import resolved_name
 from knnlm.components.mixture import mixture, simplex_weights
 from knnlm.corpus.text import EVALUATED
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result, Results
+from knnlm.hypotheses.inputs import Inputs, Result, Results
 
 NEEDS = ("components",)
 SETTINGS = {"ensembles": {"type": "object", "additionalProperties": {"$ref": "#/$defs/components"}}}

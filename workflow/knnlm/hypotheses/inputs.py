@@ -20,6 +20,7 @@ from knnlm.components.temperature import mixed_loss, tuned
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.hypotheses.results import Result, keep, kept
+from knnlm.hypotheses.results import Results as Results  # modules of hypotheses import all they need from here
 from knnlm.running.devices import Job
 from knnlm.storage.arrays import load_array
 from knnlm.storage.manifests import check_same_model, content_hash, identity_name, read_manifest, verified
@@ -201,14 +202,9 @@ class Inputs:
         return Result(component, {split: log_p_at(split, component.temperature) for split in EVALUATED}, facts)
 
     def knn_component(
-        self,
-        name: str,
-        search: str,
-        found: Neighbours,
-        values: np.ndarray,
-        same: Component | None = None,
-        **place: object,
-    ) -> Result:
+        self, name: str, search: str, found: Neighbours, values: np.ndarray,
+        same: Component | None = None, **place: object,
+    ) -> Result:  # fmt: skip
         """Return the kNN component that other neighbours than the stored ones give the main retrieval.
 
         `found` are the neighbours of both splits as `search` would find and score them, values: int32 (rows,) by id.

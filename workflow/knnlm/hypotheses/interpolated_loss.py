@@ -4,8 +4,7 @@ from functools import partial
 
 from knnlm.components.head_training import store_log_p
 from knnlm.components.heads import even_rows, interpolated_likelihood
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Results
+from knnlm.hypotheses.inputs import Inputs, Results
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")

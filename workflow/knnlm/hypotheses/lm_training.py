@@ -5,8 +5,7 @@ from pathlib import Path
 from knnlm.components.interpolation import count_words, perplexity
 from knnlm.corpus.text import EVALUATED
 from knnlm.corpus.windows import fixed_windows, whole_line_windows
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_updates, train_until
 from knnlm.language_model.states import extract_states, log_p_in_windows, sample_windows
 from knnlm.language_model.training import PLUGIN, TRAIN, fairseq_command, loss_table, training_devices

@@ -9,8 +9,7 @@ from knnlm.components.catalogue import main_name
 from knnlm.components.head_training import store_log_p, store_rows
 from knnlm.components.heads import even_rows, helped_weights, weighted_likelihood
 from knnlm.components.knn import gold_matches, log_p_knn
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Results
+from knnlm.hypotheses.inputs import Inputs, Results
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 from knnlm.retrieval.approximate import training_neighbours
 from knnlm.retrieval.blocks import slices

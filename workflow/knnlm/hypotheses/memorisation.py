@@ -6,9 +6,8 @@ from pathlib import Path
 
 from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import agreement, correlation
-from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.inputs import Inputs, Results
 from knnlm.hypotheses.lm_training import Training, file_identity, lm_component, train_perplexity
-from knnlm.hypotheses.results import Results
 from knnlm.language_model.transformer import write_first_checkpoint
 
 NEEDS = ("training", "model", "components")

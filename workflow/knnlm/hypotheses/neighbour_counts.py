@@ -1,7 +1,6 @@
 """The kNN component with fewer neighbours, k' ≤ k, taken from the stored ones (docs/paper.md#neighbours)."""
 
-from knnlm.hypotheses.inputs import SEARCHED, Inputs
-from knnlm.hypotheses.results import Results
+from knnlm.hypotheses.inputs import SEARCHED, Inputs, Results
 
 NEEDS = ("neighbours", "datastore", "temperature")
 SETTINGS = {"counts": "neighbours_to_try"}

@@ -9,8 +9,7 @@ import numpy as np
 
 from knnlm.components.head_training import store_log_p
 from knnlm.components.heads import OutputEmbedding, adaptive_rows, copied_weights, even_rows
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Results
+from knnlm.hypotheses.inputs import Inputs, Results
 from knnlm.hypotheses.trained_heads import generator, random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")

@@ -12,8 +12,7 @@ import numpy as np
 from knnlm.components import zero_rows
 from knnlm.components.catalogue import main_name
 from knnlm.components.knn import Neighbours, log_p_knn
-from knnlm.hypotheses.inputs import MASKS, SEARCHED, Inputs
-from knnlm.hypotheses.results import Results
+from knnlm.hypotheses.inputs import MASKS, SEARCHED, Inputs, Results
 
 NEEDS = ("states", "datastore", "neighbours", "components", "index", "temperature")
 SETTINGS = {"shares": "shares"}

@@ -1,8 +1,7 @@
 """The base LM trained with another seed: what an ordinary ensemble of two LMs gains (docs/paper.md#second-seed)."""
 
-from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.inputs import Inputs, Results
 from knnlm.hypotheses.lm_training import Training, lm_component
-from knnlm.hypotheses.results import Results
 
 NEEDS = ("training",)
 SETTINGS = {"seed_offset": "seed_offset"}

@@ -13,9 +13,8 @@ import numpy as np
 
 from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import optimal_weight
-from knnlm.hypotheses.inputs import Inputs
+from knnlm.hypotheses.inputs import Inputs, Result, Results
 from knnlm.hypotheses.lm_training import Training, file_identity, lm_component
-from knnlm.hypotheses.results import Result, Results
 from knnlm.language_model import soft_targets
 from knnlm.language_model.training import PLUGIN
 from knnlm.language_model.transformer import read_model
@@ -33,10 +32,7 @@ ARRAYS = {"values": "int32", "weights": "float16"}  # of the neighbours, (1, tok
 
 
 def write_neighbours(inputs: Inputs, temperature: float, files: dict[str, Path]) -> None:
-    """Put the chunks' neighbours of every training position together in `files`, one for each of ARRAYS.
-
-    Memory: one chunk's neighbours.
-    """
+    """Join the chunks' neighbours of every training position in `files`, one for each of ARRAYS, with one in memory."""
     store, k = inputs.store, inputs.settings["k"]
     with ExitStack() as stack:
         arrays = {name: new_array(files[name], dtype, (1, store.rows, k)) for name, dtype in ARRAYS.items()}

@@ -4,8 +4,7 @@ import numpy as np
 
 from knnlm.components.sparse_softmax import log_p_sparsified
 from knnlm.corpus.text import EVALUATED
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result, Results
+from knnlm.hypotheses.inputs import Inputs, Result, Results
 
 NEEDS = ("states", "model")
 SETTINGS = {"k": "counts_or_null"}
@@ -13,10 +12,7 @@ WORK = {"components": "k"}
 
 
 def components(inputs: Inputs) -> Results:
-    """Yield `top-<k'>` for every k' of the settings.
-
-    null, or k' ≥ V, keeps all types: it is the base LM but for the float16 of the stored states.
-    """
+    """Yield `top-<k'>` for every k'; null, or k' ≥ V, keeps all types: the base LM but for the states' float16."""
     W = inputs.output_embedding
     sizes = sorted({min(size or len(W), len(W)) for size in inputs.settings["k"]})
     queries = {split: inputs.queries(split, "ffn") for split in EVALUATED}

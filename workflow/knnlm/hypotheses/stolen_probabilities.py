@@ -8,8 +8,7 @@ from knnlm.components.argmaxable import ARGMAXABLE, find_argmaxable
 from knnlm.components.catalogue import main_name
 from knnlm.components.word_centroids import word_means
 from knnlm.corpus.text import EVALUATED
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result, Results
+from knnlm.hypotheses.inputs import Inputs, Result, Results
 
 NEEDS = ("states", "datastore", "model", "components")
 SETTINGS = {

@@ -11,8 +11,7 @@ import torch
 from knnlm.components.head_training import Rows, log_p_of, store_rows, train_head
 from knnlm.components.heads import Head, Objective, OutputEmbedding, likelihood, random_weights
 from knnlm.corpus.text import EVALUATED
-from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result
+from knnlm.hypotheses.inputs import Inputs, Result
 
 
 def generator(inputs: Inputs) -> torch.Generator:
@@ -28,17 +27,9 @@ def random_head(inputs: Inputs, row_types: np.ndarray) -> OutputEmbedding:
 
 
 def trained_head(
-    inputs: Inputs,
-    name: str,
-    make_head: Callable[[], Head],
-    h: str,
-    recipe: dict,
-    objective: Objective = likelihood,
-    *,
-    with_ffn: bool = False,
-    store_log_p_base: list[np.ndarray] | None = None,
-    **place: object,
-) -> Result:
+    inputs: Inputs, name: str, make_head: Callable[[], Head], h: str, recipe: dict, objective: Objective = likelihood,
+    *, with_ffn: bool = False, store_log_p_base: list[np.ndarray] | None = None, **place: object,
+) -> Result:  # fmt: skip
     """Return the component `name`: what `make_head` returns, trained by `recipe` (as in `train_head`) on states `h`.
 
     `with_ffn` gives the head the states `ffn` beside. `store_log_p_base` holds the base LM's log p for the rows of

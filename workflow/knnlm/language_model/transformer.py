@@ -18,7 +18,7 @@ from knnlm.corpus.dictionary import pieces_hash
 from knnlm.errors import KnnlmError
 from knnlm.language_model.training import PLUGIN
 from knnlm.storage.atomic import atomic
-from knnlm.storage.manifests import verified
+from knnlm.storage.manifests import AGAIN, verified
 
 POSITIONS_AT_ONCE = 4096  # rows of the V-wide softmax held in memory
 UNREADABLE = "not a readable model file; delete it and rerun train_lm"
@@ -83,8 +83,7 @@ def read_model(model_file: str | Path, dictionary: str | Path | None = None) -> 
     except (pickle.UnpicklingError, TypeError, *DAMAGE):
         raise KnnlmError(f"{model_file}: {UNREADABLE}.") from None
     if dictionary is not None and found["pieces"] != pieces_hash(dictionary):
-        remedy = "delete it and rerun the step that makes it"
-        raise KnnlmError(f"{dictionary}: not the dictionary that {model_file} was trained with; {remedy}.")
+        raise KnnlmError(f"{dictionary}: not the dictionary that {model_file} was trained with; {AGAIN}")
     return found
 
 

@@ -34,11 +34,9 @@ def temperatures(grid: list[float], retrieval: Retrieval, store: Datastore, benc
     generator = np.random.default_rng(bench.seed)
     matches = generator.random(similarities.shape) < GOLD_SHARE
     log_p_base = np.log(generator.random(len(queries))).astype(np.float32)
-    work = {
-        "ours": (len(grid), lambda: best_weights(similarities, matches, log_p_base, grid)),
-        "search": (1, lambda: best_weights(searched()[1], matches, log_p_base, grid[:1])),
-    }
-    speeds = bench.speeds(**work)
+    ours = partial(best_weights, similarities, matches, log_p_base, grid)
+    search = (1, lambda: best_weights(searched()[1], matches, log_p_base, grid[:1]))
+    speeds = bench.speeds(ours=(len(grid), ours), search=search)
     name = f"{len(grid)} temperatures with their λ: searching for each"
     found = row(name, "temperatures/s", speeds["ours"], speeds["search"], GOALS["temperatures"])
     return Measured([found], {"neighbour_terms": median(speeds["ours"]) * similarities.size})

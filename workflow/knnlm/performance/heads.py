@@ -4,7 +4,6 @@ The three are logits = h Wᵀ, dW = Gᵀ h and dh = G W of a whole batch, into b
 frozen, ours makes no dh.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,27 +13,12 @@ from knnlm.components.heads import OutputEmbedding, even_rows, likelihood, rando
 from knnlm.corpus.windows import fixed_windows
 from knnlm.language_model.transformer import LanguageModel
 from knnlm.performance.bench import Bench, Measured, median, row
-from knnlm.performance.language_model import bare_forward, inputs, random_tokens
+from knnlm.performance.language_model import bare_forward, inputs, multiplying, random_tokens
 from knnlm.performance.stores import random_vectors
 
 GOAL = 0.4
 BATCH = 1024  # rows an update, as in config/hypotheses.yaml
 MOST_BATCHES = 256
-
-
-def multiplying(states: torch.Tensor, weights: torch.Tensor, batches: int) -> Callable[[], None]:
-    """Return the three products of `batches` batches as work; `states` are (n, width), `weights` (R, width)."""
-    logits = torch.randn(len(states), len(weights), device=states.device)
-    gradient, back = torch.empty_like(weights), torch.empty_like(states)
-
-    @training_precision()
-    def work() -> None:
-        for _ in range(batches):
-            torch.mm(states, weights.T, out=logits)
-            torch.mm(logits.T, states, out=gradient)
-            torch.mm(logits, weights, out=back)
-
-    return work
 
 
 def epoch(rows: Rows, weights: torch.Tensor, types: int, batch: int, device: str) -> torch.Tensor:
@@ -55,11 +39,10 @@ def measure(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -
     weights = random_weights(vocabulary, width, torch.Generator().manual_seed(bench.seed)).to(bench.device)
     sources = inputs(tokens, fixed_windows(len(tokens), window["context"], window["new"]))
     ours = partial(epoch, rows, weights, vocabulary, BATCH, bench.device)
-    work = {
-        "ours": ours,
-        "products": multiplying(rows.batch(slice(BATCH), bench.device).states, weights, batches),
-        "forward": lambda: (bare_forward(model, sources), ours()),
-    }
+    shapes = (BATCH, width, vocabulary), (vocabulary, BATCH, width), (BATCH, vocabulary, width)
+    products = multiplying([(batches, 1, *shape) for shape in shapes], bench.device)
+    work = {"ours": ours, "products": training_precision()(products)}
+    work["forward"] = lambda: (bare_forward(model, sources), ours())
     speeds = bench.speeds(**{name: (len(tokens), job) for name, job in work.items()})
     gigaflops, name = 6e-9 * weights.numel(), "epoch of an output embedding:"
     own, products = gigaflops * speeds["ours"], gigaflops * speeds["products"]

@@ -156,9 +156,8 @@ def build(sizes: Sizes, times: int) -> Job:
 def fill(sizes: Sizes, times: int) -> Job:
     """Fill and write the indexes of the first `times` chunks."""
     folder, retrieval = sizes.folder / "fill", sizes.retrieval
-    return partial(
-        stores.write_filled, folder, retrieval, stores.opened_store(folder, retrieval, sizes.filled_rows, times)
-    )
+    store = stores.opened_store(folder, retrieval, sizes.filled_rows, times)
+    return partial(stores.write_filled, folder, retrieval, store)
 
 
 def exact(sizes: Sizes, times: int) -> Job:

@@ -5,11 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from knnlm.config import text_limits
-from knnlm.cost.hours import measured_seconds, predicted_seconds, read_rates
-from knnlm.cost.plan import whole_plan
-from knnlm.cost.sizes import Run, estimated_vocabulary, tokens_per_update
-from knnlm.cost.stages import times_saved_by_states
-from knnlm.cost.step_times import read_times
+from knnlm.cost import hours, plan, sizes, stages, step_times
 from knnlm.cost.work import Work
 from knnlm.errors import KnnlmError
 from knnlm.storage.manifests import read_manifest
@@ -24,14 +20,14 @@ ESTIMATES = (
 Seconds = dict[str, float]
 
 
-def formatted(stages: dict[str, Work], predicted: Seconds, measured: Seconds) -> str:
+def formatted(works: dict[str, Work], predicted: Seconds, measured: Seconds) -> str:
     """Return the plan as an aligned table in gigabytes (10⁹ bytes), teraflop (10¹² operations) and hours.
 
     Without rates there are no predicted hours, and without times of jobs no measured ones.
     """
     columns = HEADINGS[: 5 + bool(predicted)] + HEADINGS[6:] * bool(measured)
     cells = [columns]
-    for stage, work in stages.items():
+    for stage, work in works.items():
         numbers = [work.disk_bytes / 1e9, work.memory_bytes / 1e9, work.flops / 1e12]
         numbers += [seconds.get(stage, 0) / 3600 for seconds in (predicted, measured) if seconds]
         rows = "" if work.rows is None else f"{work.rows:,}"
@@ -42,7 +38,7 @@ def formatted(stages: dict[str, Work], predicted: Seconds, measured: Seconds) ->
     return "\n".join([head, "-" * len(head), *lines])
 
 
-def sizes(corpus: dict, manifest: Path | None) -> tuple[dict[str, int], int]:
+def counted(corpus: dict, manifest: Path | None) -> tuple[dict[str, int], int]:
     """Return tokens of each split and types of the vocabulary: the corpus's if it is there, else the config's."""
     if manifest and manifest.exists():
         facts = read_manifest(manifest)
@@ -50,35 +46,34 @@ def sizes(corpus: dict, manifest: Path | None) -> tuple[dict[str, int], int]:
     if corpus["token_counts"] is None:
         problem = "not given, and there is no corpus to count; give it or make the corpus first"
         raise KnnlmError(f"config key corpus.token_counts: {problem}.")
-    return corpus["token_counts"], estimated_vocabulary(corpus["bpe_merges"])
+    return corpus["token_counts"], sizes.estimated_vocabulary(corpus["bpe_merges"])
 
 
 def main(
     settings: dict, table: Path, manifest: Path | None = None, rates: Path | None = None, logs: Path | None = None
 ) -> None:
     """Print the plan and write it as CSV, in bytes, operations and seconds; end with what the run will refuse."""
-    tokens, vocabulary = sizes(settings["corpus"], manifest)
-    planned = Run(settings, tokens, vocabulary)
-    stages = whole_plan(planned)
-    predicted = predicted_seconds(planned, read_rates(rates)) if rates else {}
-    measured = measured_seconds(planned, read_times(logs)) if logs else {}
-    rows = []
-    for stage, work in stages.items():
+    tokens, vocabulary = counted(settings["corpus"], manifest)
+    run = sizes.Run(settings, tokens, vocabulary)
+    works, rows = plan.whole_plan(run), []
+    predicted = hours.predicted_seconds(run, hours.read_rates(rates)) if rates else {}
+    measured = hours.measured_seconds(run, step_times.read_times(logs)) if logs else {}
+    for stage, work in works.items():
         seconds = (f"{of[stage]:.1f}" if stage in of else None for of in (predicted, measured))
         rows.append((stage, work.rows, int(work.disk_bytes), int(work.memory_bytes), work.flops, *seconds))
     write_table(table, pd.DataFrame(rows, columns=COLUMNS, dtype=object))
-    update = tokens_per_update(settings)
+    update = sizes.tokens_per_update(settings)
     epochs = settings["lm"]["training"]["updates"] * update / tokens["train"]
-    print(f"{planned.parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
+    print(f"{run.parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
     print(f"BPE tokens: {', '.join(f'{split} {tokens[split]:,}' for split in ('train', 'valid', 'test'))}\n")
     if chosen := settings.get("chosen"):
         print(f"Follow from the size of the text: {', '.join(f'{key} {value}' for key, value in chosen.items())}\n")
     if differs := text_limits.difference(settings["corpus"]["token_counts"], tokens):
         print(f"{differs}\n")
-    print(formatted(stages, predicted, measured))
+    print(formatted(works, predicted, measured))
     if settings["seeds"]:
         print(f"\nThe table is that of one of {len(settings['seeds'])} seeds.")
-    times = f"{times_saved_by_states(planned):.1f} times as many operations"
+    times = f"{stages.times_saved_by_states(run):.1f} times as many operations"
     print(f"\nAn epoch of an output embedding would take {times} if the LM ran before it.")
     print(ESTIMATES)
     print(f"Hours are those of a machine like the one on which {rates} was measured." if predicted else NO_RATES)

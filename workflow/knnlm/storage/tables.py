@@ -47,8 +47,7 @@ def read_text_table(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
     """
     table = read_table(path, RERUN, dtype=str, keep_default_na=False)
     if list(table) != list(columns):
-        expected = ", ".join(columns)
-        raise KnnlmError(f"{path}: has the columns {', '.join(table)}, expected {expected}; {RERUN}.")
+        raise KnnlmError(f"{path}: has the columns {', '.join(table)}, expected {', '.join(columns)}; {RERUN}.")
     return table
 
 
