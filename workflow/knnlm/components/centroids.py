@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from knnlm.components.adam import Adam
 from knnlm.datastore.factory import ROWS_AT_ONCE
 from knnlm.datastore.index import METRICS
 from knnlm.retrieval.blocks import slices
@@ -172,7 +173,7 @@ def fine_tune(
     """
     keys, values = sample
     centroids = torch.from_numpy(clusters.centroids.copy()).to(device)
-    optimiser = torch.optim.Adam([centroids], lr=recipe["learning_rate"])
+    optimiser = Adam([centroids])
     log_of_words = sparse.csr_array(clusters.distribution.T)
     log_of_words.data = np.log(log_of_words.data)
     generator = np.random.default_rng(seed)
@@ -183,7 +184,7 @@ def fine_tune(
             log_shares = _dense_log_shares(log_of_words, values[rows], device)
             batch = torch.from_numpy(keys[rows]).to(device)  # (batch, width)
             centroids.grad = centroid_gradient(batch, centroids, log_shares, temperature, metric)
-            optimiser.step()
+            optimiser.step(recipe["learning_rate"])
         yield centroids.cpu().numpy().copy()
 
 

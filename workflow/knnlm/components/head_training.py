@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from knnlm.components.adam import Adam
 from knnlm.components.heads import Batch, Head, Objective, OutputEmbedding, even_rows, even_slices
 from knnlm.datastore.shuffle import prefix_rows
 from knnlm.datastore.store import Datastore
@@ -113,7 +114,7 @@ def train_head(
     """
     blocks = [(part, some) for part in rows for some in even_slices(len(part.gold), recipe["batch"])]
     rates = iter(learning_rates(recipe, recipe["passes"] * len(blocks)).tolist())
-    optimiser = torch.optim.Adam(head.parameters, lr=recipe["learning_rate"], betas=tuple(recipe["betas"]), fused=True)
+    optimiser = Adam(head.parameters, tuple(recipe["betas"]))
     best = Trained(0, math.nan, mean_loss(head, valid, objective, device))
     kept = [parameter.clone() for parameter in head.parameters]
     for number in progress(range(1, recipe["passes"] + 1), label):
@@ -122,8 +123,7 @@ def train_head(
             part, some = blocks[place]
             with training_precision():
                 total += head.accumulate(part.batch(some, device), objective)
-            optimiser.param_groups[0]["lr"] = next(rates)
-            optimiser.step()
+            optimiser.step(next(rates))
         valid_loss = mean_loss(head, valid, objective, device)
         if valid_loss < best.valid_loss:
             best = Trained(number, total / sum(len(part.gold) for part in rows), valid_loss)
