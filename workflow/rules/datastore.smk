@@ -47,12 +47,12 @@ rule train_index:
         "../../envs/cpu.yaml"
     threads: asked("train_index", "threads")
     resources:
-        **asks("train_index"),
+        **asks("train_index", *DEVICE),
     params:
         settings=settings("seed", "index.factory", "index.training_rows"),
     shell:
-        "logged {log} python -m knnlm.steps train_index --settings {params.settings:q} --chunks {input.chunks}"
-        " --trained {output.trained}"
+        "logged {log} python -m knnlm.steps train_index --settings {params.settings:q}"
+        " --gpus {resources.gpu} --gres={resources.gres:q} --chunks {input.chunks} --trained {output.trained}"
 
 
 rule fill_index:
@@ -73,9 +73,10 @@ rule fill_index:
         "../../envs/cpu.yaml"
     threads: asked("fill_index", "threads")
     resources:
-        **asks("fill_index"),
+        **asks("fill_index", *DEVICE),
     params:
         settings=settings("index.factory"),
     shell:
-        "logged {log} python -m knnlm.steps fill_index --settings {params.settings:q} --trained {input.trained}"
-        " --chunk {input.chunk} --filled {output.filled}"
+        "logged {log} python -m knnlm.steps fill_index --settings {params.settings:q}"
+        " --gpus {resources.gpu} --gres={resources.gres:q} --trained {input.trained} --chunk {input.chunk}"
+        " --filled {output.filled}"

@@ -76,12 +76,13 @@ rule training_neighbours:
         "../../envs/cpu.yaml"
     threads: asked("training_neighbours", "threads")
     resources:
-        **asks("training_neighbours"),
+        **asks("training_neighbours", *DEVICE),
     params:
         settings=training_neighbour_settings,
     shell:
-        "logged {log} python -m knnlm.steps training_neighbours --settings {params.settings:q} --base {input.base}"
-        " --chunks {input.chunks} --trained {input.trained} --filled {input.filled}"
+        "logged {log} python -m knnlm.steps training_neighbours --settings {params.settings:q}"
+        " --gpus {resources.gpu} --gres={resources.gres:q} --base {input.base} --chunks {input.chunks}"
+        " --trained {input.trained} --filled {input.filled}"
         ' --neighbours "$(dirname {output.manifest})"'
 
 

@@ -6,9 +6,10 @@ from knnlm.datastore.factory import IndexFactory, parse_factory
 
 
 def test_factories():
-    assert parse_factory("IVF4096,PQ64", 1024) == parse_factory("IVF4096,PQ64x8", 1024) == IndexFactory(4096, 64, 64)
-    assert parse_factory("IVF16,SQfp16", 32) == IndexFactory(16, 64, 0)
-    assert parse_factory("IVF16,Flat", 32) == IndexFactory(16, 128, 0)
+    of_paper = IndexFactory(4096, 64, 64, "PQ64", 1024)
+    assert parse_factory("IVF4096,PQ64", 1024) == parse_factory("IVF4096,PQ64x8", 1024) == of_paper
+    assert parse_factory("IVF16,SQfp16", 32) == IndexFactory(16, 64, 0, "SQfp16", 32)
+    assert parse_factory("IVF16,Flat", 32) == IndexFactory(16, 128, 0, "Flat", 32)
 
 
 @pytest.mark.parametrize("factory", ["IVF16,PQ8", "IVF16,SQfp16", "IVF16,Flat"])

@@ -63,9 +63,9 @@ def run_folder(tmp_path_factory):
     index = {"factory": "IVF16,PQ4", "training_rows": CHUNKS * ROWS}
     settings, trained = {"seed": 1, "index": index, "h": "att", "metric": "l2"}, folder / "trained.faiss"
     chunks = [folder / f"chunk-{number}/manifest.json" for number in range(CHUNKS)]
-    train_index.main(settings, chunks, trained)
+    train_index.main(settings, Job(), chunks, trained)
     for number, chunk in enumerate(chunks):
-        fill_index.main(settings, trained, chunk, folder / f"chunk-{number}.faiss")
+        fill_index.main(settings, Job(), trained, chunk, folder / f"chunk-{number}.faiss")
     return folder
 
 

@@ -11,6 +11,7 @@ from knnlm.datastore.store import Chunk
 from knnlm.hypotheses.inputs import Inputs, Stored
 from knnlm.hypotheses.soft_labels import write_neighbours
 from knnlm.retrieval.approximate import training_neighbours, without_own
+from knnlm.running.devices import Job
 from knnlm.steps.training_neighbours import main as chunk_step
 from knnlm.storage.arrays import save_array
 from knnlm.storage.manifests import read_manifest, verified, write_manifest
@@ -124,7 +125,7 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
         "filled": filled,
     }
     for number in range(2):
-        chunk_step(given | {"chunk": number}, neighbours=tmp_path / f"neighbours-{number}", **stored)
+        chunk_step(given | {"chunk": number}, Job(), neighbours=tmp_path / f"neighbours-{number}", **stored)
     found = [tmp_path / f"neighbours-{number}/manifest.json" for number in range(2)]
     inputs = Inputs(**given, stored=Stored(training_neighbours=found, **stored))
     files = {name: tmp_path / f"{name}.npy" for name in ("values", "weights")}

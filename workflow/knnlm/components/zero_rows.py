@@ -7,6 +7,8 @@ The datastore of the paper's code has 153,225,485 rows, of which 112,733,184 are
 import faiss
 import numpy as np
 
+from knnlm.datastore.placing import ivf_of, packed
+
 
 def count_zero_rows(share: float, rows: int) -> int:
     """Return how many zero rows make up `share`, in [0, 1), of a store that has `rows` others."""
@@ -42,15 +44,14 @@ def similarity_to_zero(queries: np.ndarray, metric: str) -> np.ndarray:
     return -np.square(queries).sum(axis=1) if metric == "l2" else np.zeros(len(queries), np.float32)
 
 
-def scanned_similarity_to_zero(trained: faiss.IndexIVF, nprobe: int, queries: np.ndarray) -> np.ndarray:
+def scanned_similarity_to_zero(trained: faiss.Index, nprobe: int, queries: np.ndarray) -> np.ndarray:
     """Return each query's similarity to a zero vector as a search of the index scores it, float32 (n,).
 
     It is −inf where the search does not visit the zero vector's list. queries: float32 (n, width). The quantisers of
-    `trained` encode the zero vector: all zero rows have one code in one list, so they tie.
+    `trained`, an index without rows, encode the zero vector: all zero rows have one code in one list, so they tie.
     """
-    zero = np.zeros((1, trained.d), np.float32)
-    decoded, (_, home) = trained.sa_decode(trained.sa_encode(zero)), trained.quantizer.search(zero, 1)  # (1, width)
-    _, visited = trained.quantizer.search(queries, nprobe)  # (n, nprobe)
-    is_l2 = trained.metric_type == faiss.METRIC_L2
-    scores = -np.square(queries - decoded).sum(axis=1) if is_l2 else queries @ decoded[0]  # (n,)
-    return np.where((visited == home).any(axis=1), scores, -np.inf).astype(np.float32)
+    index = faiss.clone_index(trained)
+    index.add(np.zeros((1, trained.d), np.float32))
+    ivf_of(index).nprobe = nprobe
+    scores, ids = (found[:, 0] for found in packed(index).search(queries, 1))  # (n,) each
+    return np.where(ids < 0, -np.inf, -scores if trained.metric_type == faiss.METRIC_L2 else scores)

@@ -6,7 +6,7 @@ from itertools import chain
 from knnlm.config import corpus, hypotheses, sizes, text_limits
 from knnlm.config.schema import Problems, problems, suggestion, told_if
 from knnlm.config.values import shown, unfit_values
-from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory
+from knnlm.datastore.factory import PQ_CENTROIDS, parse_factory, unfit
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry
 
@@ -76,8 +76,9 @@ def _resource_problems(config: dict) -> Problems:
 def _index_problems(config: dict) -> Problems:
     index, width = config["index"], config["lm"]["architecture"]["width"]
     factory = parse_factory(index["factory"], width)
-    codes, least = factory.sub_quantisers, factory.least_training_rows
-    yield from told_if(codes and width % codes, "index.factory", codes=codes, width=width)
+    for problem in unfit(index["factory"], width, config["retrieval"]["metrics"]):
+        yield "index.factory", problem
+    least = factory.least_training_rows
     needed = least + config["datastore"]["chunks"] - 1  # each chunk gives the same share of the rows, rounded down
     few = index["training_rows"] < needed
     yield from told_if(few, "index.training_rows", **index, needed=needed, good=39 * least)

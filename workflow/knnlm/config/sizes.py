@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from knnlm.config.corpus import training_bytes
 from knnlm.config.hypotheses import leave_out_what_is_missing, settings_of_kind
 from knnlm.config.values import section_of
-from knnlm.datastore.factory import FACTORY, PQ_CENTROIDS
+from knnlm.datastore.factory import PQ_CENTROIDS, lists_of
 from knnlm.hypotheses import registry
 
 # Bytes of UTF-8 for each BPE token: English has 4.7, long words in other scripts have up to 12.
@@ -77,9 +77,9 @@ def fit_hypotheses(config: dict) -> Iterator[str]:
 
     Lists stay: the step leaves out what does not fit (`Inputs.usable`), and the line says so beforehand.
     """
-    if not (factory := FACTORY.fullmatch(config["index"]["factory"])):
+    if (lists := lists_of(config["index"]["factory"])) is None:
         return
-    lists, k = int(factory[1]), config["retrieval"]["k"]
+    k = config["retrieval"]["k"]
     limits = {"lists": (lists, f"the index has {lists} lists"), "neighbours": (k, f"retrieval.k is {k}")}
     for name in registry.with_step(config):
         for kind, (limit, why) in limits.items():
@@ -146,8 +146,7 @@ def _factory(config: dict, text: Text) -> str:
 
 
 def _lists(config: dict) -> int:
-    factory = FACTORY.fullmatch(config["index"]["factory"])
-    return int(factory[1]) if factory else 1
+    return lists_of(config["index"]["factory"]) or 1
 
 
 CHOICES: dict[str, Callable[[dict, Text], object]] = {  # in an order in which each may look at the earlier ones

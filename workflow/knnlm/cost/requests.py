@@ -11,17 +11,19 @@ from pathlib import Path
 from knnlm.cost.rules import RULES, TEXT_RULES
 from knnlm.cost.sizes import Run, run_of, tokens_of
 from knnlm.cost.work import OPERATIONS_OF, PRODUCTS, TRAINING, Work
+from knnlm.datastore.factory import parse_factory
 from knnlm.hypotheses import registry
 
 CORE_FLOPS = 1e10  # matrix products on one CPU core: a quarter of what the demo's training and exact search do
 GPU_FLOPS = 5e12  # float32 on one GPU: a third of the peak of NVIDIA's V100 by its data sheet, 15.7e12
 GPU_HALF_FLOPS = 15e12  # float16 in training: an eighth of the peak of the same GPU's tensor cores, 125e12
+GPU_LOOKUPS = 2e10  # of codes in tables that a block of threads shares
 CORE_OPERATIONS = 5e8  # all else, such as look-ups of codes and terms of a softmax, on one core
 
 # Amounts a second by kind: of one GPU, of each core that a job has, of one core alone, of a shared file system. Kinds
 # that are in none of these tables take no time.
 ON_GPU = dict.fromkeys((*TRAINING, *PRODUCTS), GPU_FLOPS) | {"training_half_flops": GPU_HALF_FLOPS}
-ON_GPU |= {"real_score_bytes": GPU_FLOPS / OPERATIONS_OF["real_score_bytes"]}
+ON_GPU |= {"real_score_bytes": GPU_FLOPS / OPERATIONS_OF["real_score_bytes"], "lookups": GPU_LOOKUPS}
 ON_CORES = dict.fromkeys((*TRAINING, *PRODUCTS), CORE_FLOPS) | {f"{rule}_bytes": 1e5 for rule in TEXT_RULES}
 ON_CORES |= {"lookups": CORE_OPERATIONS, "real_score_bytes": CORE_FLOPS / OPERATIONS_OF["real_score_bytes"]}
 ON_CORES |= dict.fromkeys(("neighbour_terms", "merged_neighbours"), CORE_OPERATIONS / OPERATIONS_OF["neighbour_terms"])
@@ -34,7 +36,8 @@ GPU_PROCESS_BYTES = 3e9  # of the host's memory for each GPU: CUDA's context and
 MEMORY_FACTOR = 1.5  # a stage's memory is meant to be right within a factor of two
 SECONDS_WORTH_A_THREAD = 15  # of one core: smaller jobs run side by side instead
 THREADS_OF_A_GPU = 8
-GPU_RULES = ("evaluation_states", "datastore_chunk", "retrieve_exact", "retrieve_approximate", "measure_performance")
+INDEX_RULES = ("train_index", "fill_index", "retrieve_approximate", "training_neighbours")
+GPU_RULES = (*INDEX_RULES, "evaluation_states", "datastore_chunk", "retrieve_exact", "measure_performance")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,20 @@ def devices_of(config: dict, rule: str, wildcards: dict) -> tuple[int, int]:
     resources, name = config["resources"], wildcards["hypothesis"] if rule == "hypothesis" else None
     if rule == "train_lm" or (name and "training" in registry.needs(config, name)):
         return resources["training_gpus"], resources["training_nodes"]
-    return resources["gpus"] if rule in GPU_RULES or (name and registry.uses_device(config, name)) else 0, 1
+    uses_one = rule in GPU_RULES or (name and registry.uses_device(config, name))
+    return resources["gpus"] if uses_one and not index_on_cpu(config, rule, wildcards) else 0, 1
+
+
+def index_on_cpu(config: dict, rule: str, wildcards: dict) -> str | None:
+    """Say why FAISS cannot do the job of a rule on a GPU; None where it can, or the rule has no index."""
+    if rule not in INDEX_RULES:
+        return None
+    k, nprobe = config["retrieval"]["k"], config["index"]["nprobe"]
+    if rule == "training_neighbours":
+        settings = config["hypotheses"][wildcards["hypothesis"]]["settings"]
+        k, nprobe = settings["k"] + 1, settings["nprobe"]
+    chosen = (k, nprobe) if rule in ("retrieve_approximate", "training_neighbours") else ()
+    return parse_factory(config["index"]["factory"], config["lm"]["architecture"]["width"]).not_on_gpu(*chosen)
 
 
 def _seconds(amounts: Counter, rates: dict[str, float]) -> float:

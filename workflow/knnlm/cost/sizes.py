@@ -9,7 +9,7 @@ from pathlib import Path
 
 from knnlm.components.catalogue import Component, knn_components, retrievals, searched_fractions
 from knnlm.config.corpus import most_training_tokens
-from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS, parse_factory
+from knnlm.datastore.factory import ID_BYTES, parse_factory
 from knnlm.retrieval.blocks import block_edges
 
 HALF, SINGLE = 2, 4  # bytes of float16; of float32 and int32
@@ -42,7 +42,7 @@ class Run:
         count = math.ceil(self.train / new)
         self.chunk_rows = min(self.train, math.ceil(count / self.chunks) * new)  # n: rows of the largest chunk
         self.factory = parse_factory(config["index"]["factory"], self.width)
-        self.codewords = PQ_CENTROIDS if self.factory.sub_quantisers else 0  # of each sub-quantiser
+        self.codewords = self.factory.codewords
         self.centroid_bytes = SINGLE * self.width * (self.factory.lists + self.codewords)  # of an index without rows
         self.pairs = sorted({(h, metric) for h, metric, _ in retrievals(config)})  # all that is indexed and searched
         self.list_bytes = self.train * (self.factory.code_bytes + ID_BYTES)  # of an index of the whole store

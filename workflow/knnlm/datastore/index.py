@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from knnlm.datastore.factory import ID_BYTES, ROWS_AT_ONCE
+from knnlm.datastore.placing import Place, back_on_cpu, gpu_place, ivf_of, place_for
 from knnlm.datastore.shuffle import prefix_rows
 from knnlm.datastore.store import Chunk, Datastore
 from knnlm.errors import KnnlmError
@@ -17,48 +18,72 @@ from knnlm.storage.manifests import AGAIN, read_manifest, verified
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 
 
-def train_index(factory: str, metric: str, sample: np.ndarray, seed: int) -> faiss.Index:
-    """Train an index of `factory` (docs/paper.md#knn-lm), as `IVF4096,PQ64`, on `sample`, float32 (rows, width)."""
-    index = faiss.index_factory(sample.shape[1], factory, METRICS[metric])
-    index.cp.seed = seed
-    if isinstance(index, faiss.IndexIVFPQ):
-        index.pq.cp.seed = seed
-        # It orders the codes for a filter that we do not use, and takes longer than all the rest.
-        index.do_polysemous_training = False
-    index.train(sample)
+def train_index(factory: str, metric: str, sample: np.ndarray, seed: int, device: str = "cpu") -> faiss.Index:
+    """Train an index of `factory` (docs/paper.md#knn-lm), as `IVF4096,PQ64`, on `sample`, float32 (rows, width).
+
+    On a GPU the k-means of the lists and of product codes compare rows with centroids there; all else is the same.
+    4-bit codes are trained as fast scan has them, of keys instead of residuals, but stored unpacked.
+    """
+    index = faiss.index_factory(sample.shape[1], factory.removesuffix("fs"), METRICS[metric])
+    ivf, place = ivf_of(index), gpu_place(device)
+    ivf.cp.seed = seed
+    ivf.by_residual &= not factory.endswith("fs")
+    # A quantiser that is not flat is trained by distances, whatever the metric.
+    ivf.clustering_index = coarse = place.flat(ivf.d, METRICS["l2"] if ivf.quantizer_trains_alone else ivf.metric_type)
+    train_codes(index, sample, seed, place)
+    ivf.clustering_index = None
+    del coarse  # which FAISS has used all the time
     return index
 
 
-def fill_index(index: faiss.Index, chunk: Chunk, h: str) -> None:
+def train_codes(index: faiss.Index, sample: np.ndarray, seed: int, place: Place) -> None:
+    """Train what is not trained yet of an index, the codes at least."""
+    if isinstance(ivf := ivf_of(index), faiss.IndexIVFPQ):
+        ivf.pq.cp.seed = seed
+        ivf.pq.assign_index = fine = place.flat(ivf.pq.dsub, METRICS["l2"])
+        # It orders the codes for a filter that we do not use, and takes longer than all the rest.
+        ivf.do_polysemous_training = False
+        index.train(sample)
+        ivf.pq.assign_index = None
+        del fine  # which FAISS has used all the time
+    else:
+        index.train(sample)
+
+
+def fill_index(index: faiss.Index, chunk: Chunk, h: str, device: str = "cpu") -> None:
     """Add one chunk's keys to a trained, empty index under their global ids, in ascending order.
 
     Raises KnnlmError, naming the file, if the keys turn out damaged: at the end, when the index holds some of them.
     """
+    place = place_for(index, device)
+    filled = place.filled(index, chunk.rows)
     with chunk.keys_in_order(h) as keys:
         for begin in range(0, chunk.rows, ROWS_AT_ONCE):
             block = keys[begin : begin + ROWS_AT_ONCE].astype(np.float32)  # (rows, width)
             first = chunk.first_position + begin
-            index.add_with_ids(block, np.arange(first, first + len(block)))
+            filled.add_with_ids(block, np.arange(first, first + len(block)))
+    back_on_cpu(filled, index)
 
 
 def join_indexes(
-    trained: faiss.IndexIVF, filled: list[faiss.IndexIVF], chunks: tuple[Chunk, ...],
+    trained: faiss.Index, filled: list[faiss.Index], chunks: tuple[Chunk, ...],
     low: float, high: float, folder: Path,
-) -> faiss.IndexIVF:  # fmt: skip
+) -> faiss.Index:  # fmt: skip
     """Return one index, to be searched, over the rows between fractions `low` and `high` of every chunk.
 
     Codes are copied, nothing is encoded again. The lists are memory-mapped from a file without a name in `folder`: the
     kernel can take their memory back, and the file ends with the index or the process. Raises OSError, naming the
     folder, if there is no room for it.
     """
-    joined = faiss.clone_index(trained)
+    whole, filled = faiss.clone_index(trained), [ivf_of(index) for index in filled]
+    joined = ivf_of(whole)
     numbers = range(joined.nlist)
     bands = [[chunk.first_position + prefix_rows(fraction, chunk.rows) for fraction in (low, high)] for chunk in chunks]
     # (chunks, lists, 2): where the band begins and ends in each list, whose ids ascend
     of_chunks = zip(filled, bands, strict=True)
     edges = np.array([[np.searchsorted(_list(index, n)[0], band) for n in numbers] for index, band in of_chunks])
     sizes = (edges[..., 1] - edges[..., 0]).sum(0)  # (lists,)
-    joined.ntotal = int(sizes.sum())
+    whole.ntotal = joined.ntotal = int(sizes.sum())
     if joined.ntotal:
         lists, used = _unnamed_lists(sizes, joined.code_size, folder), np.zeros(joined.nlist, int)
         for index, of_chunk in zip(filled, edges, strict=True):
@@ -69,7 +94,7 @@ def join_indexes(
                 used[number] += len(ids)
         joined.replace_invlists(lists, True)
         lists.this.disown()  # the index owns them
-    return joined
+    return whole
 
 
 def _unnamed_lists(sizes: np.ndarray, code_size: int, folder: Path) -> faiss.OnDiskInvertedLists:

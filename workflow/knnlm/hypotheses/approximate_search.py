@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from knnlm.corpus.text import EVALUATED
+from knnlm.datastore.placing import ivf_of, place_for
 from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.results import Results
 from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, recoded_index
@@ -25,12 +26,14 @@ def stored(inputs: Inputs) -> Iterator[np.ndarray]:
 
 def of_nprobe(inputs: Inputs, queries: np.ndarray) -> Iterator[Search]:
     """Yield the search with each number of lists visited, as far as the stored index has so many."""
-    lists, own = inputs.trained_index().nlist, inputs.index["nprobe"]
+    lists, own = ivf_of(inputs.trained_index()).nlist, inputs.index["nprobe"]
     usable = inputs.usable("nprobe", lambda nprobe: nprobe <= lists, f"the index has {lists} lists")
     if own in usable:
         yield own, *stored(inputs)
     if wanted := sorted({*usable} - {own}):
-        yield from nprobe_search(inputs.search_index(), queries, inputs.retrieval["k"], wanted)
+        index, k = inputs.search_index(), inputs.retrieval["k"]
+        index = place_for(index, inputs.device, k, wanted[-1]).searched(index)
+        yield from nprobe_search(index, queries, k, wanted)
 
 
 def of_codes(inputs: Inputs, queries: np.ndarray) -> Iterator[Search]:
@@ -43,9 +46,14 @@ def of_codes(inputs: Inputs, queries: np.ndarray) -> Iterator[Search]:
         if codes == trained.code_size:
             yield codes, *stored(inputs)
         else:
-            index = recoded_index(trained, codes, sample, inputs.seed)
-            fill_in_memory(index, store, h)
-            ((_, *found),) = nprobe_search(index, queries, inputs.retrieval["k"], [inputs.index["nprobe"]])
+            index, k, nprobe = (
+                recoded_index(trained, codes, sample, inputs.seed, inputs.device),
+                inputs.retrieval["k"],
+                inputs.index["nprobe"],
+            )
+            fill_in_memory(index, store, h, inputs.device)
+            index = place_for(index, inputs.device, k, nprobe).searched(index)
+            ((_, *found),) = nprobe_search(index, queries, k, [nprobe])
             yield codes, *found
 
 

@@ -139,19 +139,20 @@ class Inputs:
         states = load_array(self.stored.states.parent / f"{split}.{h}.npy", dtype="float16", shape=shape)
         return np.asarray(states, dtype=np.float32)
 
-    def trained_index(self) -> "faiss.IndexIVF":
+    def trained_index(self) -> "faiss.Index":
         """Return the main retrieval's index without rows (needs `datastore` and `index`)."""
         from knnlm.datastore.index import open_trained
 
         return open_trained(self.stored.trained, **self.main, width=self.store.width, checkpoint=self.checkpoint)
 
-    def search_index(self) -> "faiss.IndexIVF":
+    def search_index(self) -> "faiss.Index":
         """Return the main retrieval's index over the whole store, to be searched (needs `datastore`, `index`)."""
         from knnlm.datastore.index import join_indexes, open_filled
+        from knnlm.datastore.placing import ivf_of
 
         filled = open_filled(self.stored.filled, self.stored.trained, self.store, **self.main)
         index = join_indexes(self.trained_index(), filled, self.store.chunks, 0.0, 1.0, self.stored.filled[0].parent)
-        index.nprobe = self.index["nprobe"]
+        ivf_of(index).nprobe = self.index["nprobe"]
         return index
 
     def neighbours(self, search: str) -> Neighbours:

@@ -9,6 +9,7 @@ from knnlm.components.catalogue import main_name
 from knnlm.components.head_training import store_log_p, store_rows
 from knnlm.components.heads import even_rows, helped_weights, weighted_likelihood
 from knnlm.components.knn import gold_matches, log_p_knn
+from knnlm.datastore.placing import place_for
 from knnlm.hypotheses.inputs import Inputs, Results
 from knnlm.hypotheses.trained_heads import random_head, trained_head
 from knnlm.retrieval.approximate import training_neighbours
@@ -31,6 +32,7 @@ def sampled_advantage(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     h, metric, store, k = inputs.main["h"], inputs.main["metric"], inputs.store, inputs.retrieval["k"]
     temperature = inputs.stored_component(main_name(inputs.main, "approximate-faiss")).component.temperature
     index, values = inputs.search_index(), store.all_values()
+    index = place_for(index, inputs.device, k + 1, inputs.index["nprobe"]).searched(index)
     sample = store_rows(store, h, inputs.settings["sample_rows"])
     log_p_base = store_log_p(store, inputs.output_embedding, inputs.settings["sample_rows"], inputs.device)
     log_p = []

@@ -45,7 +45,7 @@ def main(
             write("ids", fraction, ids)
             write("similarities", fraction, similarities)
             if fraction in rescored:
-                write("real", fraction, real_similarities(queries, ids, store, h, metric))
+                write("real", fraction, real_similarities(queries, ids, store, h, metric, job.device))
     of_store = {"rows": store.rows, "width": store.width, "checkpoint": store.checkpoint, "store": store.identity}
     of_search = {"h": h, "metric": metric, "search": search, "k": k, "settings": settings}
     of_search |= {"fractions": fractions, "real_score_fractions": rescored}

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
+from knnlm.datastore.placing import place_for
 from knnlm.hypotheses.inputs import Inputs, Stored
 from knnlm.retrieval.approximate import training_neighbours
+from knnlm.running.devices import Job
 from knnlm.storage.arrays import load_array, save_array
 from knnlm.storage.manifests import verified, write_manifest
 
 
 def main(
-    settings: dict, base: Path, chunks: Sequence[Path], trained: Path, filled: Sequence[Path], neighbours: Path
-) -> None:
+    settings: dict, job: Job, base: Path, chunks: Sequence[Path], trained: Path, filled: Sequence[Path],
+    neighbours: Path,
+) -> None:  # fmt: skip
     """Store values, int32, and similarities, float32, (rows, k), by position.
 
     Memory: the index without its lists, the values of the store and the chunk's neighbours.
@@ -24,7 +27,9 @@ def main(
     number = settings["chunk"]
     chunk = store.chunks[number]
     own = np.arange(chunk.first_position, chunk.first_position + chunk.rows)
-    ids, similarities = training_neighbours(chunk.keys_of(h), own, inputs.search_index(), k, metric)
+    index = inputs.search_index()
+    place = place_for(index, job.device, k + 1, inputs.index["nprobe"])
+    ids, similarities = training_neighbours(chunk.keys_of(h), own, place.searched(index), k, metric)
     order = np.argsort(load_array(chunk.folder / "positions.npy", dtype="int64", shape=(chunk.rows,)))
     save_array(neighbours / "values.npy", store.all_values()[ids[order]])
     save_array(neighbours / "similarities.npy", similarities[order])
