@@ -96,10 +96,11 @@ def test_what_a_gpu_fills_and_finds_is_what_the_cpu_does(factory, metric, tmp_pa
         assert found.keys() == expected.keys()
         assert np.mean([found[row][0] == expected[row][0] for row in expected]) > 0.999
         assert np.mean([found[row] == expected[row] for row in expected]) > 0.98  # a rounded residual has another code
-    snapshots = {
-        device: list(approximate_search(queries, store, empty, filled["cpu"], 16, 1024, [0.3, 1.0], device, tmp_path))
-        for device in ("cpu", "cuda")
-    }
+    snapshots = {}
+    for device in ("cpu", "cuda"):
+        found = approximate_search(queries, store, empty, filled["cpu"], 16, 1024, [0.3, 1.0], device, tmp_path)
+        # The next snapshot changes what the last one shows.
+        snapshots[device] = [(fraction, ids.copy(), similarities.copy()) for fraction, ids, similarities in found]
     with capsys.disabled():
         print(f"{factory} {metric} width {width}: filled on the CPU in {seconds['cpu']:.2f} s, on the GPU in "
               f"{seconds['cuda']:.2f} s")  # fmt: skip
