@@ -34,8 +34,10 @@ def priority(config: dict, manifest: str | Path, rule: str, wildcards: dict) -> 
 
 def _way(run: Run, rule: str, wildcards: dict) -> float:
     """Return the seconds from the beginning of a job to the end of the run."""
-    told = {"chunk": "0", "block": "0", **run.config["main"], "search": rule.removeprefix("retrieve_"), **wildcards}
-    after = [_way(run, THEN[rule], wildcards)] if rule in THEN else []
+    told = {"chunk": "0", "block": "0", "search": "exact", **run.config["main"], **wildcards}
+    if rule.startswith("retrieve_"):
+        told["search"] = rule.removeprefix("retrieve_")
+    after = [_way(run, THEN[rule], told)] if rule in THEN else []
     if rule in NEEDED and told | run.config["main"] == told:
         names = [name for name in registry.with_step(run.config) if not registry.trains_lm(run.config, name)]
         waiting = [name for name in names if NEEDED[rule] in registry.needs(run.config, name)]
