@@ -137,6 +137,12 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
             id="BPE size",
         ),
         pytest.param(
+            "  bpe_merges: 500",
+            "  bpe_merges: 500\n  token_counts: {train: 34000, valid: 7000, test: 6000}",
+            set(),
+            id="counts that are given afterwards",
+        ),
+        pytest.param(
             "\nhypotheses:\n",
             '\nhypotheses:\n  pair: {family: sparsification, question: "Are two words enough?", paper: silent, '
             "settings: {k: [2]}}\n",

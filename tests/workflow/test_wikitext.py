@@ -1,8 +1,13 @@
 """WikiText-103 as a user gives it: a changed zip is read again, and one that cannot be had ends in a sentence."""
 
+import http.server
 import json
 import os
+import random
+import re
+import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,6 +55,48 @@ def test_a_failed_download_is_one_sentence_at_the_end(project):
     (sentence,) = {line for line in output.splitlines() if line.startswith("Error: ")}
     assert sentence.startswith("Error: http://[::1/a.zip: is not a URL (Invalid IPv6 URL); correct corpus.")
     assert "Traceback" not in output
+
+
+def test_a_run_continues_the_download_that_another_has_begun(project):
+    """The server breaks off in the middle and refuses, so the run fails; the next one asks for the rest alone."""
+    write_zip(project.folder / "large.zip", " ".join(map(str, random.Random(0).choices(range(10_000), k=3_000))))
+    content, asked = (project.folder / "large.zip").read_bytes(), []
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            begin = int(wanted[1]) if wanted else 0
+            asked.append(begin)
+            if len(asked) == 2:
+                self.send_error(404)
+                return
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(content) - begin))
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            with suppress(ConnectionError):  # the client may have enough
+                self.wfile.write(content[begin : 1_000_000 if len(asked) == 1 else None])
+
+        def log_message(self, *arguments):
+            pass
+
+    config = json.loads((project.folder / "config/urls.yaml").read_text())
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config["corpus"]["wikitext103"]["urls"] = [f"http://127.0.0.1:{server.server_port}/large.zip"]
+        config["name"] = "begun"
+        (project.folder / "config/begun.yaml").write_text(json.dumps(config))
+        target = TEXT.replace("tiny", "begun")
+        output = project(target, config="config/begun.yaml", check=False).stdout
+        assert "the connection ended after 1000000 of" in output
+        assert "the server refuses the download (HTTP status 404, Not Found)" in output
+        project(target, config="config/begun.yaml")
+        server.shutdown()
+    assert asked == [0, 0, 0, 1_000_000]
+    kept = project.folder / "results/begun/corpus"
+    assert (kept / "wikitext-103-v1.zip").read_bytes() == content
+    assert not list(kept.glob(".*.part"))
 
 
 def test_counts_that_are_given_are_not_believed_once_tokens_are_counted(project):

@@ -21,6 +21,8 @@ BINARY = [
     "results/<run>/corpus/binary/dict.txt",
 ]
 TOKENS = placed(f"results/{config['name']}/corpus/tokens/manifest.json")
+# Tokens that the config gives, for `check_size`. They are none of its parameters: correcting them must repeat nothing.
+GIVEN_TOKENS = [(config["corpus"]["token_counts"] or {}).get(split, "") for split in SPLITS]
 # Figures of the measurement of performance, each drawn from the table of its name.
 PERFORMANCE_FIGURES = ["performance", "scaling"]
 # Keys that shape the work of the main result, the text left aside; the measurement of performance does the same work.
@@ -64,17 +66,6 @@ def asked(rule, what):
 def asks(rule, *more):
     """Return what a rule's jobs ask for by the size of their data: GPUs, memory, disk, minutes, and `more` by name."""
     return {what: asked(rule, what) for what in ("gpu", "mem_mb", "disk_mb", "runtime", *more)}
-
-
-def first(rule):
-    """Return the function that tells which of a rule's jobs, and of all, goes first where more of them could start."""
-
-    def priority(wildcards):
-        from knnlm.cost import order
-
-        return order.priority(config, TOKENS, rule, dict(wildcards))
-
-    return priority
 
 
 def behind_manifest(files):

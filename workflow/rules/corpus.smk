@@ -132,4 +132,4 @@ rule check_size:
         settings=stage_settings,
     shell:
         "logged {log} python -m knnlm.steps check_size --stage {wildcards.stage} --settings {params.settings:q}"
-        " --manifest {input.manifest}"
+        " --manifest {input.manifest} --given {GIVEN_TOKENS}"

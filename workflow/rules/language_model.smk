@@ -48,7 +48,6 @@ rule evaluation_states:
     log:
         "<logs>/evaluation_states.log",
     cache: SHARED
-    priority: first("evaluation_states")
     conda:
         "../../envs/cpu.yaml"
     threads: asked("evaluation_states", "threads")

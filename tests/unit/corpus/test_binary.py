@@ -13,6 +13,7 @@ from xxhash import xxh3_128_hexdigest
 import knnlm
 from knnlm.corpus import binary
 from knnlm.errors import KnnlmError
+from knnlm.steps import check_size
 from knnlm.storage.arrays import save_array
 from knnlm.storage.manifests import write_manifest
 
@@ -181,6 +182,17 @@ def test_what_the_counted_tokens_are_too_few_for_is_refused(made, stage, fits, t
         assert done.returncode == status
     assert done.stderr.startswith(f"Error: config key {sentence}")
     assert "the training text has 14 BPE tokens" in done.stderr
+
+
+def test_tokens_that_are_given_and_wrong_are_said_once(made, capsys):
+    settings = {"fractions": [1.0], "retrieval": {"k": 1}, "lm": {"training": {"tokens_per_sample": 5}}}
+    counted = list(json.loads((made / "tokens/manifest.json").read_text())["tokens"].values())
+    for given, said in (((), 0), (counted, 0), ([counted[0] + 1, *counted[1:]], 1)):
+        for stage in ("training", "retrieval"):
+            check_size.main(stage, settings, made / "tokens/manifest.json", given)
+        warnings = capsys.readouterr().err.splitlines()
+        assert len(warnings) == said
+    assert warnings[0].startswith("Warning: config key corpus.token_counts: train 15 given, 14 counted; ")
 
 
 def test_what_a_killed_attempt_has_left_is_removed(tmp_path):

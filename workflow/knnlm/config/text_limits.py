@@ -40,7 +40,7 @@ def _chunks(config: dict, tokens: int, text: str) -> Problems:
 # By the stage that would end in it: the check, and the keys of the config that it reads.
 CHECKS = {"training": _sample, "retrieval": _neighbours, "index": _index, "datastore": _chunks}
 KEYS = {
-    "training": ("lm.training.tokens_per_sample", "corpus.token_counts"),
+    "training": ("lm.training.tokens_per_sample",),
     "retrieval": ("retrieval.k", "fractions"),
     "index": ("index.factory", "lm.architecture.width"),
     "datastore": ("datastore.chunks", "windows.train.new"),

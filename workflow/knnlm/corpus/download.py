@@ -134,9 +134,9 @@ def fetch(url: str, path: Path, limit: float) -> tuple[Path, bool]:
     """
     response = opened(url, 0, limit)
     part, total = part_of(url, response, path)
-    has = part.stat().st_size if part.exists() and total is not None else 0
-    begin = has if has <= (total or 0) else 0
-    if 0 < begin < total:
+    has = part.stat().st_size if part.exists() else 0
+    begin = has if total and has <= total else 0
+    if begin and begin < total:
         response.close()
         response = opened(url, begin, limit)
         if response.status != 206:  # the server has no ranges

@@ -18,11 +18,7 @@ ROWS_IN_TURN = 1  # FAISS's number for dealing out rows by their ids
 
 def ivf_of(index: faiss.Index) -> faiss.Index:
     """Return the index of inverted lists behind an index's transform, or the index itself where it has none."""
-    if not isinstance(index, faiss.IndexPreTransform):
-        return index
-    ivf = faiss.downcast_index(index.index)
-    ivf.referenced_objects = [index]  # which owns it, and would take it along
-    return ivf
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
 
 def through(index: faiss.Index, vectors: np.ndarray) -> np.ndarray:
@@ -103,7 +99,7 @@ def packed(index: faiss.Index) -> faiss.Index:
     blocks = faiss.IndexIVFPQFastScan(ivf)
     if ivf is not index:
         blocks = faiss.IndexPreTransform(faiss.downcast_VectorTransform(index.chain.at(0)), blocks)
-    blocks.referenced_objects = [*getattr(blocks, "referenced_objects", []), index]  # whose centroids it uses
+    blocks.unpacked = index  # whose centroids and transform it uses
     return blocks
 
 
