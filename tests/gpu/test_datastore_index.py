@@ -65,6 +65,11 @@ def lists_of(index):
     return found, ascending
 
 
+def kept(snapshots):
+    """Copy each snapshot of a search, as the next one overwrites it."""
+    return [(fraction, ids.copy(), similarities.copy()) for fraction, ids, similarities in snapshots]
+
+
 def check_same(found, expected):
     """The similarities agree to 1e-3 of their size, and so do the ids up to rows that are as near as the last."""
     (ids, similarities), (other_ids, other) = found, expected
@@ -97,7 +102,7 @@ def test_what_a_gpu_fills_and_finds_is_what_the_cpu_does(factory, metric, tmp_pa
         assert np.mean([found[row][0] == expected[row][0] for row in expected]) > 0.999
         assert np.mean([found[row] == expected[row] for row in expected]) > 0.98  # a rounded residual has another code
     snapshots = {
-        device: list(approximate_search(queries, store, empty, filled["cpu"], 16, 1024, [0.3, 1.0], device, tmp_path))
+        device: kept(approximate_search(queries, store, empty, filled["cpu"], 16, 1024, [0.3, 1.0], device, tmp_path))
         for device in ("cpu", "cuda")
     }
     with capsys.disabled():
@@ -165,7 +170,7 @@ def test_filled_lists_that_stay_on_disk_are_searched(tmp_path):
         write_manifest(path.with_suffix(".json"), [path])
         filled.append(load_index(path, "ip", 128, chunk.rows))
     found = {
-        device: list(approximate_search(queries, store, empty, filled, 8, 200, [0.1, 0.5, 1.0], device, tmp_path))
+        device: kept(approximate_search(queries, store, empty, filled, 8, 200, [0.1, 0.5, 1.0], device, tmp_path))
         for device in ("cpu", "cuda")
     }
     for (_, *expected), (_, *got) in zip(found["cpu"], found["cuda"], strict=True):

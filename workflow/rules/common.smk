@@ -68,6 +68,17 @@ def asks(rule, *more):
     return {what: asked(rule, what) for what in ("gpu", "mem_mb", "disk_mb", "runtime", *more)}
 
 
+def first(rule):
+    """Return the function that tells which of a rule's jobs, and of all, goes first where more of them could start."""
+
+    def priority(wildcards):
+        from knnlm.cost import order
+
+        return order.priority(config, TOKENS, rule, dict(wildcards))
+
+    return priority
+
+
 def behind_manifest(files):
     """Mark inputs whose checksums a manifest has that is an input too: its content tells whether they have changed."""
     return ancient(files)

@@ -17,6 +17,7 @@ rule datastore_chunk:
     log:
         "<logs>/datastore_chunk/{chunk}.log",
     cache: SHARED
+    priority: first("datastore_chunk")
     conda:
         "../../envs/cpu.yaml"
     threads: asked("datastore_chunk", "threads")
@@ -43,6 +44,7 @@ rule train_index:
     log:
         "<logs>/train_index/{h}-{metric}.log",
     cache: SHARED
+    priority: first("train_index")
     conda:
         "../../envs/cpu.yaml"
     threads: asked("train_index", "threads")
@@ -69,6 +71,7 @@ rule fill_index:
     log:
         "<logs>/fill_index/{h}-{metric}-{chunk}.log",
     cache: SHARED
+    priority: first("fill_index")
     conda:
         "../../envs/cpu.yaml"
     threads: asked("fill_index", "threads")

@@ -34,6 +34,7 @@ rule hypothesis:
     log:
         "<logs>/hypothesis/{hypothesis}.log",
     cache: SHARED
+    priority: first("hypothesis")
     conda:
         "../../envs/cpu.yaml"
     threads: asked("hypothesis", "threads")
@@ -72,6 +73,7 @@ rule training_neighbours:
         similarities=temp("results/<run>/hypotheses/{hypothesis}.neighbours/chunk-{chunk}/similarities.npy"),
     log:
         "<logs>/training_neighbours/{hypothesis}-{chunk}.log",
+    priority: first("training_neighbours")
     conda:
         "../../envs/cpu.yaml"
     threads: asked("training_neighbours", "threads")

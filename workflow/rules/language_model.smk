@@ -48,6 +48,7 @@ rule evaluation_states:
     log:
         "<logs>/evaluation_states.log",
     cache: SHARED
+    priority: first("evaluation_states")
     conda:
         "../../envs/cpu.yaml"
     threads: asked("evaluation_states", "threads")

@@ -18,6 +18,7 @@ rule retrieve_exact:
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-exact.log",
     cache: SHARED
+    priority: first("retrieve_exact")
     conda:
         "../../envs/cpu.yaml"
     threads: asked("retrieve_exact", "threads")
@@ -55,6 +56,7 @@ use rule retrieve_exact as retrieve_approximate with:
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-approximate.log",
     cache: SHARED  # not inherited
+    priority: first("retrieve_approximate")
     threads: asked("retrieve_approximate", "threads")
     resources:
         **asks("retrieve_approximate", *DEVICE),
@@ -113,6 +115,7 @@ rule knn_components:
         curves="results/<run>/components/knn-{h}-{metric}-{search}.temperature.csv",
     log:
         "<logs>/knn_components/{h}-{metric}-{search}.log",
+    priority: first("knn_components")
     group:
         "components"
     conda:

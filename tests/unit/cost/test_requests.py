@@ -9,8 +9,9 @@ import pytest
 from configs import config_of
 
 from knnlm.cost import requests
-from knnlm.cost.requests import asked, request, threads_for
+from knnlm.cost.requests import asked, request, threads_for, threads_of
 from knnlm.cost.rules import RULES
+from knnlm.cost.rules import jobs as all_jobs
 from knnlm.cost.sizes import run_of, tokens_of
 from knnlm.cost.stages import joined_bytes
 from knnlm.cost.work import Work
@@ -147,7 +148,26 @@ def test_several_nodes_are_asked_for_by_node():
 def test_small_jobs_ask_for_one_thread_and_large_ones_for_all():
     assert [threads_for(Work(likely=Counter(exact_flops=flops)), 0, 8) for flops in (1e9, 5e11, 1e15)] == [1, 4, 8]
     assert threads_for(Work(likely=Counter(measuring_seconds=1e6)), 0, 8) == 1
-    assert [threads_for(Work(likely=Counter(exact_flops=1e9)), gpus, 12) for gpus in (1, 2)] == [8, 12]
+    assert [threads_for(Work(likely=Counter(exact_flops=1e9)), gpus, 6) for gpus in (1, 2)] == [4, 6]
+
+
+def test_jobs_beside_which_others_run_ask_for_more_threads_only_if_they_are_long():
+    run = run_of(DEMO, DEMO_TOKENS, 8160)
+    threads = {job.name: threads_of(run, job.rule, job.wildcards) for job in all_jobs(run) if job.rule in RULES}
+    several = {name for name, number in threads.items() if number > 1 and "neighbours" not in name}
+    assert several - set(requests.WAITED_FOR) == {
+        f"hypothesis/{name}"
+        for name in (
+            "softmax-capacity",
+            "adaptive-capacity",
+            "clustering",
+            "memorisation",
+            "soft-labels",
+            "second-seed",
+        )
+    }
+    assert threads["train_lm"] == 8  # the whole run waits for it
+    assert threads_of(run_of(PAPER, *tokens_of(PAPER, NOWHERE)), "retrieve_exact", PAIRS[0] | {"block": "0"}) == 4
 
 
 def test_tokens_are_those_of_the_corpus_else_of_the_config_else_no_fewer_than_there_can_be(tmp_path):

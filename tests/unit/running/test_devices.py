@@ -65,15 +65,17 @@ CLAIMING = """
 import sys, time
 from pathlib import Path
 from knnlm.running.devices import claim
-print(",".join(claim(int(sys.argv[2]), ["0", "1", "GPU-7/a"], Path(sys.argv[1]))), flush=True)
+print(",".join(claim(int(sys.argv[2]), ["0", "1", "GPU-7/a"], Path(sys.argv[1]), *map(int, sys.argv[3:]))), flush=True)
 sys.stdin.read()
 """
 
 
-def claiming(folder: Path, wanted: int) -> subprocess.Popen:
+def claiming(folder: Path, *numbers: int) -> subprocess.Popen:
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(
-        [sys.executable, "-c", CLAIMING, folder, str(wanted)], env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, **streams
+        [sys.executable, "-c", CLAIMING, folder, *map(str, numbers)],
+        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+        **streams,
     )
 
 
@@ -92,4 +94,20 @@ def test_no_two_processes_hold_one_device_and_a_killed_one_gives_its_back(tmp_pa
     assert set(third.stdout.readline().strip().split(",")) == held
     third.kill()
     for process in (first, second, third):
+        process.communicate()
+
+
+def test_two_jobs_share_a_device_when_none_is_free_and_a_third_waits(tmp_path):
+    names, folder = ["0", "1", "GPU-7/a"], tmp_path / "gpus"
+    assert claim(1, names[:1], folder, 2) == ["0"]
+    processes = [claiming(folder, 1, 2), claiming(folder, 1, 2)]
+    assert {process.stdout.readline().strip() for process in processes} == {"1", "GPU-7/a"}
+    assert claim(3, names, folder, 2) == names  # each has one job
+    processes.append(claiming(folder, 1, 2))
+    time.sleep(1.5)
+    assert processes[2].poll() is None
+    processes[0].kill()
+    assert processes[2].stdout.readline().strip() in {"1", "GPU-7/a"}
+    for process in processes:
+        process.kill()
         process.communicate()

@@ -7,6 +7,7 @@ what was kept (`knn.log_p_knn`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import faiss
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from scipy import sparse
 
 from knnlm.components.adam import Adam
-from knnlm.datastore.factory import ROWS_AT_ONCE
+from knnlm.datastore.factory import GPU_MOST_CHOSEN, ROWS_AT_ONCE
 from knnlm.datastore.index import METRICS
 from knnlm.retrieval.blocks import slices
 
@@ -43,22 +44,26 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
 
 
 def k_means(
-    keys: np.ndarray, centroids: int, iterations: int, seed: int, spherical: bool, factory: str, nprobe: int
-) -> tuple[np.ndarray, faiss.Index]:
+    keys: np.ndarray, centroids: int, iterations: int, seed: int, spherical: bool, factory: str, nprobe: int,
+    device: str = "cpu",
+) -> tuple[np.ndarray, faiss.Index]:  # fmt: skip
     """Cluster keys, float32 (n, width), n ≥ centroids; return float32 (centroids, width) and the index that holds them.
 
     Plain: Lloyd's algorithm. Spherical: centroids have length 1, and a key belongs to the one with the largest inner
     product. An index of `factory` assigns the rows: exactly if it is `Flat`, approximately if it is such as
     `IVF128,Flat`, which visits `nprobe` of its lists. FAISS refills a centroid that loses all its rows with half of a
-    large one's.
+    large one's. On a GPU the index is there; the means are made on the CPU.
     """
     width = keys.shape[1]
     clustering = faiss.Clustering(width, centroids)
     clustering.niter, clustering.seed, clustering.spherical = iterations, seed, spherical
     clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(keys)  # every key counts
     index = faiss.index_factory(width, factory, METRICS["ip" if spherical else "l2"])
-    if isinstance(index, faiss.IndexIVF):
+    if is_divided := isinstance(index, faiss.IndexIVF):
         index.nprobe = nprobe
+    if device != "cpu":
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)  # with its nprobe
+    if is_divided:
         index.cp.seed, index.cp.min_points_per_centroid = seed, 1
     clustering.train(keys, index)
     return faiss.vector_to_array(clustering.centroids).reshape(centroids, width), index
@@ -117,17 +122,19 @@ def one_word_each(centroids: np.ndarray, owners: np.ndarray, types: int) -> tupl
 
 
 def nearest_to_queries(
-    queries: np.ndarray, clusters: Clusters, metric: str, kept: int
+    queries: np.ndarray, clusters: Clusters, metric: str, kept: int, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return similarities, float32 (n, m), and ids, int64 (n, m), of the m = min(kept, C) centroids nearest to queries.
 
     queries: float32 (n, width).
     """
     kept = min(kept, len(clusters.centroids))
+    on_gpu = device != "cpu" and kept <= GPU_MOST_CHOSEN
+    search = partial(faiss.knn_gpu, faiss.StandardGpuResources()) if on_gpu else faiss.knn
     similarities, ids = np.empty((len(queries), kept), dtype=np.float32), np.empty((len(queries), kept), dtype=np.int64)
     for rows in slices(len(queries), QUERIES_AT_ONCE):
         block = unit_length(queries[rows]) if clusters.unit else queries[rows]
-        scores, ids[rows] = faiss.knn(block, clusters.centroids, kept, METRICS[metric])
+        scores, ids[rows] = search(block, clusters.centroids, kept, metric=METRICS[metric])
         similarities[rows] = -scores if metric == "l2" else scores
     return similarities, ids
 

@@ -34,8 +34,11 @@ STARTING_SECONDS = 600  # of the least that any job asks for: interpreter, libra
 LIBRARY_BYTES = 1.5e9  # of a process that has loaded Python, torch, FAISS and fairseq
 GPU_PROCESS_BYTES = 3e9  # of the host's memory for each GPU: CUDA's context and pinned buffers
 MEMORY_FACTOR = 1.5  # a stage's memory is meant to be right within a factor of two
-SECONDS_WORTH_A_THREAD = 15  # of one core: smaller jobs run side by side instead
-THREADS_OF_A_GPU = 8
+# Seconds of one core that are worth a thread: of a job that the whole run waits for, and of any other. Others run side
+# by side: two jobs with one thread each are done sooner than one after the other with two threads.
+SECONDS_WORTH_A_THREAD, SECONDS_BESIDE_OTHERS = 15, 600
+WAITED_FOR = (*TEXT_RULES, "train_lm")
+THREADS_OF_A_GPU = 4  # for what it leaves to the CPU, and for reading and writing
 INDEX_RULES = ("train_index", "fill_index", "retrieve_approximate", "training_neighbours")
 GPU_RULES = (*INDEX_RULES, "evaluation_states", "datastore_chunk", "retrieve_exact", "measure_performance")
 
@@ -69,11 +72,7 @@ def asked(config: dict, manifest: str | Path, rule: str, wildcards: dict, attemp
 
 def request(work: Work, gpus: int, nodes: int, threads: int, attempt: int) -> Request:
     """Return what a job on `gpus` GPUs, those of all its nodes, asks for at this attempt."""
-    amounts = work.asked_for
-    on_gpus = ON_GPU if gpus else {}
-    on_cores = {kind: rate for kind, rate in ON_CORES.items() if kind not in on_gpus}
-    seconds = _seconds(amounts, on_gpus) / max(1, gpus) + _seconds(amounts, on_cores) / threads
-    seconds += _seconds(amounts, ON_ONE_CORE) + _seconds(amounts, ON_DISK)
+    seconds = seconds_of(work.asked_for, gpus, threads)
     memory = LIBRARY_BYTES + GPU_PROCESS_BYTES * gpus // nodes + MEMORY_FACTOR * work.memory_bytes
     minutes, more = math.ceil((STARTING_SECONDS + seconds) / 60), 2 ** (attempt - 1)
     disk = math.ceil((work.disk_bytes + work.passing_bytes) / 1e6)
@@ -82,18 +81,27 @@ def request(work: Work, gpus: int, nodes: int, threads: int, attempt: int) -> Re
     return Request(gpu, gres, nodes, math.ceil(memory / 1e6) * more, disk, minutes * more, threads, *of_tasks)
 
 
-def threads_for(work: Work, gpus: int, most: int) -> int:
-    """Return the CPU threads that pay for a job with so many GPUs on each node."""
+def seconds_of(amounts: Counter, gpus: int, threads: int) -> float:
+    """Return the seconds that a job with so many GPUs and threads takes at most for these amounts."""
+    on_gpus = ON_GPU if gpus else {}
+    on_cores = {kind: rate for kind, rate in ON_CORES.items() if kind not in on_gpus}
+    alone = _seconds(amounts, ON_ONE_CORE) + _seconds(amounts, ON_DISK)
+    return _seconds(amounts, on_gpus) / max(1, gpus) + _seconds(amounts, on_cores) / threads + alone
+
+
+def threads_for(work: Work, gpus: int, most: int, worth: float = SECONDS_WORTH_A_THREAD) -> int:
+    """Return the CPU threads that pay for a job with so many GPUs on each node: one for each `worth` seconds."""
     if gpus:
         return min(most, THREADS_OF_A_GPU * gpus)
-    return max(1, min(most, math.ceil(_seconds(work.asked_for, ON_CORES) / SECONDS_WORTH_A_THREAD)))
+    return max(1, min(most, math.ceil(_seconds(work.likely, ON_CORES) / worth)))
 
 
 def threads_of(run: Run, rule: str, wildcards: dict) -> int:
     """Return the CPU threads that a job asks for; a block of a search has those of the undivided search."""
     gpus, nodes = devices_of(run.config, rule, wildcards)  # with other threads a matrix product may round otherwise
     undivided = RULES[rule](run.with_config("resources", query_blocks=1), wildcards)
-    return threads_for(undivided, gpus // nodes, run.config["resources"]["threads"])
+    worth = SECONDS_WORTH_A_THREAD if rule in WAITED_FOR else SECONDS_BESIDE_OTHERS
+    return threads_for(undivided, gpus // nodes, run.config["resources"]["threads"], worth)
 
 
 def devices_of(config: dict, rule: str, wildcards: dict) -> tuple[int, int]:

@@ -25,6 +25,8 @@ class Times:
     ended: float
     threads: int
     peak_memory_bytes: int
+    cpu_seconds: float = 0.0  # of the step and the processes that it started; older files do not tell
+    gpus: int = 0  # of each node
 
 
 def read_times(logs: str | Path) -> list[Times]:

@@ -18,7 +18,11 @@ ROWS_IN_TURN = 1  # FAISS's number for dealing out rows by their ids
 
 def ivf_of(index: faiss.Index) -> faiss.Index:
     """Return the index of inverted lists behind an index's transform, or the index itself where it has none."""
-    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    if not isinstance(index, faiss.IndexPreTransform):
+        return index
+    ivf = faiss.downcast_index(index.index)
+    ivf.referenced_objects = [index]  # which owns it, and would take it along
+    return ivf
 
 
 def through(index: faiss.Index, vectors: np.ndarray) -> np.ndarray:
@@ -99,7 +103,7 @@ def packed(index: faiss.Index) -> faiss.Index:
     blocks = faiss.IndexIVFPQFastScan(ivf)
     if ivf is not index:
         blocks = faiss.IndexPreTransform(faiss.downcast_VectorTransform(index.chain.at(0)), blocks)
-    blocks.unpacked = index  # whose centroids and transform it uses
+    blocks.referenced_objects = [*getattr(blocks, "referenced_objects", []), index]  # whose centroids it uses
     return blocks
 
 

@@ -14,7 +14,7 @@ from knnlm.components import centroids, word_centroids
 from knnlm.components.centroids import Clusters, Sample
 from knnlm.components.head_training import store_rows
 from knnlm.components.interpolation import best_mixture
-from knnlm.components.knn import log_p_knn
+from knnlm.components.knn import GoldShare
 from knnlm.components.word_centroids import Centroids, WordRows
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
@@ -54,7 +54,7 @@ def clustered(inputs: Inputs, h: str, spherical: bool = False, unit: bool = Fals
         ratio = f"hypotheses.{inputs.hypothesis}.settings.ratio"
         print(f"{ratio}: {wanted} clusters lowered to {len(sample)}, as many as the store has rows", flush=True)
         wanted = len(sample)
-    search = settings["factory"], settings["nprobe"]
+    search = settings["factory"], settings["nprobe"], inputs.device
     keys = centroids.unit_length(sample) if unit else sample
     points, index = centroids.k_means(keys, wanted, settings["iterations"], inputs.seed, spherical, *search)
     found = [centroids.nearest_centroids(index, chunk.keys_of(h), unit) for chunk in inputs.store.chunks]
@@ -122,23 +122,21 @@ def made(inputs: Inputs, kind: str, h: str) -> Made:
 
 def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters, facts: dict[str, float]) -> Result:
     """Return the component that clusters make, its temperature tuned on what is kept for each query."""
-    scored = {split: scores(inputs, split, h, metric, clusters) for split in EVALUATED}
+    share = {split: gold_share(inputs, split, h, metric, clusters) for split in EVALUATED}
     count, width = clusters.centroids.shape
     # P(w|c) is added too, where it is not one word
     added = count * width + (clusters.distribution.nnz if clusters.distribution.nnz > count else 0)
-    described = {"h": h, "metric": metric, "k": scored["valid"][0].shape[1], "rows": count, "series": kind}
+    described = {"h": h, "metric": metric, "k": min(inputs.settings["kept"], count), "rows": count, "series": kind}
     component = inputs.component(f"{h}-{metric}-{kind}", added_parameters=added, **described)
-    return inputs.tuned(component, lambda split, temperature: log_p_knn(*scored[split], temperature), **facts)
+    return inputs.tuned(component, lambda split, temperature: share[split](temperature), **facts)
 
 
-def scores(inputs: Inputs, split: str, h: str, metric: str, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
-    """Return the similarities of the nearest centroids and their P(gold|c), float32 (n, kept) each.
-
-    Every temperature is arithmetic on these.
-    """
+def gold_share(inputs: Inputs, split: str, h: str, metric: str, clusters: Clusters) -> GoldShare:
+    """Return log p of the gold at any temperature, from its nearest centroids and their P(gold|c)."""
     queries, kept = inputs.queries(split, h), inputs.settings["kept"]
-    similarities, ids = centroids.nearest_to_queries(queries, clusters, metric, kept)
-    return similarities, centroids.gold_shares(clusters.distribution, ids, inputs.gold[split])
+    similarities, ids = centroids.nearest_to_queries(queries, clusters, metric, kept, inputs.device)
+    shares = centroids.gold_shares(clusters.distribution, ids, inputs.gold[split])
+    return GoldShare(similarities, shares, inputs.device)
 
 
 def trained(inputs: Inputs, h: str, metric: str, start: Clusters, temperature: float) -> Result:
@@ -147,7 +145,7 @@ def trained(inputs: Inputs, h: str, metric: str, start: Clusters, temperature: f
     sample = sampled_rows(inputs, h, recipe["rows"])
     for points in centroids.fine_tune(start, sample, metric, temperature, recipe, inputs.seed, inputs.device):
         clusters = Clusters(points, start.distribution)
-        log_p = log_p_knn(*scores(inputs, "valid", h, metric, clusters), temperature)
+        log_p = gold_share(inputs, "valid", h, metric, clusters)(temperature)
         losses.append(best_mixture(inputs.log_p_base["valid"], log_p)[0])
         if losses[-1] == min(losses):
             best = clusters

@@ -9,6 +9,7 @@ from knnlm.corpus.dictionary import END_OF_LINE
 from knnlm.errors import KnnlmError
 from knnlm.language_model.transformer import LanguageModel
 from knnlm.running.progress import progress
+from knnlm.running.transfers import fetched
 
 
 def window_batches(windows: np.ndarray, tokens_at_once: int) -> Iterator[np.ndarray]:
@@ -64,13 +65,22 @@ def extract_states(
     offset, rows = int(windows[0, 1]), int(windows[-1, 2] - windows[0, 1])
     att, ffn = (np.empty((rows, model.width), dtype=np.float16) for _ in range(2))
     log_p = np.empty(rows, dtype=np.float32) if with_log_p else None
-    batches = list(window_batches(windows, tokens_at_once))
-    for positions, of_att, of_ffn in scored_states(model, tokens, progress(batches, "states")):
-        att[positions - offset] = of_att.to(torch.float16).cpu().numpy()
-        ffn[positions - offset] = of_ffn.to(torch.float16).cpu().numpy()
+
+    def computed() -> Iterator[tuple[np.ndarray, list[torch.Tensor]]]:
+        batches = list(window_batches(windows, tokens_at_once))
+        for positions, *of_batch in scored_states(model, tokens, progress(batches, "states")):
+            found = [states.to(torch.float16) for states in of_batch]  # (rows of the batch, width) each
+            if log_p is not None:
+                found.append(model.log_probabilities(of_batch[1], as_targets(tokens[positions])))
+            yield positions - offset, found
+
+    finite = True
+    for place, (of_att, of_ffn, *of_gold) in fetched(computed()):
+        att[place], ffn[place] = of_att, of_ffn
+        finite &= bool(np.isfinite(of_att).all() and np.isfinite(of_ffn).all())
         if log_p is not None:
-            log_p[positions - offset] = log_p_of(model, of_ffn, tokens[positions])
-    if not (np.isfinite(att).all() and np.isfinite(ffn).all()):
+            log_p[place] = of_gold[0]
+    if not finite:
         remedy = "train it with a smaller lm.training.learning_rate"
         raise KnnlmError(f"the LM's hidden states do not fit float16 (not finite); {remedy}.")
     return att, ffn, log_p
@@ -78,7 +88,12 @@ def extract_states(
 
 def log_p_of(model: LanguageModel, ffn: torch.Tensor, gold: np.ndarray) -> np.ndarray:
     """Return the LM's log p of the tokens `gold`, int (rows,), at `ffn` (rows, width): float32 (rows,) in nats."""
-    return model.log_probabilities(ffn, torch.from_numpy(gold.astype(np.int64))).cpu().numpy()
+    return model.log_probabilities(ffn, as_targets(gold)).cpu().numpy()
+
+
+def as_targets(gold: np.ndarray) -> torch.Tensor:
+    """Return tokens, int (rows,), as what a model is asked about: int64 (rows,)."""
+    return torch.from_numpy(gold.astype(np.int64))
 
 
 def log_p_in_windows(

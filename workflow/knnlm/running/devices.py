@@ -1,4 +1,4 @@
-"""The device that a step computes on: GPUs that its job was given, each held by one job at a time, or the CPU."""
+"""The device that a step computes on: GPUs that its job was given, each held by two jobs at most, or the CPU."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from knnlm.errors import KnnlmError
@@ -14,6 +15,7 @@ from knnlm.storage.locks import lock
 
 VARIABLE = "KNNLM_DEVICE"  # `cpu`: rules ask the scheduler for GPUs, steps compute on the CPU; for trying out a cluster
 SECONDS_BETWEEN_TRIES = 1.0
+JOBS_OF_A_GPU = 2  # one computes while the other starts or writes; fewer where the scheduler gives no more
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def device_for(gpus: int) -> str:
     """Return the torch device for a job that was given this many GPUs; raises KnnlmError where they are not there.
 
     Where CUDA shows more of them, as on a workstation, the process claims as many until it ends and sees no others. So
-    no two jobs share a GPU.
+    no three jobs share a GPU, and no two while another one is free.
     """
     if (wanted := os.environ.get(VARIABLE, "cuda")) not in ("cpu", "cuda"):
         remedy = "write cpu, or unset it to use the GPUs that jobs are given"
@@ -70,24 +72,26 @@ def device_for(gpus: int) -> str:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(number) for number in range(there)]
         folder = Path(tempfile.gettempdir(), f"knnlm-gpus-{os.getuid()}")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claim(gpus, names, folder))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claim(gpus, names, folder, JOBS_OF_A_GPU))
     return "cuda"
 
 
-def claim(wanted: int, names: Sequence[str], folder: Path) -> list[str]:
-    """Wait for `wanted` devices that no other process holds, and return their names.
+def claim(wanted: int, names: Sequence[str], folder: Path, jobs: int = 1) -> list[str]:
+    """Wait for `wanted` devices that fewer than `jobs` other processes hold, and return their names, free ones first.
 
-    They are this process's until it ends, however it ends: a lock on a file of its name in `folder` holds a device. A
-    process that waits holds none, so that two cannot wait for each other.
+    They are this process's until it ends, however it ends: a lock on a file of the device's name in `folder` holds a
+    place on it. A process that waits holds none, so that two cannot wait for each other.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     while True:
         held: dict[str, int | None] = {}
-        for name in names:
-            with suppress(BlockingIOError):
-                held[name] = lock(folder / re.sub(r"\W", "-", name))
-            if len(held) == wanted:
-                return list(held)
+        for place, name in product(range(jobs), names):
+            if len(held) < wanted and name not in held:
+                file = re.sub(r"\W", "-", name)
+                with suppress(BlockingIOError):
+                    held[name] = lock(folder / f"{file}.{place}")
+        if len(held) == wanted:
+            return list(held)
         for file in filter(None, held.values()):
             os.close(file)
         time.sleep(SECONDS_BETWEEN_TRIES)

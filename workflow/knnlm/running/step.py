@@ -12,13 +12,14 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
 
 from knnlm.errors import OUT_OF_MEMORY, KnnlmError
+from knnlm.running.devices import Job
 from knnlm.running.processes import die_with
 from knnlm.storage.atomic import atomic
 
@@ -95,7 +96,8 @@ def run(main: Callable[..., None], words: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("Error: this step was interrupted; run the same command again.")
     if log := os.environ.get("KNNLM_LOG"):
-        leave_times(Path(log), began)
+        given = {field.name: values[field.name] for field in fields(Job) if field.name in values}
+        leave_times(Path(log), began | {"gpus": Job(**given).gpus_of_node})
 
 
 def want_of_memory(error: Exception) -> str | None:
@@ -121,16 +123,17 @@ def refusal(error: Exception) -> str | None:
     return f"{error.filename or 'a file'}: {error.strerror}; {remedy}, then run the same command again."
 
 
-def leave_times(log: Path, began: dict[str, float]) -> None:
+def leave_times(log: Path, told: dict[str, float]) -> None:
     """Write beside a job's log, as JSON, when its step started, began to compute and ended (`cost.step_times.Times`).
 
     Each job has a file: several nodes that append to one file of a shared file system lose lines. A step does not fail
     because the disk is too full for its times.
     """
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     facts = {"threads": int(os.environ.get("OMP_NUM_THREADS", 1))}
-    facts["peak_memory_bytes"] = max(peaks) * (1 if sys.platform == "darwin" else 1024)
-    facts |= {"driver_started": float(os.environ["KNNLM_DRIVER_STARTED"]), "started": STARTED, **began}
+    facts["peak_memory_bytes"] = max(of.ru_maxrss for of in used) * (1 if sys.platform == "darwin" else 1024)
+    facts["cpu_seconds"] = round(sum(of.ru_utime + of.ru_stime for of in used), 3)
+    facts |= {"driver_started": float(os.environ["KNNLM_DRIVER_STARTED"]), "started": STARTED, **told}
     facts["ended"] = time.time()
     with suppress(OSError), atomic(log.with_suffix(".json")) as unfinished:
         unfinished.write_text(json.dumps(facts) + "\n", encoding="utf-8")
