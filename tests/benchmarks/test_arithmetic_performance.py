@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 
 from knnlm.analysis.significance import bootstrap
 from knnlm.components.head_training import Rows
-from knnlm.performance import arithmetic, heads
+from knnlm.performance import arithmetic
 
 
 def test_the_loop_and_the_bootstrap_draw_from_one_distribution():
@@ -45,7 +45,7 @@ def test_an_epoch_of_one_batch_is_one_step_of_adam():
     weights, states = torch.randn(11, 6, generator=generator), torch.randn(40, 6, generator=generator)
     gold = torch.randint(0, 11, (40,), generator=generator)
     rows = Rows(states.numpy(), gold.numpy().astype(np.int32))
-    found = heads.epoch(rows, weights, 11, batch=40, device="cpu")
+    found = arithmetic.epoch(rows, weights, 11, batch=40, device="cpu")
     expected = weights.clone().requires_grad_()
     torch.nn.functional.cross_entropy(states @ expected.T, gold).backward()
     torch.optim.Adam([expected], lr=1e-3, betas=(0.9, 0.999)).step()
@@ -54,6 +54,6 @@ def test_an_epoch_of_one_batch_is_one_step_of_adam():
 
 
 def test_an_epoch_is_measured(config, model, bench):
-    found = heads.measure(config, VOCABULARY, model, bench)
+    found = arithmetic.output_embedding(config, VOCABULARY, model, bench)
     assert [row["goal"] for row in found.rows] == [0.4, None]
     assert found.rates["head_flops"] > 0

@@ -1,6 +1,6 @@
 """What tests ask of the times of jobs."""
 
-from knnlm.cost.step_times import Times
+from knnlm.cost.hours import Times
 
 
 def slowdown(records: list[Times]) -> float:

@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from knnlm.cost.step_times import Times, read_times
+from knnlm.cost.hours import Times, read_times
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,10 +9,16 @@ import yaml
 from job_times import ratios, slowdown
 from snakemake.utils import update_config, validate
 
-from knnlm.cost.hours import OPERATIONS, measured_seconds, predicted_seconds, read_rates
+from knnlm.cost.hours import (
+    OPERATIONS,
+    computed_and_wall_seconds,
+    measured_seconds,
+    predicted_seconds,
+    read_rates,
+    read_times,
+)
 from knnlm.cost.rules import TRAINED, jobs
 from knnlm.cost.sizes import Run
-from knnlm.cost.step_times import computed_and_wall_seconds, read_times
 
 pytestmark = pytest.mark.slow
 

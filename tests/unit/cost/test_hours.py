@@ -20,6 +20,7 @@ from knnlm.cost.hours import (
     SNAKEMAKE_JOB,
     SNAKEMAKE_START,
     TORCH,
+    Times,
     job_seconds,
     measured_seconds,
     predicted_seconds,
@@ -29,7 +30,6 @@ from knnlm.cost.hypotheses import TRAINING_SECONDS
 from knnlm.cost.plan import plan, whole_plan
 from knnlm.cost.rules import RULES, TRAINED, jobs
 from knnlm.cost.sizes import Run, forward_flops
-from knnlm.cost.step_times import Times
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry
 

@@ -13,8 +13,7 @@ from knnlm.cost.requests import asked, request, threads_for, threads_of
 from knnlm.cost.rules import RULES
 from knnlm.cost.rules import jobs as all_jobs
 from knnlm.cost.sizes import run_of, tokens_of
-from knnlm.cost.stages import joined_bytes
-from knnlm.cost.work import Work
+from knnlm.cost.stages import Work, joined_bytes
 from knnlm.hypotheses import registry
 
 PAPER, DEMO, TINY = config_of("wikitext103"), config_of(), config_of("tiny")

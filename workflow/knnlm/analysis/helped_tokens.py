@@ -1,7 +1,6 @@
 """Which tokens the kNN-LM helps: by four properties of a token and its place, and by word type (the paper's appendix).
 
-A token is helped if the component by itself finds it likelier than the base LM does. A gain is log p of the mixture
-minus that of the base LM.
+A token is helped if the component alone finds it likelier than the base LM; gain is the mixture's log p less that LM's.
 """
 
 from collections.abc import Iterable, Sequence

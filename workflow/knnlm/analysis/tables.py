@@ -1,7 +1,6 @@
 """The tables that figures and report are made from: one row per component and split, and the λ curves.
 
-λ of a component is tuned on valid and used on every split. Perplexities are word perplexities. A gain is the base LM's
-perplexity minus the mixture's.
+λ is tuned on valid and used on every split. Perplexities are of words; a gain is the base LM's minus the mixture's.
 """
 
 from collections.abc import Callable, Sequence

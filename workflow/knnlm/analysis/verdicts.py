@@ -25,10 +25,11 @@ SHARE_COLUMNS += ["oracle", "gain", *SHARE, "agreement", "helped"]
 INPUT_COLUMNS = ["component", "h", "rows", "similarity", "added_parameters", "ppl_alone", "ppl", "oracle", *SHARE]
 INPUT_HYPOTHESIS = "input-representation"
 PAPER = ("supported", "refuted", "silent")
+Table = pd.DataFrame
 Samples = dict[str, np.ndarray]  # component -> its word perplexity on every resample, float64 (resamples,)
 
 
-def resampled(components: pd.DataFrame, read: Reader, splits: Sequence[Split], resamples: int, seed: int) -> Samples:
+def resampled(components: Table, read: Reader, splits: Sequence[Split], resamples: int, seed: int) -> Samples:
     """Return each component's word perplexity, mixed at its tuned λ, on every resample of test, paired between them."""
     split = next(split for split in splits if split.name == JUDGED_ON)
     rows, base = components[components["split"] == JUDGED_ON], read(BASE, JUDGED_ON)
@@ -38,8 +39,8 @@ def resampled(components: pd.DataFrame, read: Reader, splits: Sequence[Split], r
 
 
 def verdict_table(
-    entries: dict[str, dict], components: pd.DataFrame, samples: Samples, main: dict, rule: dict, level: float
-) -> pd.DataFrame:
+    entries: dict[str, dict], components: Table, samples: Samples, main: dict, rule: dict, level: float
+) -> Table:
     """Return the table of VERDICT_COLUMNS, a row for each of `entries` whose components were made.
 
     An entry holds `question`, `paper` (supported, refuted or silent), `share` (its own threshold, or None for that of
@@ -100,7 +101,7 @@ def share_interval(gains: np.ndarray, reference_gains: np.ndarray, level: float)
     return float(low), float(high)
 
 
-def share_table(components: pd.DataFrame, samples: Samples, main: dict, level: float) -> pd.DataFrame:
+def share_table(components: Table, samples: Samples, main: dict, level: float) -> Table:
     """Return the table of SHARE_COLUMNS: every component on test, and its share of the kNN-LM's gain."""
     rows = components[components["split"] == JUDGED_ON].set_index("component", drop=False)
     gains = []
@@ -109,9 +110,7 @@ def share_table(components: pd.DataFrame, samples: Samples, main: dict, level: f
     return rows.join(pd.DataFrame(gains, index=rows.index)[SHARE])[SHARE_COLUMNS].reset_index(drop=True)
 
 
-def input_representation_table(
-    components: pd.DataFrame, shares: pd.DataFrame, entries: dict[str, dict], main: dict
-) -> pd.DataFrame:
+def input_representation_table(components: Table, shares: Table, entries: dict[str, dict], main: dict) -> Table:
     """Return the table of INPUT_COLUMNS, the paper's Table 2: the exact kNN, and learned embeddings on the same inputs.
 
     `shares` is what `share_table` made of `components`. The learned embeddings are the candidates of the entry
@@ -127,9 +126,7 @@ def input_representation_table(
     return rows.assign(similarity=rows["metric"].astype(object).fillna("ip"))[INPUT_COLUMNS].reset_index(drop=True)
 
 
-def _candidates(
-    name: str, patterns: list[str] | None, components: pd.DataFrame, main: dict, not_made: set[str]
-) -> pd.DataFrame:
+def _candidates(name: str, patterns: list[str] | None, components: Table, main: dict, not_made: set[str]) -> Table:
     """Return the rows of an entry's candidates; patterns that match none must be of hypotheses that were not made."""
     if patterns is None:
         return components[components["hypothesis"] == name]

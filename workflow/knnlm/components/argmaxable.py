@@ -138,8 +138,7 @@ def perceptron(rows: Tensor, types: Tensor, steps: int) -> tuple[Tensor, Tensor,
 def decide(points: np.ndarray, types: np.ndarray, h: np.ndarray, processes: int) -> np.ndarray:
     """Return the verdict of the linear program of each of `types`, int8 (n,).
 
-    points: float64 (all types, width), no two equal; h: float (n, width), a guess for each type. Processes share the
-    points as a temporary file.
+    points: float64 (all types, width), no two equal, shared as a temporary file; h: float (n, width), a guess for each.
     """
     if processes < 2 or len(types) < 2:
         return np.array([linear_program(points, *pair) for pair in zip(types, h, strict=True)], dtype=np.int8)

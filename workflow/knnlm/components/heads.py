@@ -1,8 +1,7 @@
 """Output layers on stored states: many rows a word type, a mixture of softmaxes, and their gradients by hand.
 
 The V-wide logits are made a tile of rows at a time in one buffer, turned into probabilities in place, and multiplied
-once more for the gradient. Several rows for the gold type, or a weight for every row, touch only the gold's columns and
-the width-wide side.
+once more for the gradient. Several rows of the gold type, or weights, touch its columns and the narrow side only.
 """
 
 from abc import ABC, abstractmethod
@@ -19,15 +18,12 @@ LEAST_TILE_ROWS = 256  # below, reading and writing the V-wide gradient takes lo
 
 @dataclass(frozen=True)
 class Batch:
-    """Stored states on the device: `states` float (n, width), `gold` int64 (n,).
+    """Stored states on the device."""
 
-    Some heads need `ffn` (n, width) too, and some objectives `log_p_base` (n,), in nats.
-    """
-
-    states: Tensor
-    gold: Tensor
-    ffn: Tensor | None = None
-    log_p_base: Tensor | None = None
+    states: Tensor  # float (n, width)
+    gold: Tensor  # int64 (n,)
+    ffn: Tensor | None = None  # (n, width), for some heads
+    log_p_base: Tensor | None = None  # (n,) in nats, for some objectives
 
     def __len__(self) -> int:
         return len(self.gold)
@@ -143,11 +139,8 @@ class OutputEmbedding(Head):
         return gold.logsumexp(1) - _log_total(logits)
 
     def accumulate(self, batch: Batch, objective: Objective) -> float:
-        """Do as `Head.accumulate` says.
-
-        The gradient of −log p by the logits is softmax(z)_r, less its share of p for a row of the gold: the softmax
-        over the gold's rows alone.
-        """
+        # The gradient of −log p by the logits is softmax(z)_r, less its share of p for a row of the gold: the softmax
+        # over the gold's rows alone.
         weights, total = self.parameters[0], 0.0
         if weights.grad is None:
             weights.grad = torch.empty_like(weights)
@@ -190,11 +183,8 @@ class MixtureOfSoftmaxes(Head):
         return terms.logsumexp(1)
 
     def accumulate(self, batch: Batch, objective: Objective) -> float:
-        """Do as `Head.accumulate` says.
-
-        With ρ_k = π_k p_k(w) / p(w), the gradient of −log p is π − ρ by the logits of π, and by g_k(h) it is
-        ρ_k (W_smᵀ p_k − W_sm[w]).
-        """
+        # With ρ_k = π_k p_k(w) / p(w), the gradient of −log p is π − ρ by the logits of π, and by g_k(h) it is
+        # ρ_k (W_smᵀ p_k − W_sm[w]).
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         of_prior, of_prior_bias, of_experts, of_biases = (parameter.grad for parameter in self.parameters)
@@ -283,8 +273,7 @@ def copied_weights(output_embedding: np.ndarray, row_types: np.ndarray, noise: f
 def helped_weights(gold: np.ndarray, helped: np.ndarray, types: int) -> np.ndarray:
     """Return each type's weight in the loss, float32 (V,): 1 + the share of its tokens that the kNN helps.
 
-    gold: int (n,), word types of some training tokens; helped: bool (n,), whether p_kNN > p_LM there. A type without a
-    token has the weight 1.
+    gold: int (n,), some training tokens; helped: bool (n,), whether p_kNN > p_LM there. A type without token weighs 1.
     """
     tokens = np.bincount(gold, minlength=types)
     return (1 + np.bincount(gold, weights=helped, minlength=types) / np.maximum(tokens, 1)).astype(np.float32)

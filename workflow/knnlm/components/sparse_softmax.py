@@ -15,8 +15,7 @@ def log_p_sparsified(
 
     The result is float32 (sizes, n), −inf outside. states: float32 (n, width); output_embedding: float32 (V, width);
     gold: int (n,); sizes: the k' > 0 in any order, k' ≥ V keeps all types. One pass serves all sizes. A gold token is
-    inside if fewer than k' types have a larger logit: types that tie for the last place all count as inside, while the
-    normaliser sums k' logits.
+    inside if fewer than k' types have a larger logit: all that tie for the last place are, but k' logits are summed.
     """
     weights = torch.as_tensor(output_embedding, device=device).T
     descending = sorted(range(len(sizes)), key=lambda place: -sizes[place])

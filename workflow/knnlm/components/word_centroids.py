@@ -23,14 +23,11 @@ Priority = Callable[[list[Cluster]], float]
 
 @dataclass(frozen=True)
 class WordRows:
-    """Keys sorted by word, float32 (rows, width).
+    """Keys sorted by word."""
 
-    `words`, int64 (T,), are the types that occur, `starts`, int64 (T + 1,), where their rows begin and the last ends.
-    """
-
-    keys: np.ndarray
-    words: np.ndarray
-    starts: np.ndarray
+    keys: np.ndarray  # float32 (rows, width)
+    words: np.ndarray  # int64 (T,), the types that occur
+    starts: np.ndarray  # int64 (T + 1,), where their rows begin and the last ends
 
     def of(self, number: int) -> np.ndarray:
         """Return the rows of the type `words[number]`."""

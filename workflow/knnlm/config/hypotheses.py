@@ -127,10 +127,7 @@ def _known(config: dict) -> list[str]:
 
 
 def _makers(config: dict, name: str) -> list[str] | None:
-    """Return the hypotheses, none of which makes a component in this run, that a pattern may name a component of.
-
-    None where this run has what the pattern names.
-    """
+    """Return hypotheses, none with a component in this run, that a pattern may name one of; None if the run has it."""
     makers = [maker for maker in config["hypotheses"] if _may_be_of(maker, name)]
     if any(maker in registry.with_step(config) for maker in makers):
         return None

@@ -2,11 +2,15 @@
 
 A job takes what it needs to start, and its amounts over their rates, which grow with its threads. A rule takes as long
 as its longest job, and no less than its jobs take on a machine all of whose cores are busy; a stage takes the sum over
-its rules, and the run the sum over its stages.
+its rules, and the run the sum over its stages. Each job leaves the times of its last whole run, in seconds since 1970.
 """
 
 import csv
+import json
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from knnlm.cost.hypotheses import TRAINING_SECONDS
@@ -14,7 +18,6 @@ from knnlm.cost.plan import SNAKEMAKE
 from knnlm.cost.requests import devices_of, threads_of
 from knnlm.cost.rules import RULES, TRAINED, Job, jobs
 from knnlm.cost.sizes import Run
-from knnlm.cost.step_times import Times, idle_seconds, wall_seconds
 from knnlm.errors import KnnlmError
 
 UNITS = dict.fromkeys(("training_flops", "states_flops", "exact_flops", "choosing_flops"), "FLOP/s")  # of rates
@@ -34,6 +37,81 @@ STARTS |= dict.fromkeys(("evaluation_states", "datastore_chunk"), TORCH + FAIRSE
 STARTS |= dict.fromkeys(("retrieve_exact", "retrieve_approximate", "training_neighbours"), TORCH)
 STARTS |= dict.fromkeys(("knn_components", "hypothesis"), TORCH)
 SNAKEMAKE_START, SNAKEMAKE_JOB = 3.0, 0.1  # seconds in which no job runs: at its start, and for each job
+# Jobs of targets of their own, no part of a run.
+OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "plot/scaling")
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a job did what."""
+
+    job: str  # the name of its log, such as `retrieve/att-l2-exact`
+    driver_started: float  # the Snakemake that ran it
+    started: float  # its own process
+    began: float  # to compute, after its imports
+    starting_cpu_seconds: float  # of its imports
+    ended: float
+    threads: int
+    peak_memory_bytes: int
+    cpu_seconds: float = 0.0  # of the step and the processes that it started; older files do not tell
+    gpus: int = 0  # of each node
+
+
+def read_times(logs: str | Path) -> list[Times]:
+    """Return the times of all jobs of a run, by name, from its folder of logs; KnnlmError for other JSON files."""
+    logs, found = Path(logs), []
+    for path in sorted(logs.rglob("*.json")):
+        job = path.relative_to(logs).with_suffix("").as_posix()
+        if job not in OF_THEMSELVES:
+            try:
+                found.append(Times(job, **json.loads(path.read_text(encoding="utf-8"))))
+            except (ValueError, TypeError):
+                raise KnnlmError(f"{path}: not the times of a step; delete it.") from None
+    return found
+
+
+def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
+    """Return the seconds in which at least one step computed, and the run's; start-ups and scheduling are the rest."""
+    runs = by_driver(records)  # added, so that a night between two Snakemakes does not count
+    return sum(covered_seconds((job.began, job.ended) for job in run) for run in runs), sum(map(_span, runs))
+
+
+def wall_seconds(records: Iterable[Times]) -> dict[str, float]:
+    """Return each job's part of the seconds in which any job ran, by name: what ran at once shares by its threads."""
+    parts: dict[str, float] = defaultdict(float)
+    for run in by_driver(records):
+        for begin, end in pairwise(sorted({moment for job in run for moment in (job.started, job.ended)})):
+            running = [job for job in run if job.started <= begin and end <= job.ended]
+            for job in running:
+                parts[job.job] += (end - begin) * job.threads / sum(other.threads for other in running)
+    return dict(parts)
+
+
+def idle_seconds(records: Iterable[Times]) -> float:
+    """Return the seconds in which no job ran: Snakemake started, chose jobs, or looked at their files."""
+    return sum(_span(run) - covered_seconds((job.started, job.ended) for job in run) for run in by_driver(records))
+
+
+def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:
+    """Return how long at least one of the intervals (begin, end) lasts."""
+    covered, reached = 0.0, float("-inf")
+    for begin, end in sorted(intervals):
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return covered
+
+
+def by_driver(records: Iterable[Times]) -> list[list[Times]]:
+    """Divide the jobs by the Snakemake that ran them; on Slurm each job has its own."""
+    drivers: dict[float, list[Times]] = defaultdict(list)
+    for job in records:
+        drivers[job.driver_started].append(job)
+    return list(drivers.values())
+
+
+def _span(run: list[Times]) -> float:
+    """Return the seconds from the start of Snakemake to the end of its last step."""
+    return max(job.ended for job in run) - run[0].driver_started
 
 
 def read_rates(path: str | Path) -> dict[str, float]:

@@ -9,7 +9,7 @@ from collections import Counter
 
 from knnlm.cost import stages
 from knnlm.cost.sizes import HALF, SINGLE, Run
-from knnlm.cost.work import TRAINING, Work
+from knnlm.cost.stages import TRAINING, Work
 from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry

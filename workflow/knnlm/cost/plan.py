@@ -3,7 +3,6 @@
 from knnlm.cost import stages
 from knnlm.cost.rules import RULES, TRAINED, jobs
 from knnlm.cost.sizes import Run
-from knnlm.cost.work import Work
 
 SNAKEMAKE = "Snakemake"  # what no job does; its rows are jobs
 STAGES = (
@@ -15,12 +14,12 @@ FIGURE_BYTES = 100_000  # as PDF and as PNG
 TEXT_FILES = 6  # as large as the text: as it was, tokenised, in pieces, twice as numbers of four bytes, and its borders
 
 
-def plan(run: Run) -> dict[str, Work]:
+def plan(run: Run) -> dict[str, stages.Work]:
     """Return the work of every stage of the main result, and in `total` that of all."""
     return _with_total({stage.__name__.replace("_", " "): stage(run) for stage in STAGES})
 
 
-def whole_plan(run: Run) -> dict[str, Work]:
+def whole_plan(run: Run) -> dict[str, stages.Work]:
     """Return the work of every stage from text to figures and in `total` of all; behind it that of TRAINED, if any."""
     main, all_jobs, text = plan(run), list(jobs(run)), run.text_bytes
     del main["total"]
@@ -29,13 +28,13 @@ def whole_plan(run: Run) -> dict[str, Work]:
         [RULES[job.rule](run, job.wildcards) for job in all_jobs if (job.stage, job.rule) == (stage, "hypothesis")]
         for stage in ("hypotheses", TRAINED)
     )
-    found = {"corpus": Work(text, TEXT_FILES * text, rows=sum(run.tokens.values())), **main}
-    found["hypotheses"] = sum(hypotheses, Work(rows=len(hypotheses)))
+    found = {"corpus": stages.Work(text, TEXT_FILES * text, rows=sum(run.tokens.values())), **main}
+    found["hypotheses"] = sum(hypotheses, stages.Work(rows=len(hypotheses)))
     found["tables"] = tables
-    found["figures"] = Work(disk_bytes=FIGURE_BYTES * figures, rows=figures)
-    found[SNAKEMAKE] = Work(rows=sum(job.stage != TRAINED for job in all_jobs))
-    return _with_total(found) | ({TRAINED: sum(trained, Work(rows=len(trained)))} if trained else {})
+    found["figures"] = stages.Work(disk_bytes=FIGURE_BYTES * figures, rows=figures)
+    found[SNAKEMAKE] = stages.Work(rows=sum(job.stage != TRAINED for job in all_jobs))
+    return _with_total(found) | ({TRAINED: sum(trained, stages.Work(rows=len(trained)))} if trained else {})
 
 
-def _with_total(works: dict[str, Work]) -> dict[str, Work]:
-    return works | {"total": sum(works.values(), Work())}
+def _with_total(works: dict[str, stages.Work]) -> dict[str, stages.Work]:
+    return works | {"total": sum(works.values(), stages.Work())}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from knnlm.cost.rules import RULES, TEXT_RULES
 from knnlm.cost.sizes import Run, run_of, tokens_of
-from knnlm.cost.work import OPERATIONS_OF, PRODUCTS, TRAINING, Work
+from knnlm.cost.stages import OPERATIONS_OF, PRODUCTS, TRAINING, Work
 from knnlm.datastore.factory import parse_factory
 from knnlm.hypotheses import registry
 
@@ -45,23 +45,18 @@ GPU_RULES = (*INDEX_RULES, "evaluation_states", "datastore_chunk", "retrieve_exa
 
 @dataclass(frozen=True)
 class Request:
-    """What a job asks for: GPUs, megabytes (10⁶ bytes), minutes and CPU threads; memory and threads are of each node.
+    """What a job asks for: GPUs, megabytes (10⁶ bytes), minutes, CPU threads; memory and threads are of each node."""
 
-    A job on one node counts its GPUs in `gpu`. One on several nodes names those of each node in `gres`, since a number
-    alone could be spread unevenly; its step starts a process on each node (`mpi`): one task for each (`tasks`), none
-    for each GPU, which the executor would make of `tasks`.
-    """
-
-    gpu: int
-    gres: str
+    gpu: int  # on one node; several nodes have `gres`
+    gres: str  # of each of several nodes: a number alone could be spread unevenly
     nodes: int
     mem_mb: int
     disk_mb: int
     runtime: int
     threads: int
-    mpi: str | None
-    tasks: int | None
-    tasks_per_gpu: int | None
+    mpi: str | None  # starts a process of the step on each of several nodes
+    tasks: int | None  # one for each of several nodes
+    tasks_per_gpu: int | None  # none, which the executor would make of `tasks`
 
 
 def asked(config: dict, manifest: str | Path, rule: str, wildcards: dict, attempt: int) -> Request:

@@ -10,7 +10,7 @@ from knnlm.config import text_limits
 from knnlm.cost import stages
 from knnlm.cost.hypotheses import hypothesis, training_neighbours
 from knnlm.cost.sizes import HALF, SINGLE, Run
-from knnlm.cost.work import Work
+from knnlm.cost.stages import Work
 from knnlm.figures.catalogue import FIGURES
 from knnlm.hypotheses import registry
 

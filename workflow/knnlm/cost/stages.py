@@ -6,11 +6,11 @@ memory and operations are estimates, meant to be right within a factor of two.
 
 import math
 from collections import Counter
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from knnlm.components.catalogue import GRID_STEP, real_score_fractions, searched_fractions
 from knnlm.cost.sizes import HALF, SINGLE, Run, forward_flops, tokens_per_update
-from knnlm.cost.work import TRAINING, Work
 from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS, ROWS_AT_ONCE, IndexFactory
 from knnlm.retrieval.blocks import BLOCK_KEYS, KEYS_AT_ONCE, QUERIES_AT_ONCE, WIDER
 
@@ -21,6 +21,51 @@ TEMPERATURES_SEARCHED = 10  # evaluations of the one-dimensional search beside t
 WEIGHTS_SEARCHED = 60  # evaluations of the search for λ
 OPERATIONS_OF_A_WEIGHT = 10
 BYTES_PER_TABLE_ROW = 250
+# Operations of one of each kind, a multiply-add counted as two; all other kinds count for none in the plan.
+TRAINING = ("training_flops", "training_half_flops")  # the second where a GPU makes them in float16
+PRODUCTS = ("states_flops", "exact_flops", "choosing_flops", "head_flops")
+OPERATIONS_OF = {
+    **dict.fromkeys((*TRAINING, *PRODUCTS, "lookups", "table_operations"), 1),
+    "real_score_bytes": 1 / 2,  # a key's number of four bytes is multiplied and added
+    "neighbour_terms": 10,  # of the kNN softmax, the exponential included
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job, or a stage of the plan, takes, from which the plan, the jobs' requests and the hours are read.
+
+    `snakemake performance` measures the rates of most kinds; `hours` and `requests` have constants for the others.
+    """
+
+    memory_bytes: float = 0  # of its largest process
+    disk_bytes: float = 0  # of files that stay
+    likely: Counter = field(default_factory=Counter)  # operations by kind
+    spare: Counter = field(default_factory=Counter)  # those that rates leave out or only the largest job does
+    passing_bytes: float = 0  # of files that are gone when it ends
+    rows: int | None = None  # what a stage counts by: tokens, keys, queries, table rows
+
+    def __add__(self, other: "Work") -> "Work":
+        """Return both, one after the other; the rows are those of this."""
+        memory, passing = max(self.memory_bytes, other.memory_bytes), max(self.passing_bytes, other.passing_bytes)
+        disk, likely, spare = self.disk_bytes + other.disk_bytes, self.likely + other.likely, self.spare + other.spare
+        return Work(memory, disk, likely, spare, passing, self.rows)
+
+    def share(self, likely: float, most: float) -> "Work":
+        """Return a part or a multiple of this work, in the same memory; a job asks time and disk for `most` of it."""
+        done = Counter({kind: likely * amount for kind, amount in self.likely.items()})
+        more = Counter({kind: most * amount for kind, amount in self.asked_for.items()}) - done
+        return Work(self.memory_bytes, most * self.disk_bytes, done, more, self.passing_bytes, self.rows)
+
+    @property
+    def asked_for(self) -> Counter:
+        """All operations that a job asks time for, by kind."""
+        return self.likely + self.spare
+
+    @property
+    def flops(self) -> float:
+        """All operations of those kinds that the plan counts."""
+        return float(sum(OPERATIONS_OF.get(kind, 0) * amount for kind, amount in self.asked_for.items()))
 
 
 def training(run: Run) -> Work:

@@ -23,6 +23,7 @@ VARIANTS = {
     ("faiss", "real"): ("FAISS mask, real score", {"color": MIDDLE, "linestyle": DASHED, "marker": "^", "zorder": 4}),
     ("real", "real"): ("real mask, real score", {"color": LIGHT, "linestyle": DOTTED, "marker": "s", "zorder": 5}),
 }
+Point = tuple[float, float]
 METRICS = {"l2": "L2", "ip": "IP"}
 PERPLEXITY = "word perplexity"
 WIDTH, HEIGHT = ("axes fraction", "data"), ("data", "axes fraction")  # coordinates of a note at a value of y, of x
@@ -54,9 +55,7 @@ def base_line(axes: Axes, base: float, side: str = "right") -> None:
     note(axes, f"base LM {base:.1f}", ({"left": 0.03, "right": 1.0}[side], base), (0, 2), WIDTH, ha=side)
 
 
-def note(
-    axes: Axes, text: str, place: tuple[float, float], shift: tuple[float, float], coordinates: object, **style: object
-) -> None:
+def note(axes: Axes, text: str, place: Point, shift: Point, coordinates: object, **style: object) -> None:
     """Write a small text, shifted by points from a place that is given in `coordinates`, such as WIDTH."""
     axes.annotate(text, place, shift, xycoords=coordinates, textcoords="offset points", fontsize=8, **style)
 

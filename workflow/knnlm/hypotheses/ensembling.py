@@ -14,8 +14,7 @@ SETTINGS = {"ensembles": {"type": "object", "additionalProperties": {"$ref": "#/
 def components(inputs: Inputs) -> Results:
     """Yield for every entry of `ensembles` the mixture of its members, without the base LM.
 
-    The members' shares are those of the joint optimum with the base LM on valid, so that interpolating the mixture with
-    the base LM gives that optimum.
+    The members' shares are those of the joint optimum with the base LM on valid: interpolation with it gives that.
     """
     for name, members in inputs.settings["ensembles"].items():
         results = [inputs.stored_component(resolved_name(member, inputs.main)) for member in members]

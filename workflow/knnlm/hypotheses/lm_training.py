@@ -11,7 +11,7 @@ from knnlm.language_model.states import extract_states, log_p_in_windows, sample
 from knnlm.language_model.training import PLUGIN, TRAIN, fairseq_command, loss_table, training_devices
 from knnlm.language_model.transformer import LanguageModel, export_model, read_model
 from knnlm.storage.arrays import load_array
-from knnlm.storage.manifests import read_manifest, sha256, write_manifest
+from knnlm.storage.manifests import read_manifest, write_manifest
 
 
 class Training:
@@ -22,8 +22,7 @@ class Training:
     ):
         """Take what differs from the base LM's training: `changes` of `lm`'s sections `architecture` and `training`.
 
-        `starts_from` names all else that shapes the training, `code` the files of ours that fairseq loads beside the
-        architecture.
+        `starts_from` names all else that shapes it, `code` our files that fairseq loads beside the architecture.
         """
         sections = ("architecture", "training")
         self.architecture, self.training = (inputs.lm[section] | changes.get(section, {}) for section in sections)
@@ -81,8 +80,3 @@ def train_perplexity(inputs: Inputs, model_file: Path, tokens: int) -> float:
     chosen = sample_windows(fixed_windows(len(text), windows["context"], windows["new"]), tokens, inputs.seed)
     gold, log_p = log_p_in_windows(LanguageModel(model_file, inputs.stored.dictionary, inputs.device), text, chosen)
     return perplexity(log_p, count_words(gold, inputs.continuation))
-
-
-def file_identity(*files: Path) -> list[str]:
-    """Return the hashes of files that shape a training."""
-    return [sha256(path) for path in files]

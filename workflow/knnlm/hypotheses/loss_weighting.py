@@ -18,12 +18,9 @@ from knnlm.retrieval.blocks import slices
 NEEDS = ("states", "datastore", "model", "components", "index")
 SETTINGS = {"h": "states", "sample_rows": "count", "recipe": "recipe"}
 WORK = {
-    "hidden_states": "h",
-    "rows": "recipe.rows",
-    "passes": "recipe.passes",
-    "components": "h",
-    "queries": "sample_rows",
-}
+    "hidden_states": "h", "components": "h", "queries": "sample_rows",
+    "rows": "recipe.rows", "passes": "recipe.passes",
+}  # fmt: skip
 ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 
 

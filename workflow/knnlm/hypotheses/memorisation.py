@@ -7,18 +7,15 @@ from pathlib import Path
 from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import agreement, correlation
 from knnlm.hypotheses.inputs import Inputs, Results
-from knnlm.hypotheses.lm_training import Training, file_identity, lm_component, train_perplexity
+from knnlm.hypotheses.lm_training import Training, lm_component, train_perplexity
 from knnlm.language_model.transformer import write_first_checkpoint
+from knnlm.storage.manifests import sha256
 
 NEEDS = ("training", "model", "components")
 SETTINGS = {
-    "updates": "count",
-    "every": "count",
-    "learning_rate": "positive",
-    "warmup_updates": "natural",
-    "clip_norm": "amount",
-    "train_tokens": "count",
-}
+    "updates": "count", "every": "count", "train_tokens": "count",
+    "learning_rate": "positive", "warmup_updates": "natural", "clip_norm": "amount",
+}  # fmt: skip
 WORK = {"updates": "updates", "updates_a_model": "every"}
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 CONSTANT = 10**9  # updates of a cosine's period that is flat for as long as anyone trains
@@ -27,14 +24,13 @@ CONSTANT = 10**9  # updates of a cosine's period that is flat for as long as any
 def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
     """Yield the number of updates and the model file of every stage, without training again what is there.
 
-    Each stage is a call of fairseq that goes on where the last one ended: a single call would leave out the checkpoints
-    at the ends of epochs.
+    Each stage is a call of fairseq that goes on from the last: a single one leaves out checkpoints at epochs' ends.
     """
     every, updates = inputs.settings["every"], inputs.settings["updates"]
     schedule = {key: inputs.settings[key] for key in ("learning_rate", "warmup_updates", "clip_norm", "updates")}
     schedule |= {"cosine_period": CONSTANT, "validate_every": every, "save_every": every}
     changes = {"architecture": NO_DROPOUT, "training": schedule}
-    training = Training(inputs, inputs.seed, changes, {"model": file_identity(inputs.model)})
+    training = Training(inputs, inputs.seed, changes, {"model": [sha256(inputs.model)]})
     first = training.folder / "base.pt"
     write_first_checkpoint(inputs.model, first)
     for done in range(every, updates + 1, every):

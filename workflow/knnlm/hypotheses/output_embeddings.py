@@ -23,12 +23,9 @@ SETTINGS = {
     "recipe": "shared_recipe",
 }
 WORK = {
-    "hidden_states": "h",
-    "heads": "n, total_ratio for each extra",
-    "rows": "initial.*.rows",
-    "passes": "recipe.passes",
-    "components": "h, n, extra",
-}
+    "hidden_states": "h", "components": "h, n, extra", "heads": "n, total_ratio for each extra",
+    "rows": "initial.*.rows", "passes": "recipe.passes",
+}  # fmt: skip
 
 
 def layouts(inputs: Inputs) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -42,10 +39,7 @@ def layouts(inputs: Inputs) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def amounts(inputs: Inputs, extra: str) -> np.ndarray:
-    """Return what rows are allotted by, float (V,): each type's frequency in training, or 1 + its total loss there.
-
-    The loss is that of the base LM, in nats.
-    """
+    """Return what rows are allotted by, float (V,): each type's frequency in training, or 1 + its base-LM nats."""
     values, types = inputs.store.all_values(), len(inputs.output_embedding)
     if extra == "frequency":
         return np.bincount(values, minlength=types).astype(float)

@@ -1,8 +1,6 @@
-"""The kNN component of a store that is padded with zero rows of value `<s>`, as the paper's was, with both searches
-(docs/paper.md#padding).
+"""kNN in a store padded with zero rows of value `<s>`, as the paper's was, by both searches (docs/paper.md#padding).
 
-The quantisers are those of the store without padding: trained anew on a padded sample, they would differ by more than
-the padding does.
+The quantisers are those of the store without padding: trained anew, they would differ by more than the padding does.
 """
 
 from dataclasses import replace

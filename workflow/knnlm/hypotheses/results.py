@@ -1,7 +1,4 @@
-"""What a hypothesis makes: results, shown as they come, and kept until its step has ended.
-
-An attempt that follows one which was cut off does not make again what is kept.
-"""
+"""What a hypothesis makes: results, shown as they come, and kept, so that no attempt after a crash makes them again."""
 
 import shutil
 from collections.abc import Iterator

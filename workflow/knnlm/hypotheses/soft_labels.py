@@ -1,8 +1,6 @@
-"""A fresh LM trained on the base LM's distribution, and one on the kNN-LM's, against one trained on the text
-(docs/paper.md#soft-labels).
+"""Fresh LMs trained on the base LM's distribution, on the kNN-LM's, and on the text (docs/paper.md#soft-labels).
 
-The LM trained on hard labels is the base LM itself: the same seed, data and number of updates give the same LM, so it
-is not trained again.
+The LM trained on hard labels is the base LM itself: the same seed, data and updates give the same LM.
 """
 
 from contextlib import ExitStack
@@ -14,12 +12,12 @@ import numpy as np
 from knnlm.components.catalogue import main_name
 from knnlm.components.interpolation import optimal_weight
 from knnlm.hypotheses.inputs import Inputs, Result, Results
-from knnlm.hypotheses.lm_training import Training, file_identity, lm_component
+from knnlm.hypotheses.lm_training import Training, lm_component
 from knnlm.language_model import soft_targets
 from knnlm.language_model.training import PLUGIN
 from knnlm.language_model.transformer import read_model
 from knnlm.storage.arrays import load_array, new_array
-from knnlm.storage.manifests import identity_name, read_manifest, verified, write_manifest
+from knnlm.storage.manifests import identity_name, read_manifest, sha256, verified, write_manifest
 
 if TYPE_CHECKING:  # fairseq runs this module; the import tells the workflow that its code matters
     from fairseq_plugin import soft_labels  # noqa: F401
@@ -56,7 +54,7 @@ def trained(inputs: Inputs, knn_weight: float, neighbours: dict[str, Path], star
     teacher = {"teacher-model": inputs.model, "teacher-dictionary": dictionary}
     options = {"criterion": "soft_labels", **teacher, "knn-weight": knn_weight}
     options |= {f"neighbour-{name}": path for name, path in neighbours.items()} | {"train-tokens": train_tokens}
-    identity = {**starts_from, "knn_weight": knn_weight, "teacher": file_identity(inputs.model)}
+    identity = {**starts_from, "knn_weight": knn_weight, "teacher": [sha256(inputs.model)]}
     training = Training(inputs, inputs.seed, {}, identity, CODE)
     training.run(training.training["updates"], "fairseq_plugin.soft_labels", options)
     return training
@@ -67,7 +65,7 @@ def components(inputs: Inputs) -> Results:
     yield Result(inputs.component("hard"), inputs.log_p_base)
     knn = inputs.stored_component(main_name(inputs.main, "approximate-faiss"))
     knn_weight, temperature = optimal_weight(inputs.log_p_base["valid"], knn.log_p["valid"]), knn.component.temperature
-    found = {"temperature": temperature, "code": file_identity(CODE[1])}
+    found = {"temperature": temperature, "code": [sha256(CODE[1])]}
     found |= {"neighbours": [read_manifest(path)["files"] for path in inputs.stored.training_neighbours]}
     name = identity_name(found)
     files = {part: inputs.checkpoints / f"neighbours-{name}.{part}.npy" for part in ARRAYS}

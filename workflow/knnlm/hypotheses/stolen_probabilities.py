@@ -12,11 +12,9 @@ from knnlm.hypotheses.inputs import Inputs, Result, Results
 
 NEEDS = ("states", "datastore", "model", "components")
 SETTINGS = {
-    "means": "states",
-    "states": "natural",
-    "perceptron_steps": "natural",
-    "most_linear_programs": "natural_or_null",
-}
+    "means": "states", "states": "natural",
+    "perceptron_steps": "natural", "most_linear_programs": "natural_or_null",
+}  # fmt: skip
 WORK = {"components": "means"}
 
 

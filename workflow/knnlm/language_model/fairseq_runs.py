@@ -25,8 +25,7 @@ LAST_LINES = 200  # of fairseq's output, kept in case it fails: several tracebac
 def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Path]) -> Path:
     """Return a folder named by everything that shapes the training, so that only the same training is ever resumed.
 
-    `settings` is everything that could be set otherwise, `binary` the folder of fairseq's corpus, `code` our files that
-    fairseq loads.
+    `settings` is all that could be set otherwise, `binary` fairseq's corpus, `code` the files of ours that it loads.
     """
     corpus = [sha256(binary / name) for name in ("train.bin", "valid.bin", "dict.txt")]
     return parent / identity_name([settings, corpus, [path.read_text(encoding="utf-8") for path in code]])

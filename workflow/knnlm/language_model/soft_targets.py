@@ -19,8 +19,7 @@ class SoftCrossEntropy(torch.autograd.Function):
 
         features (n, width) and output embedding (V, width) are the student's, and the gradient is by these two.
         teacher: the same of the teacher, which may have another width. neighbours: as in `label_distribution`. The
-        logits are products in the features' dtype; all else has the loss's dtype, because float16 would underflow
-        before a loss scale multiplies it.
+        logits are products in the features' dtype, all else in the loss's: float16 would underflow before a loss scale.
         """
         exact = torch.promote_types(features.dtype, torch.float32)
         ctx.dtype, shape = features.dtype, (TILE_ROWS, len(embedding))

@@ -26,8 +26,7 @@ def window_batches(windows: np.ndarray, tokens_at_once: int) -> Iterator[np.ndar
 def padded_source(tokens: np.ndarray, windows: np.ndarray) -> torch.Tensor:
     """Return the model's input for windows (n, 3): int64 (n, longest), the token before each position.
 
-    `</s>` stands before the first token, and fills up the rows: attention is causal, so what follows a window does not
-    matter, and no mask is needed.
+    `</s>` stands before the first token and fills up the rows: causal attention needs no mask against what follows.
     """
     longest = int((windows[:, 2] - windows[:, 0]).max())
     before = windows[:, :1] - 1 + np.arange(longest)  # (n, longest): the position of the token before

@@ -34,15 +34,12 @@ OPTIONS = """
 
 @dataclass(frozen=True)
 class Devices:
-    """What an LM is trained on: GPUs (0: the CPU), the nodes that share them evenly, and each node's CPU threads.
-
-    The nodes meet at `port` of the first of them; one node needs none.
-    """
+    """What an LM is trained on: GPUs (0: the CPU), the nodes that share them evenly, and each node's CPU threads."""
 
     gpus: int = 0
     nodes: int = 1
     threads: int = 1
-    port: int = 0
+    port: int = 0  # of the first node, where several meet
 
     @property
     def launcher(self) -> list[str]:

@@ -1,7 +1,6 @@
 """The base language model behind a small door: token ids in; `att`, `ffn` and log-probabilities out.
 
-The only module that imports fairseq. A model file holds plain tensors and its architecture's sizes, and is read without
-unpickling code.
+The only module that imports fairseq. A model file holds plain tensors and sizes, and is read without unpickling code.
 """
 
 import logging
@@ -47,19 +46,14 @@ def build_model(architecture: dict, tokens_per_sample: int, dictionary: str) -> 
     return TransformerLanguageModel.build_model(settings, task)
 
 
-def export_model(
-    checkpoint: Path, model_file: Path, architecture: dict, tokens_per_sample: int, dictionary: Path
-) -> None:
-    """Turn a fairseq checkpoint that this run has written into a model file of plain tensors; unpickle no code.
-
-    Raises KnnlmError, naming the checkpoint, if it is damaged.
-    """
+def export_model(checkpoint: Path, model_file: Path, architecture: dict, window: int, dictionary: Path) -> None:
+    """Turn fairseq's checkpoint into a model file of plain tensors, unpickling no code; KnnlmError if it is damaged."""
     if not is_whole(checkpoint):
         remedy = f"delete the folder {checkpoint.parent} and rerun: the training starts anew"
         raise KnnlmError(f"{checkpoint}: missing or damaged; {remedy}.")
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     weights = {name: weight.float() for name, weight in stored.items()}
-    save_model(model_file, architecture, tokens_per_sample, weights, dictionary)
+    save_model(model_file, architecture, window, weights, dictionary)
 
 
 def save_model(model_file: Path, architecture: dict, tokens_per_sample: int, weights: dict, dictionary: Path) -> None:

@@ -1,22 +1,29 @@
-"""Temperatures and λ from stored neighbours, and the bootstrap, against doing each the long way."""
+"""Temperatures and λ from stored neighbours, the bootstrap, a head on stored states, each against the long way."""
 
 from functools import partial
 
 import numpy as np
+import torch
 
 from knnlm.analysis.significance import bootstrap
 from knnlm.components.catalogue import knn_components, retrievals
+from knnlm.components.head_training import Rows, train_head, training_precision
+from knnlm.components.heads import OutputEmbedding, even_rows, likelihood, random_weights
 from knnlm.components.interpolation import optimal_weight
 from knnlm.components.knn import GoldShare
+from knnlm.corpus.windows import fixed_windows
 from knnlm.datastore.store import Datastore
+from knnlm.language_model.transformer import LanguageModel
 from knnlm.performance.bench import Bench, Measured, median, row
+from knnlm.performance.language_model import bare_forward, inputs, multiplying, random_tokens
 from knnlm.performance.search import QUERIES_OF_ROWS, queries_for
-from knnlm.performance.stores import WHOLE, Retrieval
+from knnlm.performance.stores import WHOLE, Retrieval, random_vectors
 
-GOALS = {"temperatures": 100, "bootstrap": 50}
+GOALS = {"temperatures": 100, "bootstrap": 50, "epoch": 0.4}
 GOLD_SHARE = 0.1  # of the neighbours that have the gold token
 DOCUMENTS = 40  # about as many as the test split of config/sotu.yaml has
 LOOPED_RESAMPLES = 200
+BATCH, MOST_BATCHES = 1024, 256  # of an epoch: rows an update, as in config/hypotheses.yaml, and updates
 
 
 def measure(config: dict, retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
@@ -71,3 +78,36 @@ def looped_bootstrap(sums: np.ndarray, words: np.ndarray, resamples: int, seed: 
         drawn = generator.integers(len(words), size=len(words))
         found.append(np.exp(-sums[:, drawn].sum(axis=1) / words[drawn].sum()))
     return np.stack(found, axis=1)
+
+
+def epoch(rows: Rows, weights: torch.Tensor, types: int, batch: int, device: str) -> torch.Tensor:
+    """Pass once over all rows: read, both products, softmax, gradient, Adam; return a trained copy of the matrix."""
+    head = OutputEmbedding(weights.clone(), even_rows(types, len(weights) // types), types)
+    recipe = {"passes": 1, "batch": batch, "learning_rate": 1e-3, "betas": [0.9, 0.999], "warmup": 0.1}
+    one = Rows(rows.states[:1], rows.gold[:1])  # the loss on valid is no part of an epoch
+    train_head(head, [rows], one, likelihood, recipe, seed=1, device=device, label="epoch")
+    return head.parameters[0]
+
+
+def output_embedding(config: dict, vocabulary: int, model: LanguageModel, bench: Bench) -> Measured:
+    """Compare an epoch of an output embedding with its three matrix products, and with the LM before it.
+
+    The three, h Wᵀ, Gᵀ h and G W of a batch, go into buffers made before. On frozen states, ours makes no G W.
+    """
+    window, width = config["windows"]["train"], config["lm"]["architecture"]["width"]
+    batches = bench.fitting(6 * BATCH * width * vocabulary, most=MOST_BATCHES)
+    tokens = random_tokens(BATCH * batches, vocabulary, bench.seed)
+    rows = Rows(random_vectors(len(tokens), width, bench.seed), tokens)
+    weights = random_weights(vocabulary, width, torch.Generator().manual_seed(bench.seed)).to(bench.device)
+    sources = inputs(tokens, fixed_windows(len(tokens), window["context"], window["new"]))
+    ours = partial(epoch, rows, weights, vocabulary, BATCH, bench.device)
+    shapes = (BATCH, width, vocabulary), (vocabulary, BATCH, width), (BATCH, vocabulary, width)
+    products = multiplying([(batches, 1, *shape) for shape in shapes], bench.device)
+    work = {"ours": ours, "products": training_precision()(products)}
+    work["forward"] = lambda: (bare_forward(model, sources), ours())
+    speeds = bench.speeds(**{name: (len(tokens), job) for name, job in work.items()})
+    gigaflops, name = 6e-9 * weights.numel(), "epoch of an output embedding:"
+    own, products = gigaflops * speeds["ours"], gigaflops * speeds["products"]
+    found = [row(f"{name} its three matrix products", "GFLOP/s", own, products, GOALS["epoch"])]
+    found.append(row(f"{name} with the LM's forward pass before it", "rows/s", speeds["ours"], speeds["forward"]))
+    return Measured(found, {"head_flops": median(own) * 1e9})

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -80,8 +81,3 @@ def row(
     reached = "" if goal is None else str(ratio >= goal).lower()
     speeds = median(ours), median(reference)
     return dict(zip(COLUMNS, [stage, *speeds, unit, ratio, ratios.min(), ratios.max(), goal, reached], strict=True))
-
-
-def median(values: np.ndarray) -> float:
-    """Return the median of several measurements."""
-    return float(np.median(values))

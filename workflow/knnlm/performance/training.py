@@ -43,7 +43,7 @@ def affordable(config: dict, vocabulary: int, memory_bytes: float, speed: float,
     no_tokens = dict.fromkeys(("train", "valid", "test"), 0)
 
     def memory() -> int:
-        return training(Run(_with_training(config, cut), no_tokens, vocabulary)).memory_bytes
+        return training(Run(config | {"lm": config["lm"] | {"training": cut}}, no_tokens, vocabulary)).memory_bytes
 
     while memory() > memory_bytes / 2 and cut["batch_samples"] * cut["tokens_per_sample"] > 8:
         cut["batch_samples" if cut["batch_samples"] > 1 else "tokens_per_sample"] //= 2
@@ -52,7 +52,8 @@ def affordable(config: dict, vocabulary: int, memory_bytes: float, speed: float,
     passes = int(SECONDS * speed / flops)
     updates = min(max(passes // cut["accumulate"], LEAST_UPDATES), MOST_UPDATES)
     cut |= dict.fromkeys(("updates", "validate_every", "save_every"), updates)
-    return _with_training(config, cut | {"accumulate": max(1, min(cut["accumulate"], passes // updates))})
+    cut["accumulate"] = max(1, min(cut["accumulate"], passes // updates))
+    return config | {"lm": config["lm"] | {"training": cut}}
 
 
 def measure(config: dict, vocabulary: int, bench: Bench) -> Measured:
@@ -85,7 +86,3 @@ def tokens_per_second(records: list[dict], parts: int) -> np.ndarray:
     speeds = speeds[np.isfinite(speeds) & (speeds > 0)]
     kept = speeds[len(speeds) // 3 :]  # the first third warms up
     return np.array([1 / np.mean(1 / part) for part in np.array_split(kept, min(parts, len(kept)))])
-
-
-def _with_training(config: dict, training: dict) -> dict:
-    return {**config, "lm": {**config["lm"], "training": training}}

@@ -20,13 +20,10 @@ JOBS_OF_A_GPU = 2  # one computes while the other starts or writes; fewer where 
 
 @dataclass(frozen=True)
 class Job:
-    """The GPUs that a step's job was given, of all its nodes, and the CPU threads of each node.
-
-    `gres`, such as `gpu:2` or `gpu:a100:2`, asks for those of one node where a Slurm site needs it, in place of `gpus`.
-    """
+    """The GPUs that a step's job was given, of all its nodes, and the CPU threads of each node."""
 
     gpus: int = 0
-    gres: str = ""
+    gres: str = ""  # in place of `gpus`, where a Slurm site needs it: `gpu:2` or `gpu:a100:2` on each node
     nodes: int = 1
     threads: int = 1
 

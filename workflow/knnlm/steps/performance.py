@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.cost import hours, sizes, step_times
-from knnlm.performance import arithmetic, heads, language_model, machine, scaling, search, stores, training
+from knnlm.cost import hours, sizes
+from knnlm.performance import arithmetic, language_model, machine, scaling, search, stores, training
 from knnlm.performance.bench import COLUMNS, Bench, Measured, row
 from knnlm.running.devices import Job
 from knnlm.storage.tables import write_table
@@ -63,11 +63,11 @@ def stages(config: dict, vocabulary: int, retrieval: stores.Retrieval, bench: Be
     stores.write_filled(folder, retrieval, store)
     yield search.measure(retrieval, store, stores.opened_index(folder, retrieval, store), bench)
     yield arithmetic.measure(config, retrieval, store, bench)
-    yield heads.measure(config, vocabulary, model, bench)
+    yield arithmetic.output_embedding(config, vocabulary, model, bench)
 
 
 def whole_run(logs: Path) -> list[dict]:
     """Return a row, how much of the finished run's time its steps computed; none without a run."""
-    computed, wall = step_times.computed_and_wall_seconds(step_times.read_times(logs))
+    computed, wall = hours.computed_and_wall_seconds(hours.read_times(logs))
     seconds = np.array([computed]), np.array([wall])
     return [row("whole run: its steps' own computing", "s", *seconds, COMPUTING_GOAL)] if wall else []

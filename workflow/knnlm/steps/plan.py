@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from knnlm.config import text_limits
-from knnlm.cost import hours, plan, sizes, stages, step_times
-from knnlm.cost.work import Work
+from knnlm.cost import hours, plan, sizes, stages
 from knnlm.errors import KnnlmError
 from knnlm.storage.manifests import read_manifest
 from knnlm.storage.tables import write_table
@@ -20,7 +19,7 @@ ESTIMATES = (
 Seconds = dict[str, float]
 
 
-def formatted(works: dict[str, Work], predicted: Seconds, measured: Seconds) -> str:
+def formatted(works: dict[str, stages.Work], predicted: Seconds, measured: Seconds) -> str:
     """Return the plan as an aligned table in gigabytes (10⁹ bytes), teraflop (10¹² operations) and hours.
 
     Without rates there are no predicted hours, and without times of jobs no measured ones.
@@ -57,7 +56,7 @@ def main(
     run = sizes.Run(settings, tokens, vocabulary)
     works, rows = plan.whole_plan(run), []
     predicted = hours.predicted_seconds(run, hours.read_rates(rates)) if rates else {}
-    measured = hours.measured_seconds(run, step_times.read_times(logs)) if logs else {}
+    measured = hours.measured_seconds(run, hours.read_times(logs)) if logs else {}
     for stage, work in works.items():
         seconds = (f"{of[stage]:.1f}" if stage in of else None for of in (predicted, measured))
         rows.append((stage, work.rows, int(work.disk_bytes), int(work.memory_bytes), work.flops, *seconds))

@@ -77,8 +77,7 @@ def read_splits(tokens: Sequence[Path], documents: Sequence[Path], continuation:
 def open_components(paths: list[Path], splits: list[tables.Split]) -> tuple[list[dict], tables.Reader]:
     """Return each component's description, and the function that reads its log p on a split, float32 (n,) in nats.
 
-    Raises KnnlmError, naming the file, if one does not belong to the base LM of the first file. The function refuses
-    what is no log-probability.
+    Raises KnnlmError, naming the file, if one is not of the first's base LM. The function refuses what is no log p.
     """
     described, arrays, checkpoint = {}, {}, columns.checkpoint_of(paths[0])
     for path in paths:

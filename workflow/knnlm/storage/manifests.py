@@ -1,8 +1,7 @@
 """Manifests: what is known of a group of files, and the hash by which every reader knows each of them whole.
 
 A manifest is JSON beside its files, written after them. It holds facts (rows, dimension, metric, checkpoint, settings
-...), and for each file its size and its XXH3 hash of 128 bits: made to find damage, not attackers, and faster than any
-disk.
+...), and each file's size and XXH3 hash of 128 bits: made to find damage, not attackers, and faster than any disk.
 
 A file is checked while it is read from beginning to end, or else once before it is mapped into memory. Whoever has
 found it whole leaves a note beside it, so that no later process reads it again for that.
@@ -76,10 +75,7 @@ def verified(path: str | Path) -> str:
 
 
 def content_hash(path: str | Path) -> str:
-    """Return what tells a file's content from any other: the hash that a manifest beside it knows, or else its SHA-256.
-
-    Raises KnnlmError if the file is missing.
-    """
+    """Return the hash of a file that a manifest beside it knows, or else its SHA-256; KnnlmError if it is missing."""
     return known[1][HASH] if (known := _known(path)) else sha256(path)
 
 

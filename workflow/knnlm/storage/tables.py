@@ -41,10 +41,7 @@ def read_table(path: str | Path, remedy: str = REMAKE, **how: object) -> "pd.Dat
 
 
 def read_text_table(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
-    """Return a table as text, so that a copy of it keeps every digit.
-
-    Raises KnnlmError, naming the file, if it is none or its columns are not `columns`.
-    """
+    """Return a table as text, to copy every digit; raises KnnlmError, naming the file, if it has not these columns."""
     table = read_table(path, RERUN, dtype=str, keep_default_na=False)
     if list(table) != list(columns):
         raise KnnlmError(f"{path}: has the columns {', '.join(table)}, expected {', '.join(columns)}; {RERUN}.")
@@ -52,10 +49,7 @@ def read_text_table(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
 
 
 def write_table(path: str | Path, table: "pd.DataFrame", digits: str | None = None) -> None:
-    """Write a table as CSV; unknown values stay empty.
-
-    `digits` is the format of the floats, such as DIGITS; without it they have as many digits as tell them apart.
-    """
+    """Write a table as CSV, unknown values empty, floats in the format `digits`, or by as many as tell them apart."""
     with atomic(path) as unfinished:
         table.to_csv(unfinished, index=False, float_format=digits, encoding="utf-8", lineterminator="\n")
 

@@ -9,14 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_times import slowdown
 
-from knnlm.cost.step_times import (
-    Times,
-    computed_and_wall_seconds,
-    covered_seconds,
-    idle_seconds,
-    read_times,
-    wall_seconds,
-)
+from knnlm.cost.hours import Times, computed_and_wall_seconds, covered_seconds, idle_seconds, read_times, wall_seconds
 from knnlm.errors import KnnlmError
 from knnlm.running.step import run
 
