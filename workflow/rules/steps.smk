@@ -25,12 +25,13 @@ IMPORT = re.compile(r"^ *(?:from ([\w.]+) import (\([^)]*\)|.+)|import ([\w., ]+
 
 @cache
 def imported_files(path):
-    """List the files of our own library that the module at `path` imports; a pattern is faster than a parser."""
-    names = []
-    for module, parts, modules in IMPORT.findall(path.read_text(encoding="utf-8")):
+    """List the files that the module at `path` imports or takes from `report`; a pattern is faster than a parser."""
+    names, text = [], path.read_text(encoding="utf-8")
+    for module, parts, modules in IMPORT.findall(text):
         names += re.findall(r"[\w.]+", modules) or [module, *(f"{module}.{part}" for part in re.findall(r"\w+", parts))]
     targets = [LIBRARY.joinpath(*name.split(".")) for name in names]
     files = [file for target in targets for file in (target.with_suffix(".py"), target / "__init__.py")]
+    files += [LIBRARY / "report" / name for name in re.findall(r'/ "report" / "([\w.]+)"', text)]
     return [file for file in files if file.is_file()]
 
 

@@ -27,8 +27,7 @@ from knnlm.cost.hours import (
     read_rates,
 )
 from knnlm.cost.hypotheses import TRAINING_SECONDS
-from knnlm.cost.plan import plan, whole_plan
-from knnlm.cost.rules import RULES, TRAINED, jobs
+from knnlm.cost.rules import RULES, TRAINED, jobs, plan, whole_plan
 from knnlm.cost.sizes import Run, forward_flops
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry

@@ -16,7 +16,7 @@ from stores import known
 
 from knnlm.corpus.windows import fixed_windows, share_of_windows
 from knnlm.cost.hours import OPERATIONS, predicted_seconds, read_rates
-from knnlm.cost.plan import plan
+from knnlm.cost.rules import plan
 from knnlm.cost.sizes import Run, estimated_vocabulary, forward_flops, tokens_per_update
 from knnlm.cost.stages import (
     BLOCK_KEYS,

@@ -16,9 +16,8 @@ import pytest
 from configs import config_of
 
 from knnlm.cost.hours import job_seconds, predicted_seconds, read_rates
-from knnlm.cost.plan import whole_plan
 from knnlm.cost.requests import asked
-from knnlm.cost.rules import jobs
+from knnlm.cost.rules import jobs, whole_plan
 from knnlm.cost.sizes import run_of, tokens_of
 
 HERE = Path(__file__).parent

@@ -1,7 +1,6 @@
 """Which hypothesis explains the kNN-LM: the share of its gain that another component reaches, and the verdict on it.
 
-Components are chosen on valid and judged on test. The reference is the main result's kNN-LM with exact search and tuned
-temperature. `docs/paper.md#verdicts` has the rule.
+Components are chosen on valid, judged on test; the reference is the main exact, tuned kNN-LM (docs/paper.md#verdicts).
 """
 
 from collections.abc import Sequence
@@ -104,9 +103,8 @@ def share_interval(gains: np.ndarray, reference_gains: np.ndarray, level: float)
 def share_table(components: Table, samples: Samples, main: dict, level: float) -> Table:
     """Return the table of SHARE_COLUMNS: every component on test, and its share of the kNN-LM's gain."""
     rows = components[components["split"] == JUDGED_ON].set_index("component", drop=False)
-    gains = []
-    for name, gain in rows["gain"].items():
-        gains.append(_with_interval(gain, samples[BASE] - samples[name], rows["ppl"], samples, main, level))
+    known = rows["ppl"], samples, main, level
+    gains = [_with_interval(gain, samples[BASE] - samples[name], *known) for name, gain in rows["gain"].items()]
     return rows.join(pd.DataFrame(gains, index=rows.index)[SHARE])[SHARE_COLUMNS].reset_index(drop=True)
 
 

@@ -3,44 +3,21 @@
 import math
 import re
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from knnlm.analysis.tables import BASE, main_result, tuned
 
 QUESTION_WIDTH = 44
 LINE_WIDTH = 118
 UNKNOWN = "unknown"
-NO_HYPOTHESIS = "No hypothesis has a component in this run.\n"
-SUMMARY_HEADING = """\
-Word perplexity on test ({tokens:,} tokens, {words:,} words), base LM and base LM + kNN; lower is better.
-gain: base LM's perplexity minus the mixture's, with its {level:.0%} interval over documents. \
-λ is tuned on valid, and so is the
-temperature where it says so.
-
-"""
-RULE = (
-    "A hypothesis is supported if the whole {level:.0%} interval of its share lies above a threshold, refuted if it "
-    "lies below, and else inconclusive. The threshold is {share:.0%} where an explanation is asked for, and what the "
-    "hypothesis has as its own `share` (0% where it asks for any difference). The share is the gain of its best "
-    "component, chosen on valid, over the base LM or over the component that it is compared with, as a part of the "
-    "gain of the kNN-LM with exact search over the base LM, in word perplexity on test: 0% is no gain, 100% the gain "
-    "of the kNN-LM."
-)
-WORDS = {  # by `corpus.tokeniser`
-    "moses": "Words, numbers and punctuation marks count as words",
-    "characters": "Chinese characters, kana, words of other scripts, numbers and punctuation marks count as words",
-    "none": "All that stands between two spaces counts as a word",
-}
+TEXTS = yaml.safe_load((Path(__file__).parents[2] / "report" / "wording.yaml").read_text(encoding="utf-8"))
 MAIN_COLUMNS = ["On test", "Perplexity", "Gain", "λ", "τ"]
 SEARCHES = {("faiss", "faiss"): "approximate search", ("faiss", "real"): "approximate search, real scores"}
 SEARCHES[("real", "real")] = "exact search"
-
-
-def word_is(tokeniser: str) -> str:
-    """Return the sentence that says what the words of word perplexity are."""
-    return f"{WORDS[tokeniser]}, and so does the end of a line.\n"
 
 
 def summary(components: pd.DataFrame, level: float) -> str:
@@ -56,16 +33,16 @@ def summary(components: pd.DataFrame, level: float) -> str:
     shown["ppl"] = [f"{value:.{digits}f}" for value in test["ppl"]]
     shown["gain"] = [_with_ends(values, digits) for values in test[["gain", "gain_low", "gain_high"]].to_numpy()]
     shown["oracle"] = [f"{value:.{digits}f}" for value in test["oracle"]]
-    heading = SUMMARY_HEADING.format(tokens=first["tokens"], words=first["words"], level=level)
+    heading = TEXTS["summary"].format(tokens=first["tokens"], words=first["words"], level=level)
     return heading + shown.drop(columns="component").to_string(index=False) + "\n"
 
 
 def verdict_text(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
     """Return the verdicts as text for a terminal; the digits of the gains follow the base LM's `perplexity`."""
-    lines = textwrap.wrap(RULE.format(**rule, level=level), LINE_WIDTH)
+    lines = textwrap.wrap(TEXTS["rule"].format(**rule, level=level), LINE_WIDTH)
     lines += ["against the paper: yes, no, or nothing where one of the two has no answer.", ""]
     if table.empty:
-        return "\n".join([*lines, NO_HYPOTHESIS])
+        return "\n".join([*lines, TEXTS["no_hypothesis"]])
     cells = [["question, and its best component", "paper", "gain", "share", "verdict", "agrees"]]
     for row in table.to_dict("records"):
         question = [*textwrap.wrap(row["question"], QUESTION_WIDTH), f"  {row['component']}"]
@@ -92,16 +69,15 @@ def main_rst(components: pd.DataFrame, main: dict, level: float) -> str:
 
 def verdict_rst(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
     """Return the verdicts as reStructuredText: a table that says where one is not the paper's, and the rule."""
-    paragraph = RULE.format(**rule, level=level) + "\n"
+    paragraph = TEXTS["rule"].format(**rule, level=level) + "\n"
     if table.empty:
-        return f"{NO_HYPOTHESIS}\n{paragraph}"
+        return f"{TEXTS['no_hypothesis']}\n{paragraph}"
     lines = [["Question, and its best component", "Gain", "Share", "Verdict"]]
     for row in table.to_dict("records"):
         against = f" (the paper: {row['paper']})" if row["agrees"] == "no" else ""
         escaped = re.sub(r"([\\*`|_])", r"\\\1", row["question"])
         question = f"| {escaped}\n       | ``{row['component']}``"
-        verdict = f"**{row['verdict']}**{against}"
-        lines.append([question, *_gain_and_share(row, decimals(perplexity)), verdict])
+        lines.append([question, *_gain_and_share(row, decimals(perplexity)), f"**{row['verdict']}**{against}"])
     return f"{_list_table(lines, (46, 20, 17, 17))}\n{paragraph}"
 
 

@@ -98,8 +98,7 @@ def leads(rows: Tensor, h: Tensor, types: Tensor | None = None) -> tuple[Tensor,
 
 def cleared_by_direction(rows: Tensor, types: Tensor) -> Tensor:
     """Return those of `types`, int64, that lead at h = their own row; rows: float32 (all types, width), zero mean."""
-    sure = [leads(rows, rows[some], some)[1] for some in types.split(AT_ONCE)]
-    return types[torch.cat(sure)]
+    return types[torch.cat([leads(rows, rows[some], some)[1] for some in types.split(AT_ONCE)])]
 
 
 def cleared_by_states(rows: Tensor, states: np.ndarray) -> Tensor:

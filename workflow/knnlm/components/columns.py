@@ -12,6 +12,7 @@ from knnlm.storage.arrays import load_array, save_array
 from knnlm.storage.manifests import read_manifest, write_manifest
 
 FACT_COLUMNS = ["hypothesis", "component", "quantity", "value"]  # what else a step has measured of its components
+Column = tuple[Component, np.ndarray]  # and its log p of the gold tokens, float32 (tokens,)
 
 
 def save_components(
@@ -41,9 +42,7 @@ def read_descriptions(descriptions_file: str | Path, checkpoint: str) -> list[Co
     return [Component(**fields) for fields in facts["components"]]
 
 
-def load_components(
-    descriptions_file: str | Path, split: str, tokens: int, checkpoint: str
-) -> list[tuple[Component, np.ndarray]]:
+def load_components(descriptions_file: str | Path, split: str, tokens: int, checkpoint: str) -> list[Column]:
     """Return each component of a file with its log-probabilities, float32 (tokens,), memory-mapped.
 
     Raises KnnlmError, naming the file, if it is missing, damaged, of another base LM or not for this many tokens.
@@ -58,8 +57,7 @@ def find_component(
 ) -> tuple[Component, dict[str, np.ndarray]]:
     """Look for the component of this name in several files; return it and its log p for each split, float32 (tokens,).
 
-    `tokens` has the number of tokens of each split. Raises KnnlmError as `load_components` does, and, naming the
-    components there are, if it is in none of the files.
+    `tokens` are those of each split. KnnlmError as in `load_components`, or, naming those there are, if none has it.
     """
     known = []
     for path in description_files:

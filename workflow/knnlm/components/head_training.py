@@ -1,7 +1,6 @@
 """Training heads on stored states: batches read from the store as they lie there, Adam, the pass that is best on valid.
 
-One recipe serves every head: the learning rate rises over the warm-up and falls to zero along a cosine; there is no
-dropout, and all heads see the same batches.
+One recipe serves every head: a learning rate that rises, then falls along a cosine to zero, no dropout, equal batches.
 """
 
 import math

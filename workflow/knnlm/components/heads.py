@@ -178,8 +178,7 @@ class MixtureOfSoftmaxes(Head):
     def log_p_of_tile(self, tile: Batch) -> Tensor:
         terms = self.log_prior(tile.states)
         for k, logits in enumerate(self.logits(tile.states)):
-            chosen = logits.gather(1, tile.gold[:, None])[:, 0]
-            terms[:, k] += chosen - _log_total(logits)
+            terms[:, k] += logits.gather(1, tile.gold[:, None])[:, 0] - _log_total(logits)
         return terms.logsumexp(1)
 
     def accumulate(self, batch: Batch, objective: Objective) -> float:

@@ -44,8 +44,7 @@ def sorted_by_word(keys: np.ndarray, values: np.ndarray) -> WordRows:
 def word_means(blocks: Iterable[tuple[np.ndarray, np.ndarray]], types: int) -> Centroids:
     """Return the mean key of every type that occurs.
 
-    blocks: keys, float (rows, width), and values, int (rows,), such as the store's chunks. Sums in float64. Memory:
-    types × width and one block of keys.
+    blocks: keys, float (rows, width), and values, int (rows,), as of chunks. Sums in float64; memory: types × width.
     """
     sums, counts = 0, np.zeros(types, dtype=np.int64)
     for keys, values in blocks:
@@ -125,8 +124,7 @@ def halves(keys: np.ndarray, iterations: int) -> np.ndarray:
 
     It starts with the two sides of the mean in the direction of the key farthest from it, and ends when nothing moves.
     """
-    total = keys.sum(axis=0)
-    apart = keys - total / len(keys)
+    apart = keys - keys.sum(axis=0) / len(keys)
     squares = np.einsum("ij,ij->i", apart, apart)
     if squares.max() <= np.finfo(np.float32).eps * max(1.0, float(np.square(keys[0]).sum())):
         return np.ones(len(keys), dtype=bool)

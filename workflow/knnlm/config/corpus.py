@@ -134,7 +134,7 @@ def path_problems(key: str, path: str, is_kind: Callable[[int], bool], kind: str
     """Yield `key` and what is wrong with its path, which should be of a kind (`stat.S_ISREG`, `a file`)."""
     said = {"name": shown(path, LONGEST_PATH), "kind": kind}
     yield from told_if(path.startswith("~"), key, "path from ~", **said)
-    unfit = unfit_character(path) or next((f"the character {mark}" for mark in PLACEHOLDERS if mark in path), None)
+    unfit = unfit_character(path, PLACEHOLDERS)
     yield from told_if(unfit, key, "character in a path", **said, unfit=unfit)
     try:
         mode = os.stat(path).st_mode

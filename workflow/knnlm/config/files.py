@@ -41,8 +41,7 @@ def check_file(path: str | Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise KnnlmError, naming it, for a folder in which no workflow runs: PYTHONPATH or Snakemake cannot name it."""
-    marks = (f"the character {mark}" for mark in FOLDER_MARKS if mark in str(folder))
-    if unfit := unfit_character(str(folder)) or next(marks, None):
+    if unfit := unfit_character(str(folder), FOLDER_MARKS):
         problem = f"the workflow cannot run in a folder with {unfit} in its name"
         raise KnnlmError(f"{str(folder)!r}: {problem}; rename the folder.")
 

@@ -17,9 +17,8 @@ def problems(config: dict) -> Iterator[tuple[str, str]]:
         key = f"hypotheses.{name}"
         if entry["family"] is not None:
             yield from _step_problems(config, name, key)
-        elif not entry["candidates"]:
-            problem = "a hypothesis without a family makes no component of its own"
-            yield f"{key}.candidates", f"{problem}; list components of the main result."
+        else:
+            yield from schema.told_if(not entry["candidates"], f"{key}.candidates", "no candidates")
         for place, names in (("against", filter(None, [entry["against"]])), ("candidates", entry["candidates"] or [])):
             yield from _component_problems(config, f"{key}.{place}", names)
 
@@ -43,13 +42,14 @@ def _step_problems(config: dict, name: str, key: str) -> Iterator[tuple[str, str
         return
     members = (name for _, name in registry.values_of_kind("component", entry["settings"], settings))
     yield from _component_problems(config, f"{key}.settings", members)
-    for other in entry["after"]:
-        if other not in registry.with_step(config):
-            yield f"{key}.after", f"{other} is no enabled hypothesis with a family; enable it or disable {name}."
-    if entry["after"] and "components" not in reads:
-        yield f"{key}.after", f"the step {family} reads no components; remove it."
-    if name in _earlier(config, name):
-        yield f"{key}.after", f"{name} waits for itself, through {', '.join(entry['after'])}; remove one."
+    after, others = f"{key}.after", entry["after"]
+    for other in others:
+        missing = other not in registry.with_step(config)
+        yield from schema.told_if(missing, after, "after what is not made", other=other, name=name)
+    yield from schema.told_if(others and "components" not in reads, after, "after in vain", family=family)
+    yield from schema.told_if(
+        name in _earlier(config, name), after, "after itself", name=name, others=", ".join(others)
+    )
 
 
 def _unknown_setting(name: str, section: str, subschema: dict) -> str:
@@ -109,10 +109,9 @@ def _component_problems(config: dict, key: str, patterns: Iterable[str]) -> Iter
     """
     for pattern in patterns:
         name = resolved_name(pattern, config["main"])
-        if makers := _makers(config, name):
-            problem = f"is a component of {makers[0]}, which makes none in this run"
-            yield key, f"{shown(name)} {problem}; enable {makers[0]}, or name another."
-        elif makers is not None:
+        makers = _makers(config, name)
+        yield from schema.told_if(makers, key, "component that is not made", name=shown(name), makers=makers)
+        if makers == []:
             known = _known(config)
             close = get_close_matches(name, [*known, *(f"{maker}-..." for maker in registry.with_step(config))], n=1)
             there = f"there are {', '.join(known[:2])} ..., and those of hypotheses, <hypothesis>-..."

@@ -1,7 +1,6 @@
 """Sizes that a config leaves open follow from the size of its training text. The text itself is not read.
 
-Open sizes are null. Sizes that are given stay, and the open ones go along with them. All fit the fewest tokens that
-the text can have, so that counting the tokens refuses none.
+Open sizes are null and follow those that are given. All fit the fewest tokens that the text can have: none is refused.
 """
 
 import math
@@ -45,8 +44,7 @@ def complete(config: dict) -> tuple[dict[str, object], list[str]]:
 
     Returns the chosen sizes by key, and a line for each thing left out or lowered. The config has its defaults.
     """
-    chosen = fill(config)
-    return chosen, [*leave_out_what_is_missing(config), *fit_hypotheses(config)]
+    return fill(config), [*leave_out_what_is_missing(config), *fit_hypotheses(config)]
 
 
 def fill(config: dict) -> dict[str, object]:

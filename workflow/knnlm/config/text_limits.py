@@ -48,10 +48,7 @@ KEYS = {
 
 
 def problems(config: dict, tokens: int, known: str = "", stages: Iterable[str] = tuple(CHECKS)) -> Problems:
-    """Yield what the stages need more training tokens for than there are.
-
-    `known` says how well their number is known: it is counted, or `at most` or `about` this.
-    """
+    """Yield what stages need more training tokens for than there are, a number `known`: counted, `at most`, `about`."""
     text = f"the training text has {known + ' ' if known else ''}{tokens} BPE tokens"
     for stage in stages:
         yield from CHECKS[stage](config, tokens, text)

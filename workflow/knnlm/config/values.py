@@ -31,11 +31,11 @@ def shown(value: object, longest: int = SHOWN) -> str:
     return text if len(text) <= longest else f"{text[: longest - 4]}...{text[-1]}"
 
 
-def unfit_character(text: str) -> str | None:
-    """Name the first character that no table and no path can hold: a control character or half a surrogate pair."""
+def unfit_character(text: str, marks: str = "") -> str | None:
+    """Name the first control character or half a surrogate pair, which no table and no path can hold, or of `marks`."""
     unfit = next((character for character in text if unicodedata.category(character) in ("Cc", "Cs")), None)
     if unfit is None:
-        return None
+        return next((f"the character {mark}" for mark in marks if mark in text), None)
     return "a line end" if unfit in "\r\n" else f"the character U+{ord(unfit):04X}"
 
 

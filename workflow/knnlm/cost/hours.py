@@ -14,9 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from knnlm.cost.hypotheses import TRAINING_SECONDS
-from knnlm.cost.plan import SNAKEMAKE
 from knnlm.cost.requests import devices_of, threads_of
-from knnlm.cost.rules import RULES, TRAINED, Job, jobs
+from knnlm.cost.rules import RULES, SNAKEMAKE, TRAINED, Job, jobs
 from knnlm.cost.sizes import Run
 from knnlm.errors import KnnlmError
 

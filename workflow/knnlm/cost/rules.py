@@ -1,4 +1,4 @@
-"""One job of each rule: what it takes (`RULES`), and all jobs that a run has (`jobs`)."""
+"""What one job of each rule takes (`RULES`), all jobs that a run has (`jobs`), and what its stages take (`plan`)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +17,14 @@ from knnlm.hypotheses import registry
 COMPONENTS_OF_A_HYPOTHESIS = 6
 TEXT_RULES = ("corpus_text", "tokenise", "bpe", "binarise")
 TRAINED = "trained hypotheses"
+SNAKEMAKE = "Snakemake"  # what no job does; its rows are jobs
+STAGES = (
+    stages.training, stages.states, stages.datastore, stages.index, stages.exact_retrieval,
+    stages.approximate_retrieval, stages.real_scores,  # both are made by the jobs of approximate retrieval
+    stages.components, stages.tables,
+)  # fmt: skip
+FIGURE_BYTES = 100_000  # as PDF and as PNG
+TEXT_FILES = 6  # as large as the text: as it was, tokenised, in pieces, twice as numbers of four bytes, and its borders
 
 
 def text(run: Run, wildcards: dict, rule: str) -> Work:
@@ -128,3 +136,29 @@ def _each(stage: str, rule: str, name: str, /, **values: Iterable[object]) -> It
     for combination in product(*values.values()):
         wildcards = dict(zip(values, map(str, combination), strict=True))
         yield Job(stage, rule, wildcards, name.format(**wildcards))
+
+
+def plan(run: Run) -> dict[str, Work]:
+    """Return the work of every stage of the main result, and in `total` that of all."""
+    return _with_total({stage.__name__.replace("_", " "): stage(run) for stage in STAGES})
+
+
+def whole_plan(run: Run) -> dict[str, Work]:
+    """Return the work of every stage from text to figures and in `total` of all; behind it that of TRAINED, if any."""
+    main, all_jobs, text = plan(run), list(jobs(run)), run.text_bytes
+    del main["total"]
+    tables, figures = main.pop("tables"), sum(job.rule == "plot" for job in all_jobs)
+    hypotheses, trained = (
+        [RULES[job.rule](run, job.wildcards) for job in all_jobs if (job.stage, job.rule) == (stage, "hypothesis")]
+        for stage in ("hypotheses", TRAINED)
+    )
+    found = {"corpus": Work(text, TEXT_FILES * text, rows=sum(run.tokens.values())), **main}
+    found["hypotheses"] = sum(hypotheses, Work(rows=len(hypotheses)))
+    found["tables"] = tables
+    found["figures"] = Work(disk_bytes=FIGURE_BYTES * figures, rows=figures)
+    found[SNAKEMAKE] = Work(rows=sum(job.stage != TRAINED for job in all_jobs))
+    return _with_total(found) | ({TRAINED: sum(trained, Work(rows=len(trained)))} if trained else {})
+
+
+def _with_total(works: dict[str, Work]) -> dict[str, Work]:
+    return works | {"total": sum(works.values(), Work())}

@@ -33,10 +33,7 @@ OPERATIONS_OF = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a job, or a stage of the plan, takes, from which the plan, the jobs' requests and the hours are read.
-
-    `snakemake performance` measures the rates of most kinds; `hours` and `requests` have constants for the others.
-    """
+    """What a job or a stage takes: plan, requests and hours, by measured or constant rates, are read from it."""
 
     memory_bytes: float = 0  # of its largest process
     disk_bytes: float = 0  # of files that stay

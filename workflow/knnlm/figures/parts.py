@@ -1,5 +1,7 @@
 """What every picture shares: sizes and style, how the main result's variants are drawn, notes, lines and limits."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -8,13 +10,7 @@ from matplotlib.figure import Figure
 from knnlm.errors import KnnlmError
 
 COLUMN, PAGE = 3.25, 6.75  # widths in inches of one column and of the text block of a two-column paper
-STYLE = {
-    "font.family": "STIXGeneral", "mathtext.fontset": "stix", "pdf.fonttype": 42,
-    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "legend.fontsize": 8.5, "legend.frameon": False, "legend.handlelength": 2.6,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.2,
-    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.minor.width": 0.4, "xtick.minor.size": 1.5,
-}  # fmt: skip
+STYLE = Path(__file__).parents[2] / "report" / "figures.mplstyle"
 DARK, MIDDLE, LIGHT, INK, PALE = "#004488", "#BB5566", "#DDAA33", "#222222", "#8a8a8a"
 DASHED, DOTTED = (0, (4, 1.5)), (0, (1, 1.2))
 # (mask, score): the paper's name and the style. Solid lies below dashed below dotted, so curves that coincide all show.

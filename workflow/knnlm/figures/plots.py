@@ -49,7 +49,7 @@ def draw(
         raise KnnlmError(f"figure {figure}: its table has no rows; remake the tables.")
     extra = (about,) if kind == "hypothesis" else ()
     try:
-        with rc_context(parts.STYLE):
+        with rc_context(fname=parts.STYLE):
             return FIGURES[kind](table, components, main, *extra)
     except KeyError as error:
         source = "its table or components.csv" if kind in WITH_COMPONENTS else "its table"
@@ -62,7 +62,7 @@ def save(picture: Figure, path: str | Path, dpi: int) -> None:
     metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}  # no dates or versions
     if kind not in metadata:
         raise KnnlmError(f"{path}: pictures are written as .pdf or .png.")
-    with rc_context(parts.STYLE), atomic(path) as unfinished:
+    with rc_context(fname=parts.STYLE), atomic(path) as unfinished:
         picture.savefig(unfinished, format=kind, dpi=dpi, metadata=metadata[kind])
 
 
@@ -111,8 +111,7 @@ def _datastore_size(table: pd.DataFrame, components: pd.DataFrame | None, main: 
 def _lambda(table: pd.DataFrame, components: pd.DataFrame, main: dict | None) -> Figure:
     """Perplexity against the weight of the component, a panel a split; the mark stands where valid has its minimum."""
     picture, panels = parts.page(2.6, ncols=len(EVALUATED))
-    known = components.set_index(["component", "split"])
-    named = table.join(known[["mask", "score"]], on=["component", "split"])
+    named = table.join(components.set_index(["component", "split"])[["mask", "score"]], on=["component", "split"])
     for split, axes in zip(EVALUATED, panels, strict=True):
         base, rows = parts.base_perplexity(components, split), named[named["split"] == split].sort_values("lambda")
         parts.base_line(axes, base, "left")

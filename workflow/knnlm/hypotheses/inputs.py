@@ -19,7 +19,7 @@ from knnlm.components.knn import Neighbours, knn_scorer
 from knnlm.components.temperature import mixed_loss, tuned
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import Datastore, open_datastore
-from knnlm.hypotheses.results import Result, keep, kept
+from knnlm.hypotheses.results import KEPT, Result, keep, kept
 from knnlm.hypotheses.results import Results as Results  # modules of hypotheses import all they need from here
 from knnlm.running.devices import Job
 from knnlm.storage.arrays import load_array
@@ -180,10 +180,7 @@ class Inputs:
         return Result(*find_component(files, name, sizes, self.checkpoint))
 
     def usable(self, setting: str, fits: Callable[[int | None], bool], why: str) -> list[int | None]:
-        """Return the values of a list in the settings that fit this run; the job's log says which are left out and why.
-
-        One list in config/hypotheses.yaml serves large runs and small ones.
-        """
+        """Return a setting's values, a list for runs of all sizes, that fit this one; the log names the others."""
         values = self.settings[setting]
         if left_out := ", ".join(str(value) for value in values if not fits(value)):
             print(f"hypotheses.{self.hypothesis}.settings.{setting}: {left_out} left out, as {why}", flush=True)
@@ -220,11 +217,6 @@ class Inputs:
         component = component.tuned(same.temperature, same.temperature_status)
         return Result(component, {split: log_p_at(split, same.temperature) for split in EVALUATED})
 
-    @property
-    def kept_results(self) -> Path:
-        """The folder of the results that are kept until the step has ended."""
-        return self.checkpoints / "results"
-
     @cached_property
     def identity(self) -> dict:
         """What shapes the components: the parts of the config, and the content of the code and the files read."""
@@ -237,7 +229,7 @@ class Inputs:
 
         `name` is that of the component. Only the name, the settings, the code and the files read may shape the result.
         """
-        folder = self.kept_results / identity_name([name, self.identity])
+        folder = self.checkpoints / KEPT / identity_name([name, self.identity])
         if found := kept(folder):
             print(f"{name}: kept from an attempt that was cut off", flush=True)
             return found

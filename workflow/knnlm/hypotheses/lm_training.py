@@ -59,10 +59,7 @@ class Training:
 
 
 def lm_component(inputs: Inputs, name: str, model_file: Path, facts: dict[str, float], **place: object) -> Result:
-    """Return the component of an LM that reads valid and test as the base LM does; `place` are fields of Component.
-
-    All its parameters are added beside the base LM.
-    """
+    """Return another LM's component, its parameters added, read as the base LM is; `place` are fields of Component."""
     windows = inputs.windows["evaluation"]
     model, log_p = LanguageModel(model_file, inputs.stored.dictionary, inputs.device), {}
     for split in EVALUATED:

@@ -15,7 +15,7 @@ from knnlm.errors import KnnlmError
 from knnlm.storage.arrays import load_array, save_array
 from knnlm.storage.manifests import read_manifest, write_manifest
 
-KIND = "kept result"
+KIND, KEPT = "kept result", "results"  # of manifests; the folder of results that are kept until a step has ended
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,4 @@
-"""Which word types can never be the argmax of the base LM's output embedding, or of the mean keys, and what that could
-cost (docs/paper.md#stolen-probabilities).
-"""
+"""Which types are never the argmax of W_sm or mean keys, and what that costs (docs/paper.md#stolen-probabilities)."""
 
 import numpy as np
 

@@ -78,10 +78,7 @@ def sample_positions(samples: Tensor, tokens_per_sample: int, longest: int) -> T
 
 
 def neighbour_weights(similarities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return p_kNN of each neighbour, softmax(s/τ) (docs/paper.md#knn-lm): float16 (n, k), 0 where there is none.
-
-    similarities: float32 (n, k), −inf for none.
-    """
+    """Return p_kNN of similarities s, float32 (n, k), −inf for none: softmax(s/τ), float16 (docs/paper.md#knn-lm)."""
     best = np.maximum(similarities.max(axis=1, keepdims=True), np.finfo(np.float32).min)
     weights = np.exp((similarities - best) / np.float32(temperature))
     return (weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)).astype(np.float16)

@@ -50,10 +50,7 @@ class Devices:
         return f"srun --nodes={self.nodes} --ntasks={self.nodes} {each}".split()
 
     def passes(self, accumulate: int) -> int:
-        """Return how many of an update's forward passes one device makes; the update is the same on any number of GPUs.
-
-        Raises KnnlmError if the devices cannot share them evenly.
-        """
+        """Return each device's passes of an update, the same on any GPUs; KnnlmError if they cannot share it evenly."""
         if accumulate % max(self.gpus, 1):
             problem = f"the {accumulate} passes of an update cannot be shared evenly by {self.gpus} GPUs"
             remedy = "make it a multiple of them or give other GPUs"
@@ -101,10 +98,7 @@ def fairseq_command(
 
 
 def parse_log(lines: Iterable[str]) -> Iterator[dict]:
-    """Yield one row (COLUMNS) for each training or validation record of a fairseq JSON log; loss in nats per BPE token.
-
-    Raises KnnlmError as soon as a loss is not a finite number.
-    """
+    """Yield a row (COLUMNS) of each record in fairseq's log, nats a BPE token; KnnlmError if a loss is not finite."""
     for line in lines:
         if not (found := re.search(r"\| (train_inner|valid) \| (\{.*)", line)):
             continue

@@ -58,8 +58,7 @@ def export_model(checkpoint: Path, model_file: Path, architecture: dict, window:
 
 def save_model(model_file: Path, architecture: dict, tokens_per_sample: int, weights: dict, dictionary: Path) -> None:
     """Write a model file, whole or not at all. The same model gives the same bytes."""
-    facts = (architecture, tokens_per_sample, pieces_hash(dictionary), weights)
-    content = dict(zip(CONTENT, facts, strict=True))
+    content = dict(zip(CONTENT, (architecture, tokens_per_sample, pieces_hash(dictionary), weights), strict=True))
     # PyTorch would store the name of a file that it opens itself.
     with atomic(model_file) as unfinished, open(unfinished, "wb") as file:
         torch.save(content, file)
@@ -149,9 +148,8 @@ class LanguageModel:
     def states(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `att` and `ffn` at every position, float32 (batch, length, width) each (docs/paper.md#hidden-states).
 
-        `source` is int64 (batch, length): the token *before* each position that is asked about. Later tokens do not
-        change a position. `att` enters the last layer's feed-forward network, after its LayerNorm; W_sm multiplies
-        `ffn`.
+        `source` is int64 (batch, length): the token *before* each position. Later tokens do not change a position.
+        `att` enters the last layer's feed-forward network, after its LayerNorm; W_sm multiplies `ffn`.
         """
         ffn, _ = self.decoder.extract_features(source.to(self.device), None)
         return self._att.transpose(0, 1), ffn

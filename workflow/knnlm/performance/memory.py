@@ -15,13 +15,11 @@ def memory_bytes(field: str) -> float:
 
 
 class PeakMemory:
-    """The highest memory of this process: `own` while it is open, `resident` since the process began.
-
-    `resident` counts all pages, `own` none of memory-mapped files, which the kernel may drop at any time.
-    """
+    """The highest memory of this process, by the kernel's own accounting."""
 
     def __init__(self):
-        self.own = self.resident = math.nan
+        self.own = math.nan  # while it is open, without memory-mapped files, which the kernel may drop at any time
+        self.resident = math.nan  # since the process began, all pages
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 

@@ -49,10 +49,9 @@ class Retrieval:
     @classmethod
     def of(cls, config: dict) -> "Retrieval":
         """Read it from a config."""
-        (h, metric), index = (config["main"][key] for key in ("h", "metric")), config["index"]
-        sizes = config["retrieval"]["k"], config["lm"]["architecture"]["width"]
-        fractions = tuple(searched_fractions(config, h, metric))
-        return cls(h, metric, *sizes, fractions, *(index[key] for key in ("factory", "training_rows", "nprobe")))
+        sizes = {"k": config["retrieval"]["k"], "width": config["lm"]["architecture"]["width"]}
+        fractions = tuple(searched_fractions(config, **config["main"]))
+        return cls(**config["main"], **sizes, fractions=fractions, **config["index"])
 
     @property
     def parsed_factory(self) -> IndexFactory:

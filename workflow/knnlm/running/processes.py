@@ -43,8 +43,7 @@ def die_with(process: int) -> None:
 def reason_in(output: str) -> str:
     """Return the end of a sentence: why a program has failed, by the last line of its output, and where the rest is.
 
-    The output is most often a traceback. The terminal shows the log of a job, so the output is kept in a file beside
-    it; if that is not possible, it is printed.
+    Most often it is a traceback. The terminal shows a job's log, so it is kept in a file beside that, or else printed.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
     last = lines[-1][:LONGEST_REASON]

@@ -126,8 +126,7 @@ def refusal(error: Exception) -> str | None:
 def leave_times(log: Path, told: dict[str, float]) -> None:
     """Write beside a job's log, as JSON, when its step started, began to compute and ended (`cost.hours.Times`).
 
-    Each job has a file: several nodes that append to one file of a shared file system lose lines. A step does not fail
-    because the disk is too full for its times.
+    Each job has a file, as nodes that append to one file lose lines; no step fails for want of disk for its times.
     """
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     facts = {"threads": int(os.environ.get("OMP_NUM_THREADS", 1))}

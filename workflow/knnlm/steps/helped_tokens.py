@@ -28,8 +28,7 @@ def main(
     checkpoint = columns.checkpoint_of(base)
     _, lm = columns.find_component([base], catalogue.BASE.component, sizes, checkpoint)
     _, knn = columns.find_component(components, catalogue.main_name(settings["main"]), sizes, checkpoint)
-    weight = optimal_weight(lm["valid"], knn["valid"])
-    gain = interpolate(lm["test"], knn["test"], weight) - lm["test"]
+    gain = interpolate(lm["test"], knn["test"], optimal_weight(lm["valid"], knn["valid"])) - lm["test"]
     scored = Scored(gold["test"], knn["test"] > lm["test"], gain)
     borders = load_array(documents[EVALUATED.index("test")], "int64", (None,))
     if borders[0] != 0 or borders[-1] != scored.tokens.size:

@@ -9,7 +9,7 @@ from knnlm.components.columns import FACT_COLUMNS, save_components
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses.inputs import Inputs, Stored
-from knnlm.hypotheses.results import forget, show
+from knnlm.hypotheses.results import KEPT, forget, show
 from knnlm.running.devices import Job
 from knnlm.storage.tables import DIGITS, write_table
 
@@ -33,4 +33,4 @@ def main(
     log_p = {split: [result.log_p[split] for result in results] for split in EVALUATED}
     made = [result.component for result in results]
     save_components(descriptions, made, log_p, inputs.checkpoint, more_files=[facts])
-    forget(inputs.kept_results)
+    forget(checkpoints / KEPT)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from knnlm.config import text_limits
-from knnlm.cost import hours, plan, sizes, stages
+from knnlm.cost import hours, rules, sizes, stages
 from knnlm.errors import KnnlmError
 from knnlm.storage.manifests import read_manifest
 from knnlm.storage.tables import write_table
@@ -20,10 +20,7 @@ Seconds = dict[str, float]
 
 
 def formatted(works: dict[str, stages.Work], predicted: Seconds, measured: Seconds) -> str:
-    """Return the plan as an aligned table in gigabytes (10⁹ bytes), teraflop (10¹² operations) and hours.
-
-    Without rates there are no predicted hours, and without times of jobs no measured ones.
-    """
+    """Return the plan as a table of gigabytes (10⁹ bytes), teraflop (10¹²) and hours, without hours not known."""
     columns = HEADINGS[: 5 + bool(predicted)] + HEADINGS[6:] * bool(measured)
     cells = [columns]
     for stage, work in works.items():
@@ -54,7 +51,7 @@ def main(
     """Print the plan and write it as CSV, in bytes, operations and seconds; end with what the run will refuse."""
     tokens, vocabulary = counted(settings["corpus"], manifest)
     run = sizes.Run(settings, tokens, vocabulary)
-    works, rows = plan.whole_plan(run), []
+    works, rows = rules.whole_plan(run), []
     predicted = hours.predicted_seconds(run, hours.read_rates(rates)) if rates else {}
     measured = hours.measured_seconds(run, hours.read_times(logs)) if logs else {}
     for stage, work in works.items():

@@ -34,7 +34,7 @@ def main(
     inputs = verdicts.input_representation_table(components, shares, hypotheses, main_component)
     measured = [read_text_table(path, columns.FACT_COLUMNS) for path in facts]
     curves = [read_text_table(path, temperature.CURVE_COLUMNS) for path in temperatures]
-    words = wording.word_is(settings["corpus"]["tokeniser"])
+    words = wording.TEXTS["words"][settings["corpus"]["tokeniser"]]
     report = f"{wording.main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
     base = float(components.loc[components["component"] == "base", "ppl"].iloc[-1])
     made = {

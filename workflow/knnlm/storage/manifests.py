@@ -168,10 +168,7 @@ class Check:
 
 
 def _known(path: str | Path) -> tuple[Path, dict] | None:
-    """Return the manifest that knows a file and what it tells of it, if there is one.
-
-    For `a.b.npy` it is one of `a.b.json`, `a.json` and `manifest.json` beside it.
-    """
+    """Return the manifest that knows a file and what it says; of `a.b.npy`, `a.b.json`, `a.json` or `manifest.json`."""
     path = Path(path)
     _state(path)
     stems = path.name.split(".")[:-1]

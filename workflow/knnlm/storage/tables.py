@@ -28,10 +28,7 @@ def read_rows(path: str | Path, remedy: str = RERUN) -> list[dict[str, str]]:
 
 
 def read_table(path: str | Path, remedy: str = REMAKE, **how: object) -> "pd.DataFrame":
-    """Return a table, its columns of numbers as numbers unless `how`, options of pandas, says otherwise.
-
-    Raises KnnlmError, naming the file and the remedy, if it is none.
-    """
+    """Return a table, numbers as such unless `how`, for pandas, differs; KnnlmError with the remedy if it is none."""
     import pandas as pd
 
     try:
