@@ -1,12 +1,16 @@
 """The shipped configs as Snakemake reads them."""
 
 import copy
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 from snakemake.utils import update_config, validate
 
 from knnlm.config.sizes import complete, forget
+from knnlm.errors import KnnlmError
 
 ROOT = Path(__file__).parent.parent.parent
 VOCABULARY = 60  # types of an LM of random weights
@@ -34,3 +38,38 @@ def whole(config: dict) -> dict:
     validate(config, str(ROOT / "workflow/schemas/config.schema.yaml"))
     complete(config)
     return config
+
+
+def sentence(function, *arguments) -> str:
+    """Return the one sentence in which a call ends."""
+    with pytest.raises(KnnlmError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert message.isprintable()
+    assert len(message) < 500
+    return message
+
+
+def changed(config: dict, key: str, value: object) -> dict:
+    """Return the config with one dotted key set."""
+    config = copy.deepcopy(config)
+    *path, last = key.split(".")
+    section = config
+    for part in path:
+        section = section.setdefault(part, {})
+    section[last] = value
+    return config
+
+
+@contextmanager
+def as_somebody_else():
+    """Give up the right of the superuser to read everything, if it is held."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -1,5 +1,7 @@
-"""Stores for the tests of both searches, and what brute force finds in them."""
+"""Stores for the tests of both searches, and what brute force finds in them; a corpus for those of trainings."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +84,16 @@ def known(*paths):
     for path in map(Path, paths):
         write_manifest(path.with_suffix(".json"), [path])
     return paths
+
+
+def fairseq_corpus(folder: Path) -> Path:
+    """Write a random corpus of 60 pieces in fairseq's binary format, made by fairseq, and return its folder."""
+    generator = np.random.default_rng(0)
+    (folder / "dict.txt").write_text("".join(f"p{number} 1\n" for number in range(60)))
+    for split, lines in (("train", 400), ("valid", 30)):
+        rows = (" ".join(f"p{piece}" for piece in generator.integers(0, 60, 12)) for _ in range(lines))
+        (folder / split).write_text("\n".join(rows) + "\n")
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--srcdict", folder / "dict.txt"]
+    command += ["--trainpref", folder / "train", "--validpref", folder / "valid", "--destdir", folder / "binary"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "binary"

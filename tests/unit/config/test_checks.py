@@ -1,13 +1,12 @@
 """The config: its files are valid, its schema is complete, and each mistake is told by the name of its key."""
 
-import copy
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from configs import whole, written
+from configs import changed, whole, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,17 +21,6 @@ from knnlm.errors import KnnlmError
 ROOT = Path(__file__).parents[3]
 SCHEMA = read_schema()
 OVERLAYS = [(), ("tiny",), ("sotu",), ("wikitext103",), ("wikitext103", "rehearsal"), ("sotu", "tiny")]
-
-
-def changed(config: dict, key: str, value: object) -> dict:
-    """Return the config with one dotted key set."""
-    config = copy.deepcopy(config)
-    *path, last = key.split(".")
-    section = config
-    for part in path:
-        section = section.setdefault(part, {})
-    section[last] = value
-    return config
 
 
 DEFAULTS, TINY, PAPER = whole({"name": "defaults"}), whole(written("tiny")), whole(written("wikitext103"))

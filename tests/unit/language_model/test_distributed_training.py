@@ -3,12 +3,11 @@
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from stores import fairseq_corpus
 
 from knnlm.language_model.training import PLUGIN, Devices, fairseq_command, parse_log
 
@@ -35,26 +34,7 @@ ON_CPU = ["--cpu", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory):
-    """A random corpus in fairseq's binary format, made by fairseq."""
-    folder, generator = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
-    (folder / "dict.txt").write_text("".join(f"p{number} 1\n" for number in range(60)))
-    for split, lines in (("train", 400), ("valid", 30)):
-        rows = (" ".join(f"p{piece}" for piece in generator.integers(0, 60, 12)) for _ in range(lines))
-        (folder / split).write_text("\n".join(rows) + "\n")
-    command = [
-        sys.executable,
-        "-m",
-        "fairseq_cli.preprocess",
-        "--only-source",
-        "--srcdict",
-        folder / "dict.txt",
-        "--destdir",
-        folder / "binary",
-    ]
-    subprocess.run(
-        [*command, "--trainpref", folder / "train", "--validpref", folder / "valid"], check=True, capture_output=True
-    )
-    return folder / "binary"
+    return fairseq_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def started(binary: Path, folder: Path, processes: int) -> list[subprocess.Popen]:

@@ -1,0 +1,7 @@
+import pytest
+from runs import random_run
+
+
+@pytest.fixture(scope="session")
+def run():
+    return random_run()
