@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from knnlm.cost.gpu_share import Pause, Sample, busy_shares, computing_share, pauses, read_samples, window
-from knnlm.cost.step_times import Times
+from knnlm.cost.hours import Times
 from knnlm.errors import KnnlmError
 from knnlm.steps.gpu_share import main
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from knnlm.cost.step_times import Times, covered_seconds
+from knnlm.cost.hours import Times, covered_seconds
 from knnlm.errors import KnnlmError
 
 # Writes the samples; `utilization.gpu` is the part of a moment in which any kernel ran.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from knnlm.cost.gpu_share import busy_shares, computing_share, pauses, read_samples, window
-from knnlm.cost.step_times import read_times
+from knnlm.cost.hours import read_times
 
 
 def main(logs: Path, samples: Path | None = None) -> None:
