@@ -11,5 +11,4 @@ def components(inputs: Inputs) -> Results:
     """Yield the LM at its checkpoint of lowest validation loss."""
     training = Training(inputs, inputs.seed + inputs.settings["seed_offset"], {})
     training.run(training.training["updates"])
-    facts = {"valid_loss": training.best_valid_loss()}
-    yield lm_component(inputs, "lm", training.export("checkpoint_best.pt"), facts)
+    yield lm_component(inputs, "lm", training.export("checkpoint_best.pt"), {"valid_loss": training.best_valid_loss()})

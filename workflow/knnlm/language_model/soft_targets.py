@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]
+Near = Pair | None  # tokens and weights of neighbours, if there are any
 TILE_ROWS = 512  # their logits stay in the cache, and adding to the (V, width) gradient costs little
 
 
@@ -12,9 +13,7 @@ class SoftCrossEntropy(torch.autograd.Function):
     """Cross-entropy with the labels of `label_distribution`, with a gradient by hand: no array of (n, V) is kept."""
 
     @staticmethod
-    def forward(
-        ctx, features: Tensor, embedding: Tensor, teacher: Pair, neighbours: Pair | None, knn_weight: float
-    ) -> Tensor:
+    def forward(ctx, features: Tensor, embedding: Tensor, teacher: Pair, neighbours: Near, knn_weight: float) -> Tensor:
         """Return −Σ_w label(w) log p(w) in nats, summed over the rows; float32, or float64 for float64 features.
 
         features (n, width) and output embedding (V, width) are the student's, and the gradient is by these two.
@@ -51,9 +50,7 @@ class SoftCrossEntropy(torch.autograd.Function):
         return *((slope * part).to(ctx.dtype) for part in ctx.saved_tensors), *[None] * 3
 
 
-def label_distribution(
-    teacher: Tensor, neighbours: Pair | None, knn_weight: float, out: Tensor | None = None
-) -> Tensor:
+def label_distribution(teacher: Tensor, neighbours: Near, knn_weight: float, out: Tensor | None = None) -> Tensor:
     """Return the labels (1−λ) p_teacher + λ p_kNN, (n, V) of the teacher's dtype, for λ = `knn_weight`.
 
     teacher: logits, float32 or float64 (n, V). neighbours: their tokens, int64 (n, k), and weights, float (n, k), p_kNN

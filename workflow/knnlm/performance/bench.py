@@ -40,8 +40,7 @@ class Bench:
 
     def fitting(self, flops: float, least: int = 1, most: int = 2**62) -> int:
         """Return how many items of so many operations take `seconds`: a power of two, seldom another, or a limit."""
-        items = max(1.0, self.seconds * self.speed / flops)
-        return max(least, min(2 ** int(np.log2(items)), most))
+        return max(least, min(2 ** int(np.log2(max(1.0, self.seconds * self.speed / flops))), most))
 
     def speeds(self, **work: tuple[float, Job]) -> dict[str, np.ndarray]:
         """Do several pieces of work in turn, of which each does so much; return what each does a second, (pairs,)."""

@@ -42,9 +42,7 @@ def processor() -> str:
 
 def memory_of(device: str) -> int:
     """Return the bytes of memory that the device has."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[1]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if device == "cpu" else torch.cuda.mem_get_info()[1]
 
 
 def product_speed(device: str, dtype: torch.dtype = torch.float32, size: int = PRODUCT_SIZE) -> float:

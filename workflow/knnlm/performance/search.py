@@ -52,8 +52,7 @@ def exact(retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
         product: multiplying(queries, keys, bench.device),
         "faiss.knn": lambda: faiss_search(queries, keys, retrieval.k, retrieval.metric, bench.device),
     }
-    gigaflops = 2e-9 * queries.size * store.rows
-    speeds = bench.speeds(**{name: (gigaflops, job) for name, job in work.items()})
+    speeds = bench.speeds(**{name: (2e-9 * queries.size * store.rows, job) for name, job in work.items()})
     goals = {product: GOALS["product"], "faiss.knn": GOALS["faiss"]}
     compared = (("exact search", product), (fractions, product), ("exact search", "faiss.knn"))
     rows = [row(f"{a}: {b}", "GFLOP/s", speeds[a], speeds[b], goals[b]) for a, b in compared]
