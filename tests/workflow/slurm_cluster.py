@@ -1,4 +1,4 @@
-"""A Slurm of one node with one pretend GPU, for the tests.
+"""A Slurm of one node with one or two pretend GPUs, for the tests.
 
 It is made of Debian's packages, started in a folder of its own and stopped by its pid files.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+GPUS = ("/dev/zero", "/dev/full")  # that pretend to be one
 SITE = Path("/etc/slurm")  # jobs strip SLURM_CONF from their environment, so it must be where Slurm looks by itself
 MUNGE_PID = Path("/run/munge/munged.pid")
 PACKAGES = ("slurm-wlm", "munge")
@@ -47,7 +48,7 @@ MpiDefault=none
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=24000 Gres=gpu:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=24000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -55,8 +56,8 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 class Cluster:
     """A running Slurm."""
 
-    def __init__(self, folder: Path):
-        """Start it in `folder`; skips the test, saying why, where that cannot be done."""
+    def __init__(self, folder: Path, gpus: int = 1):
+        """Start it in `folder` with so many GPUs; skips the test, saying why, where that cannot be done."""
         self.folder = folder
         for name in ("state", "spool"):
             (folder / name).mkdir()
@@ -64,8 +65,11 @@ class Cluster:
         self.start_munge()
         SITE.mkdir(exist_ok=True)
         host = socket.gethostname()
-        (SITE / "slurm.conf").write_text(OURS + CONFIGURATION.format(host=host, folder=folder, ports=free_ports(2)))
-        (SITE / "gres.conf").write_text(f"{OURS}NodeName={host} Name=gpu File=/dev/zero\n")
+        (SITE / "slurm.conf").write_text(
+            OURS + CONFIGURATION.format(host=host, folder=folder, ports=free_ports(2), gpus=gpus)
+        )
+        lines = (f"NodeName={host} Name=gpu File={file}\n" for file in GPUS[:gpus])
+        (SITE / "gres.conf").write_text(OURS + "".join(lines))
         for command in (["slurmctld", "-c"], ["slurmd"]):
             subprocess.run(command, check=True)
             self.started.append(folder / f"{command[0]}.pid")

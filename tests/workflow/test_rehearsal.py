@@ -84,7 +84,7 @@ def local(new_project, address):
 def cluster(tmp_path_factory):
     if reason := unavailable():
         pytest.skip(f"no Slurm: {reason}")
-    running = Cluster(tmp_path_factory.mktemp("slurm"))
+    running = Cluster(tmp_path_factory.mktemp("slurm"), gpus=2)  # most jobs want one
     yield running
     running.stop()
 
