@@ -129,3 +129,14 @@ def test_the_twenty_lines_of_the_documentation_recompute_a_perplexity(finished):
     )
     recomputed, from_table = map(float, done.stdout.split())
     assert recomputed == pytest.approx(from_table, rel=1e-4)
+
+
+def test_the_main_result_alone_is_that_of_the_whole_run(components, finished):
+    finished("main_result")
+    folder = finished.folder / "results/tiny/main_result"
+    alone = pd.read_csv(folder / "components.csv").set_index(["component", "split"])
+    whole = components.set_index(["component", "split"]).loc[alone.index]
+    assert {name for name, _ in alone.index} > {"base", "knn-att-l2-exact-real"}
+    for column in ("ppl", "gain", "gain_low", "gain_high", "lambda", "temperature"):
+        assert np.array_equal(alone[column], whole[column], equal_nan=True), column
+    assert {path.suffix for path in folder.iterdir()} == {".csv", ".txt", ".png", ".pdf"}

@@ -198,9 +198,9 @@ def imported(path: Path) -> list[Path]:
     return [place for base in places for place in (base.with_suffix(".py"), base / "__init__.py")]
 
 
-@pytest.mark.parametrize(("more", "together"), [([], False), (["--resources", "gpu=2"], True)])
-def test_the_local_profile_lets_one_job_have_the_gpu_at_a_time(more, together, tmp_path):
-    """Each of two jobs waits a while until the other is there too; with one GPU for both it never is."""
+@pytest.mark.parametrize(("more", "together"), [([], True), (["--resources", "gpu=1"], False)])
+def test_the_local_profile_lets_two_jobs_have_the_gpu_at_a_time_or_one_where_that_is_asked(more, together, tmp_path):
+    """Each of two jobs waits a while until the other is there too; with one place on the GPU it never is."""
     (tmp_path / "Snakefile").write_text(
         """
 rule all:

@@ -47,11 +47,72 @@ rule tables:
         settings=settings(
             "seed", "corpus.tokeniser", "significance", "main", "fractions", "verdict", hypotheses=questions
         ),
+        only=[],
     shell:
         "logged {log} python -m knnlm.steps tables --settings {params.settings:q}"
         " --descriptions {input.base} {input.descriptions} {input.hypotheses} --tokens {input.tokens}"
         " --documents {input.documents} --continuation {input.continuation} --temperatures {input.temperatures}"
-        ' --loss {input.loss} --facts {input.facts} --folder "$(dirname {output.summary})"'
+        ' --loss {input.loss} --facts {input.facts} --folder "$(dirname {output.summary})" --only {params.only}'
+
+
+use rule tables as main_tables with:
+    """The main result alone, before there are hypotheses: the base LM, and the kNN of the main pair's exact search."""
+    input:
+        base=rules.evaluation_states.output.base,
+        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATED)),
+        descriptions=of_main("results/<run>/components/knn-{h}-{metric}-exact.json"),
+        log_p=behind_manifest(of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATED)),
+        temperatures=of_main("results/<run>/components/knn-{h}-{metric}-exact.temperature.csv"),
+        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
+        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATED),
+        continuation=rules.binarise.output.continuation,
+        loss=rules.train_lm.output.loss,
+        hypotheses=[],
+        facts=[],
+        code=sources("tables"),
+    output:
+        summary="results/<run>/main_result/summary.txt",
+        components="results/<run>/main_result/components.csv",
+        temperature="results/<run>/main_result/temperature.csv",
+    log:
+        "<logs>/main_result/tables.log",
+    priority: BEFORE_ALL
+    threads: asked("tables", "threads")
+    resources:
+        **asks("tables"),
+    params:
+        settings=settings("seed", "corpus.tokeniser", "significance", "main", "fractions", "verdict", hypotheses={}),
+        only=["summary.txt", "components.csv", "temperature.csv"],
+
+
+rule main_picture:
+    """Draw perplexity against temperature of the main result alone."""
+    input:
+        components=rules.main_tables.output.components,
+        table=rules.main_tables.output.temperature,
+        code=sources("plot"),
+    output:
+        png="results/<run>/main_result/temperature.png",
+        pdf="results/<run>/main_result/temperature.pdf",
+    log:
+        "<logs>/main_result/plot.log",
+    priority: BEFORE_ALL
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=settings("figures", "main"),
+    shell:
+        "logged {log} python -m knnlm.steps plot --figure temperature --settings {params.settings:q}"
+        " --table {input.table} --components {input.components} --pdf {output.pdf} --png {output.png}"
+
+
+rule main_result:
+    """The first answer, minutes after training: perplexity with and without neighbours, and against the temperature."""
+    input:
+        rules.main_tables.output,
+        rules.main_picture.output,
+    localrule: True
 
 
 for picture, drawn_from in FIGURES.items():

@@ -28,6 +28,8 @@ PERFORMANCE_FIGURES = ["performance", "scaling"]
 # Keys that shape the work of the main result, the text left aside; the measurement of performance does the same work.
 SHAPING = ["seed", "corpus.bpe_merges", "lm", "windows.train", "datastore", "index", "retrieval", "main", "fractions"]
 SHAPING += ["temperature", "significance"]
+# The priority of the main result's own tables and picture: nothing is to keep them waiting.
+BEFORE_ALL = 100_000
 # Of a job that computes on a device, beside what every job asks for.
 DEVICE = ["gres", "nodes", "mpi", "tasks", "tasks_per_gpu"]
 

@@ -37,7 +37,8 @@ STARTS |= dict.fromkeys(("retrieve_exact", "retrieve_approximate", "training_nei
 STARTS |= dict.fromkeys(("knn_components", "hypothesis"), TORCH)
 SNAKEMAKE_START, SNAKEMAKE_JOB = 3.0, 0.1  # seconds in which no job runs: at its start, and for each job
 # Jobs of targets of their own, no part of a run.
-OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "plot/scaling")
+OF_THEMSELVES = ("plan", "redraw", "measure_performance", "plot/performance", "plot/scaling", "main_result/tables")
+OF_THEMSELVES += ("main_result/plot",)
 
 
 @dataclass(frozen=True)

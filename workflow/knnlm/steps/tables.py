@@ -18,9 +18,9 @@ from knnlm.storage.tables import DIGITS, read_text_table, write_table
 
 def main(
     settings: dict, descriptions: Sequence[Path], tokens: Sequence[Path], documents: Sequence[Path], continuation: Path,
-    temperatures: Sequence[Path], loss: Path, facts: Sequence[Path], folder: Path,
+    temperatures: Sequence[Path], loss: Path, facts: Sequence[Path], folder: Path, only: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Make every table first, then write them all to a folder, so that a mistake in one leaves none."""
+    """Make every table first, then write them to a folder, all or `only` some: a mistake in one leaves none."""
     main_component, rule, hypotheses = settings["main"], settings["verdict"], settings["hypotheses"]
     h, metric = main_component["h"], main_component["metric"]
     resamples, level, seed = settings["significance"]["resamples"], settings["significance"]["level"], settings["seed"]
@@ -51,12 +51,13 @@ def main(
         "verdicts.txt": wording.verdict_text(judged, rule, level, base),
         "verdicts.rst": report + wording.verdict_rst(judged, rule, level, base),
     }
-    for name, content in made.items():
+    for name, content in {name: made[name] for name in only or made}.items():
         if isinstance(content, str):
             with atomic(folder / name) as unfinished:
                 unfinished.write_text(content, encoding="utf-8")
         else:
             write_table(folder / name, content, DIGITS)
+    print(made["summary.txt"])
 
 
 def read_splits(tokens: Sequence[Path], documents: Sequence[Path], continuation: Path) -> list[tables.Split]:
