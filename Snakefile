@@ -65,6 +65,7 @@ include: "workflow/rules/seeds.smk"
 onstart:
     check_submission()
     lock_runs()
+    look_when_a_job_ends()
 
 
 onerror:

@@ -218,3 +218,14 @@ rule on_gpu:
     profile = ["--workflow-profile", str(ROOT / "workflow/profiles/local"), "--cores", "2"]
     subprocess.run([sys.executable, "-m", "snakemake", *profile, *more], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "both").exists() == together
+
+
+def test_snakemake_looks_for_jobs_when_one_ends_and_not_every_second(project):
+    """Its limit of jobs a second would have it look again a second after every look, for each job that has ended."""
+    asking = "import sys; from snakemake.scheduling import job_scheduler as module; from snakemake.cli import main\n"
+    asking += "of, kept = module.JobScheduler, module.JobScheduler.schedule\n"
+    asking += "of.schedule = lambda self: (print('limit:', self.job_rate_limiter), kept(self))[1]\nmain(sys.argv[1:])"
+    call = project.call(("results/tiny/corpus/text/manifest.json",), "config/tiny.yaml")
+    words = [sys.executable, "-c", asking, *call.pop("args")[3:]]
+    said = subprocess.run(words, **call, stdout=subprocess.PIPE, check=True).stdout
+    assert "limit: None\n" in said

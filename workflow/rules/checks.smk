@@ -155,6 +155,16 @@ def lock_runs():
             raise WorkflowError(f"{error.filename}: {error.strerror}; put that right and run the same command again.")
 
 
+def look_when_a_job_ends():
+    """Let Snakemake look for jobs to start whenever one ends, and at no other time.
+
+    Its limit of jobs a second has it look again a second after each look, for every job that has ended: with 60 of them
+    60 times a second, which takes a good part of a core.
+    """
+    with suppress(AttributeError):  # of another version
+        workflow.scheduler.job_rate_limiter = None
+
+
 def repeat_mistakes(logs):
     """Say at the end why steps have failed: the sentence of each, from the logs that Snakemake's own `logs` name."""
     said = "".join(Path(log).read_text(encoding="utf-8", errors="replace") for log in logs)
