@@ -71,7 +71,12 @@ def work(config: dict, name: str) -> dict[str, str]:
 
 def uses_device(config: dict, name: str) -> bool:
     """Return whether a hypothesis asks for a GPU: its step says `.device` anywhere, or trains heads."""
-    nodes = list(ast.walk(_parsed(config["hypotheses"][name]["family"])))
+    return _uses_device(config["hypotheses"][name]["family"])
+
+
+@cache
+def _uses_device(family: str) -> bool:
+    nodes = list(ast.walk(_parsed(family)))
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     asks = any(isinstance(node, ast.Attribute) and node.attr == "device" for node in nodes)
     return asks or "knnlm.hypotheses.trained_heads" in imported
