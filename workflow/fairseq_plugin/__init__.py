@@ -4,9 +4,9 @@ import torch
 from fairseq.models import register_model_architecture
 from fairseq.models.transformer_lm import base_lm_architecture
 
-if not torch.cuda.is_available():
-    # bfloat16 inside float32 products where the processor has it; in training only: states are in full float32.
-    torch.set_float32_matmul_precision("medium")
+# bfloat16 or TF32 inside float32 products where the processor or GPU has it, as heads are trained. In training only:
+# states are in full float32.
+torch.set_float32_matmul_precision("medium")
 
 
 @register_model_architecture("transformer_lm", "transformer_lm_wikibpe")
