@@ -1,4 +1,4 @@
-"""The device that a step computes on: GPUs that its job was given, each held by two jobs at most, or the CPU."""
+"""The device that a step computes on: GPUs that its job was given, each held by a few jobs at most, or the CPU."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from knnlm.storage.locks import lock
 
 VARIABLE = "KNNLM_DEVICE"  # `cpu`: rules ask the scheduler for GPUs, steps compute on the CPU; for trying out a cluster
 SECONDS_BETWEEN_TRIES = 1.0
-JOBS_OF_A_GPU = 2  # one computes while the other starts or writes; fewer where the scheduler gives no more
+JOBS_OF_A_GPU = 4  # at most: one computes while others start or write; the scheduler says how many there are
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def device_for(gpus: int) -> str:
     """Return the torch device for a job that was given this many GPUs; raises KnnlmError where they are not there.
 
     Where CUDA shows more of them, as on a workstation, the process claims as many until it ends and sees no others. So
-    no three jobs share a GPU, and no two while another one is free.
+    no two jobs share a GPU while another one is free.
     """
     if (wanted := os.environ.get(VARIABLE, "cuda")) not in ("cpu", "cuda"):
         remedy = "write cpu, or unset it to use the GPUs that jobs are given"
