@@ -109,7 +109,7 @@ def test_a_user_s_own_folder_of_text_becomes_a_corpus(project):
 @pytest.fixture(scope="module")
 def announced(project):
     """Return what dry runs of all targets say of one job of each rule: text by what it is about, by rule."""
-    said = project("-n", "--forceall", "hypotheses", "main_result", "performance", "plan", config="config/tiny.yaml").stdout
+    said = project("-n", "--forceall", "hypotheses", "main_result", "performance", "plan").stdout
     said += project("-n", "--forceall", "redraw", config="config/tiny.yaml").stdout
     overlay = (project.folder / "config/tiny.yaml").read_text(encoding="utf-8") + "\nresources: {query_blocks: 2}\n"
     (project.folder / "config/blocks.yaml").write_text(overlay, encoding="utf-8")
