@@ -28,7 +28,7 @@ GPU = {"resources": {"gpus": 1, "training_gpus": 1, "threads": 2}}
 POLLING = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
 JOBS_OF_RULES = {"datastore_chunk": 64, "fill_index": 256, "training_neighbours": 64, "retrieve_exact": 16}
 JOBS_OF_RULES |= {"retrieve_approximate": 16, "train_index": 4, "train_lm": 1, "evaluation_states": 1, "hypothesis": 17}
-USING_A_GPU = {"datastore_chunk", "retrieve_exact", "retrieve_approximate", "train_lm", "evaluation_states"}
+USING_A_GPU = JOBS_OF_RULES.keys() - {"hypothesis"}  # of hypotheses, some
 
 
 @dataclass

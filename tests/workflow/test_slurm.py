@@ -37,15 +37,13 @@ GPU_RULES = {
     "train_lm": ("train_lm", {}),
     "evaluation_states": ("evaluation_states", {}),
     "datastore_chunk_wildcards_0": ("datastore_chunk", {"chunk": "0"}),
+    "train_index_wildcards_att_l2": ("train_index", PAIR),
+    "fill_index_wildcards_att_l2_0": ("fill_index", {**PAIR, "chunk": "0"}),
     "retrieve_exact_wildcards_att_l2": ("retrieve_exact", PAIR),
     "retrieve_approximate_wildcards_att_l2": ("retrieve_approximate", PAIR),
     "hypothesis_wildcards_sparsification": ("hypothesis", {"hypothesis": "sparsification"}),
 }
-CPU_RULES = {
-    "train_index_wildcards_att_l2": ("train_index", PAIR),
-    "fill_index_wildcards_att_l2_0": ("fill_index", {**PAIR, "chunk": "0"}),
-    "hypothesis_wildcards_neighbours": ("hypothesis", {"hypothesis": "neighbours"}),
-}
+CPU_RULES = {"hypothesis_wildcards_neighbours": ("hypothesis", {"hypothesis": "neighbours"})}
 CORPUS = ("corpus_text", "tokenise", "bpe", "binarise")
 # The polls of a cluster with no accounting, for a test that cannot wait; a site needs none of them.
 POLLING = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
