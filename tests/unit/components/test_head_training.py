@@ -12,10 +12,19 @@ import torch
 from scipy.special import logsumexp
 from stores import known
 
-from knnlm.components import heads
+from knnlm.components import head_training, heads
 from knnlm.components.catalogue import BASE
 from knnlm.components.columns import checkpoint_of, load_components, save_components
-from knnlm.components.head_training import Rows, learning_rates, log_p_of, store_log_p, store_rows, train_head
+from knnlm.components.head_training import (
+    Rows,
+    faster_in_bfloat16,
+    learning_rates,
+    log_p_of,
+    store_log_p,
+    store_rows,
+    train_head,
+    wide_dtype,
+)
 from knnlm.components.heads import (
     MixtureOfSoftmaxes,
     OutputEmbedding,
@@ -62,6 +71,43 @@ def test_constant_states_give_the_empirical_frequencies(n):
     log_p = [log_p_of(head, Rows(np.ones((1, 2)), np.array([token])), "cpu").item() for token in range(4)]
     assert np.exp(log_p) == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.005)
     assert trained.train_loss == pytest.approx(-sum(p * np.log(p) for p in (0.1, 0.2, 0.3, 0.4)), abs=0.01)
+
+
+FLAGS = "processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu avx2 avx512f {more}\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "more", "faster"),
+    [
+        ("AuthenticAMD", "avx512_bf16", True),
+        ("AuthenticAMD", "", False),
+        ("GenuineIntel", "avx512_bf16", False),
+        ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", True),
+    ],
+)
+def test_the_kind_of_processor_tells_the_precision_of_products(vendor, more, faster, tmp_path, monkeypatch):
+    facts = FLAGS.format(vendor=vendor, more=more)
+    assert faster_in_bfloat16(facts) is faster
+    monkeypatch.setattr(head_training, "CPU_FACTS", tmp_path / "cpuinfo")
+    assert wide_dtype(torch.float32, "cpu") == torch.float32
+    (tmp_path / "cpuinfo").write_text(facts)
+    assert wide_dtype(torch.float32, "cpu") == (torch.bfloat16 if faster else torch.float32)
+    assert wide_dtype(torch.float32, "cuda") == torch.float32
+    assert wide_dtype(torch.float64, "cpu") == torch.float64
+
+
+def test_heads_trained_with_bfloat16_products_reach_the_same_loss(tmp_path, monkeypatch):
+    generator, found = np.random.default_rng(0), []
+    states, truth = generator.normal(size=(4000, 8)), generator.normal(size=(8, 30))
+    gold = (states @ truth + generator.gumbel(size=(4000, 30))).argmax(axis=1)
+    rows, valid = (Rows(states[some].astype(np.float16), gold[some]) for some in (slice(3000), slice(3000, 4000)))
+    for more in ("", "avx512_bf16"):
+        (tmp_path / "cpuinfo").write_text(FLAGS.format(vendor="AuthenticAMD", more=more))
+        monkeypatch.setattr(head_training, "CPU_FACTS", tmp_path / "cpuinfo")
+        head = OutputEmbedding(random_weights(30, 8, torch.Generator().manual_seed(1)), even_rows(30, 1), 30)
+        found.append(train(head, [rows], valid, passes=5).valid_loss)
+    assert found[0] != found[1]
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
 def test_the_interpolated_loss_leaves_out_what_the_base_knows():

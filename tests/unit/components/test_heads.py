@@ -21,6 +21,7 @@ from knnlm.components.heads import (
     helped_weights,
     interpolated_likelihood,
     likelihood,
+    random_weights,
     weighted_likelihood,
 )
 
@@ -135,6 +136,35 @@ def test_identical_copies_give_the_original_distribution(problem, n):
     copies = copied_weights(W.numpy(), even_rows(types, n), 0.0, generator)
     one, many = OutputEmbedding(W, even_rows(types, 1), types), OutputEmbedding(copies, even_rows(types, n), types)
     torch.testing.assert_close(many.log_p(batch), one.log_p(batch), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_gradient_with_bfloat16_products_is_near_the_exact_one(n):
+    """Rounding moves it by a hundredth of its length, and nothing of it is rounded for good."""
+    generator, types, width = torch.Generator().manual_seed(1), 40, 16
+    states, gold = torch.randn(300, width, generator=generator), torch.randint(types, (300,), generator=generator)
+    mixture = [
+        torch.randn(shape, generator=generator) / 4 for shape in ((n, width), (n,), (n, width, width), (n, width))
+    ]
+    matrix = random_weights(n * types, width, generator)
+    embedding = random_weights(types, width, generator)
+    makes = [
+        lambda: OutputEmbedding(matrix, even_rows(types, n), types),
+        lambda: MixtureOfSoftmaxes(embedding, *mixture),
+    ]
+    for make in makes:
+        found = []
+        for dtype in (torch.float32, torch.bfloat16):
+            head = make()
+            head.wide = dtype
+            loss = head.accumulate(Batch(states, gold), likelihood)
+            log_p = head.log_p(Batch(states, gold))  # is never rounded
+            found.append((loss, log_p, torch.cat([parameter.grad.view(-1) for parameter in head.parameters])))
+        (loss, log_p, gradient), (rounded_loss, same, rounded) = found
+        assert rounded.dtype == torch.float32
+        assert torch.equal(same, log_p)
+        assert rounded_loss == pytest.approx(loss, rel=2e-3)
+        assert (rounded - gradient).norm() < 0.01 * gradient.norm()
 
 
 @pytest.mark.parametrize("K", [1, 3])

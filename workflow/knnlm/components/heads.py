@@ -1,7 +1,9 @@
 """Output layers on stored states: many rows a word type, a mixture of softmaxes, and their gradients by hand.
 
 The V-wide logits are made a tile of rows at a time in one buffer, turned into probabilities in place, and multiplied
-once more for the gradient. Several rows of the gold type, or weights, touch its columns and the narrow side only.
+once more for the gradient. Several rows of the gold type, or weights, touch its columns and the narrow side only. In
+training what is V wide may be in bfloat16 (`Head.wide`); parameters, the sums of their gradients and all that is
+evaluated stay in the parameters' precision.
 """
 
 from abc import ABC, abstractmethod
@@ -66,6 +68,7 @@ class Head(ABC):
         self.parameters, self.rows = parameters, rows
         self.tile_rows = max(LEAST_TILE_ROWS, TILE_BYTES // (len(matrix) * matrix.element_size()))
         self.buffer = matrix.new_empty(0)  # made when it is first used
+        self.wide = matrix.dtype  # the precision of what is V wide in training
 
     def tiles(self, batch: Batch) -> Iterator[tuple[slice, Batch]]:
         """Yield the rows of a batch by tiles: which they are, and themselves."""
@@ -75,7 +78,7 @@ class Head(ABC):
     def product(self, states: Tensor, weights: Tensor) -> Tensor:
         """Return states @ weights.T, (n, R), in the buffer, which the next product overwrites."""
         entries = len(states) * len(weights)
-        if len(self.buffer) < entries:
+        if len(self.buffer) < entries or self.buffer.dtype != weights.dtype:
             self.buffer = weights.new_empty(entries)
         return torch.mm(states, weights.T, out=self.buffer[:entries].view(len(states), -1))
 
@@ -123,11 +126,14 @@ class OutputEmbedding(Head):
         self.columns, self.fixed = columns.to(weights.device), fixed
         self.absent = None if present is None else (~present).to(weights.device)
 
-    def logits(self, tile: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (n, R) in the buffer, the gold's columns (n, most), and their logits, −inf where absent."""
-        logits = self.product(tile.states, self.parameters[0])
+    def logits(self, tile: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (n, R) in the buffer, the gold's columns (n, most), and their logits, −inf where absent.
+
+        Logits are of the precision `dtype`.
+        """
+        logits = self.product(tile.states.to(dtype), self.parameters[0].to(dtype))
         if self.fixed is not None:
-            logits.addmm_(tile.ffn, self.fixed.T)
+            logits.addmm_(tile.ffn.to(dtype), self.fixed.to(dtype).T)
         columns = self.columns[tile.gold]
         gold = logits.gather(1, columns)
         if self.absent is not None:
@@ -135,22 +141,22 @@ class OutputEmbedding(Head):
         return logits, columns, gold
 
     def log_p_of_tile(self, tile: Batch) -> Tensor:
-        logits, _, gold = self.logits(tile)
+        logits, _, gold = self.logits(tile, self.parameters[0].dtype)
         return gold.logsumexp(1) - _log_total(logits)
 
     def accumulate(self, batch: Batch, objective: Objective) -> float:
         # The gradient of −log p by the logits is softmax(z)_r, less its share of p for a row of the gold: the softmax
         # over the gold's rows alone.
         weights, total = self.parameters[0], 0.0
-        if weights.grad is None:
-            weights.grad = torch.empty_like(weights)
         for rows, tile in self.tiles(batch):
-            logits, columns, gold = self.logits(tile)
+            logits, columns, gold = self.logits(tile, self.wide)
             probabilities = torch.softmax(logits, 1, out=logits)
             loss, row_weights = objective(_log_of_gold(probabilities, columns, gold), tile)
-            probabilities.scatter_add_(1, columns, -torch.softmax(gold, 1))
-            states = tile.states * (row_weights / len(batch))[:, None]  # the weights, on the narrow side
-            torch.addmm(weights.grad, probabilities.T, states, beta=float(rows.start > 0), out=weights.grad)
+            states = tile.states * (row_weights / len(batch))[:, None]  # (n, width): the weights, on the narrow side
+            gradient = torch.mm(probabilities.T, states.to(self.wide)).to(weights.dtype)
+            pulled = torch.softmax(gold, 1).to(weights.dtype)[..., None] * states[:, None]  # (n, most, width)
+            gradient.index_put_((columns,), -pulled, accumulate=True)  # unlike index_add_, the same each time on a GPU
+            weights.grad = weights.grad.add_(gradient) if rows.start else gradient
             total += float(loss.sum())
         return total
 
@@ -170,14 +176,14 @@ class MixtureOfSoftmaxes(Head):
         """Return log π(h), (n, K)."""
         return torch.log_softmax(torch.addmm(self.parameters[1], states, self.parameters[0].T), 1)
 
-    def logits(self, states: Tensor) -> Iterator[Tensor]:
-        """Yield each expert's W_sm g_k(h), (n, V), in the buffer."""
+    def logits(self, states: Tensor, matrix: Tensor) -> Iterator[Tensor]:
+        """Yield each expert's W_sm g_k(h), (n, V), in the buffer, in the precision of `matrix`, which is W_sm."""
         for expert, bias in zip(*self.parameters[2:], strict=True):
-            yield self.product(torch.addmm(bias, states, expert.T), self.output_embedding)
+            yield self.product(torch.addmm(bias, states, expert.T).to(matrix.dtype), matrix)
 
     def log_p_of_tile(self, tile: Batch) -> Tensor:
         terms = self.log_prior(tile.states)
-        for k, logits in enumerate(self.logits(tile.states)):
+        for k, logits in enumerate(self.logits(tile.states, self.output_embedding)):
             terms[:, k] += logits.gather(1, tile.gold[:, None])[:, 0] - _log_total(logits)
         return terms.logsumexp(1)
 
@@ -187,16 +193,16 @@ class MixtureOfSoftmaxes(Head):
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         of_prior, of_prior_bias, of_experts, of_biases = (parameter.grad for parameter in self.parameters)
-        total = 0.0
+        total, matrix = 0.0, self.output_embedding.to(self.wide)
         for _, tile in self.tiles(batch):
             states, gold = tile.states, tile.gold[:, None]
             log_prior = self.log_prior(states)
             terms, expected = log_prior.clone(), []
-            for k, logits in enumerate(self.logits(states)):
+            for k, logits in enumerate(self.logits(states, matrix)):
                 chosen = logits.gather(1, gold)
                 probabilities = torch.softmax(logits, 1, out=logits)
                 terms[:, k] += _log_of_gold(probabilities, gold, chosen)
-                expected.append(probabilities @ self.output_embedding)
+                expected.append((probabilities @ matrix).to(states.dtype))
             log_p = terms.logsumexp(1)
             loss, row_weights = objective(log_p, tile)
             row_weights = (row_weights / len(batch))[:, None]
@@ -226,7 +232,8 @@ def _log_total(logits: Tensor) -> Tensor:
 
 def _log_of_gold(probabilities: Tensor, columns: Tensor, gold: Tensor) -> Tensor:
     """Return log Σ p over the gold's columns whose logit is not −inf, (n,), at least the log of the smallest number."""
-    found = probabilities.gather(1, columns).masked_fill_(gold.isneginf(), 0).sum(1)
+    found = probabilities.gather(1, columns).masked_fill_(gold.isneginf(), 0)
+    found = found.sum(1, dtype=torch.promote_types(found.dtype, torch.float32))
     return found.clamp_(torch.finfo(found.dtype).tiny, 1).log_()
 
 
