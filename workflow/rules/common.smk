@@ -60,7 +60,9 @@ def asked(rule, what):
     def amount(wildcards, attempt):
         from knnlm.cost import requests  # a run that is finished does not need it
 
-        return getattr(requests.asked(config, TOKENS, rule, dict(wildcards), attempt), what)
+        found = getattr(requests.asked(config, TOKENS, rule, dict(wildcards), attempt), what)
+        cores = workflow.resource_settings.cores if workflow.is_main_process and not workflow.non_local_exec else None
+        return requests.threads_beside_others(rule, found, cores) if what == "threads" and cores else found
 
     return amount
 

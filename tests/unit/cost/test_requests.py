@@ -9,7 +9,7 @@ import pytest
 from configs import config_of
 
 from knnlm.cost import requests
-from knnlm.cost.requests import asked, request, threads_for, threads_of
+from knnlm.cost.requests import asked, request, threads_beside_others, threads_for, threads_of
 from knnlm.cost.rules import RULES
 from knnlm.cost.rules import jobs as all_jobs
 from knnlm.cost.sizes import run_of, tokens_of
@@ -167,6 +167,11 @@ def test_jobs_beside_which_others_run_ask_for_more_threads_only_if_they_are_long
     }
     assert threads["train_lm"] == 8  # the whole run waits for it
     assert threads_of(run_of(PAPER, *tokens_of(PAPER, NOWHERE)), "retrieve_exact", PAIRS[0] | {"block": "0"}) == 4
+
+
+def test_on_one_machine_a_job_leaves_half_of_the_cores_to_others_unless_they_wait_for_it():
+    assert [threads_beside_others("hypothesis", 4, cores) for cores in (1, 2, 3, 4, 6, 8, 16)] == [1, 1, 1, 2, 3, 4, 4]
+    assert [threads_beside_others(rule, 8, 2) for rule in ("train_lm", "binarise", "tables")] == [8, 8, 1]
 
 
 def test_tokens_are_those_of_the_corpus_else_of_the_config_else_no_fewer_than_there_can_be(tmp_path):

@@ -91,6 +91,11 @@ def threads_for(work: Work, gpus: int, most: int, worth: float = SECONDS_WORTH_A
     return max(1, min(most, math.ceil(_seconds(work.likely, ON_CORES) / worth)))
 
 
+def threads_beside_others(rule: str, threads: int, cores: int) -> int:
+    """Return how many of a job's threads it takes on one machine: half of its cores, where others can run beside it."""
+    return threads if rule in WAITED_FOR else min(threads, max(1, cores // 2))
+
+
 def threads_of(run: Run, rule: str, wildcards: dict) -> int:
     """Return the CPU threads that a job asks for; a block of a search has those of the undivided search."""
     gpus, nodes = devices_of(run.config, rule, wildcards)  # with other threads a matrix product may round otherwise
