@@ -144,6 +144,7 @@ def test_training_on_separable_states(kind):
     assert trained.best_pass > 0
     assert after.dtype == np.float32
     assert -after.mean() == pytest.approx(trained.valid_loss, rel=1e-5)
+    assert np.array_equal(trained.log_p_valid, after)
     assert after.mean() > max(-0.05, before)
 
 
@@ -157,6 +158,7 @@ def test_the_best_pass_is_kept_and_the_same_seed_trains_the_same():
     head = OutputEmbedding(start.clone(), even_rows(6, 1), 6)
     trained = train(head, [rows], valid, passes=2)
     assert trained.best_pass == 0
+    assert np.array_equal(trained.log_p_valid, log_p_of(head, valid, "cpu"))
     assert trained.facts().keys() == {"best_pass", "valid_loss"}
     assert torch.equal(head.parameters[0], start)
     matrices = []

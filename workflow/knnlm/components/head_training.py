@@ -51,10 +51,12 @@ class Trained:
     best_pass: int
     train_loss: float
     valid_loss: float
+    log_p_valid: np.ndarray  # of the gold, float32 (n,), nats
 
     def facts(self) -> dict[str, float]:
         """Return what a step reports of it."""
-        return {name: value for name, value in vars(self).items() if not math.isnan(value)}
+        facts = {"best_pass": self.best_pass, "train_loss": self.train_loss, "valid_loss": self.valid_loss}
+        return {name: value for name, value in facts.items() if not math.isnan(value)}
 
 
 def store_rows(
@@ -90,10 +92,14 @@ def store_log_p(store: Datastore, output_embedding: np.ndarray, rows: int | None
     return [log_p_of(base, part, device) for part in parts]
 
 
-def mean_loss(head: Head, rows: Rows, objective: Objective, device: str) -> float:
-    """Return the objective's mean over the rows, nats per token."""
-    losses = (objective(head.log_p(batch), batch)[0] for batch in rows.batches(device))
-    return sum(float(loss.double().sum()) for loss in losses) / len(rows.gold)
+def loss_and_log_p(head: Head, rows: Rows, objective: Objective, device: str) -> tuple[float, np.ndarray]:
+    """Return the objective's mean over the rows, nats per token, and log p of the gold, float32 (n,), nats."""
+    total, found = 0.0, [np.empty(0, np.float32)]
+    for batch in rows.batches(device):
+        log_p = head.log_p(batch)
+        total += float(objective(log_p, batch)[0].double().sum())
+        found.append(log_p.float().cpu().numpy())
+    return total / len(rows.gold), np.concatenate(found)
 
 
 def learning_rates(recipe: dict, updates: int) -> np.ndarray:
@@ -117,7 +123,7 @@ def train_head(
     rates = iter(learning_rates(recipe, recipe["passes"] * len(blocks)).tolist())
     head.wide = wide_dtype(head.wide, device)
     optimiser = Adam(head.parameters, tuple(recipe["betas"]))
-    best = Trained(0, math.nan, mean_loss(head, valid, objective, device))
+    best = Trained(0, math.nan, *loss_and_log_p(head, valid, objective, device))
     kept = [parameter.clone() for parameter in head.parameters]
     for number in progress(range(1, recipe["passes"] + 1), label):
         total = 0.0
@@ -126,9 +132,9 @@ def train_head(
             with training_precision():
                 total += head.accumulate(part.batch(some, device), objective)
             optimiser.step(next(rates))
-        valid_loss = mean_loss(head, valid, objective, device)
+        valid_loss, log_p = loss_and_log_p(head, valid, objective, device)
         if valid_loss < best.valid_loss:
-            best = Trained(number, total / sum(len(part.gold) for part in rows), valid_loss)
+            best = Trained(number, total / sum(len(part.gold) for part in rows), valid_loss, log_p)
             kept = [parameter.clone() for parameter in head.parameters]
     for parameter, value in zip(head.parameters, kept, strict=True):
         parameter.copy_(value)
