@@ -21,7 +21,17 @@ WITH_STEP = {name for name, entry in ENTRIES.items() if "family" in entry}
 RETRIEVALS = [f"{h} {metric}" for h, metric in itertools.product(["att", "ffn"], ["l2", "ip"])]
 CHUNKS = ["0", "1"]
 
-FIGURES = ["components", "datastore_size", "temperature", "lambda", "loss", "verdicts", "parameters", "helped_tokens"]
+FIGURES = [
+    "components",
+    "datastore_size",
+    "temperature",
+    "lambda",
+    "loss",
+    "verdicts",
+    "parameters",
+    "helped_tokens",
+    "indexes",
+]
 PLOTS = {f"plot_{figure}" for figure in FIGURES} | {f"plot_hypothesis {name}" for name in WITH_STEP}
 PLOTS |= {"verdict_picture"}
 TABLES = {"tables"} | PLOTS

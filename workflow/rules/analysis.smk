@@ -15,6 +15,7 @@ rule tables:
         hypotheses_valid=behind_manifest(of_hypotheses("results/<run>/hypotheses/{hypothesis}.valid.npy")),
         hypotheses_test=behind_manifest(of_hypotheses("results/<run>/hypotheses/{hypothesis}.test.npy")),
         facts=of_hypotheses("results/<run>/hypotheses/{hypothesis}.facts.csv"),
+        speeds=of_hypotheses("results/<run>/hypotheses/{hypothesis}.speeds.csv"),
         code=sources("tables"),
     output:
         components=table("components"),
@@ -26,6 +27,7 @@ rule tables:
         shares=table("shares", "share of the gain, every component"),
         input_representation=table("input_representation"),
         facts=table("facts", "what else was measured"),
+        indexes=table("indexes", "kinds of index"),
         verdicts_text="results/<run>/tables/verdicts.txt",
         verdicts_rst="results/<run>/tables/verdicts.rst",
         summary=report(
@@ -52,7 +54,8 @@ rule tables:
         "logged {log} python -m knnlm.steps tables --settings {params.settings:q}"
         " --descriptions {input.base} {input.descriptions} {input.hypotheses} --tokens {input.tokens}"
         " --documents {input.documents} --continuation {input.continuation} --temperatures {input.temperatures}"
-        ' --loss {input.loss} --facts {input.facts} --folder "$(dirname {output.summary})" --only {params.only}'
+        " --loss {input.loss} --facts {input.facts} --speeds {input.speeds}"
+        ' --folder "$(dirname {output.summary})" --only {params.only}'
 
 
 use rule tables as main_tables with:
@@ -69,6 +72,7 @@ use rule tables as main_tables with:
         loss=rules.train_lm.output.loss,
         hypotheses=[],
         facts=[],
+        speeds=[],
         code=sources("tables"),
     output:
         summary="results/<run>/main_result/summary.txt",

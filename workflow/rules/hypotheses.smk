@@ -31,6 +31,7 @@ rule hypothesis:
         valid="results/<run>/hypotheses/{hypothesis}.valid.npy",
         test="results/<run>/hypotheses/{hypothesis}.test.npy",
         facts="results/<run>/hypotheses/{hypothesis}.facts.csv",
+        speeds="results/<run>/hypotheses/{hypothesis}.speeds.csv",
     log:
         "<logs>/hypothesis/{hypothesis}.log",
     cache: SHARED
@@ -51,7 +52,7 @@ rule hypothesis:
         " --trained {input.trained} --filled {input.filled} --training-neighbours {input.training_neighbours}"
         ' --model {input.model} --dictionary {input.dictionary} --corpus "$(dirname {input.continuation})/.."'
         ' --checkpoints "$(dirname {output.facts})/{wildcards.hypothesis}.checkpoints" --code {input.code:q}'
-        " --descriptions {output.descriptions} --facts {output.facts}"
+        " --descriptions {output.descriptions} --facts {output.facts} --speeds {output.speeds}"
 
 
 rule training_neighbours:

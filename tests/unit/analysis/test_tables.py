@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from runs import CONTINUATION, FRACTIONS, OFFSETS, REFERENCE, VARIANTS
 from scipy.optimize import minimize_scalar
@@ -9,6 +10,7 @@ from knnlm.analysis.tables import (
     Split,
     component_table,
     datastore_size_table,
+    index_table,
     lambda_table,
     main_variants,
 )
@@ -159,3 +161,28 @@ def test_lambda_curves_run_from_the_base_lm_to_the_component_alone(run):
             assert curve["lambda"].iloc[curve["ppl"].argmin()] == pytest.approx(
                 known.loc[(name, split), "lambda"], abs=0.01
             )
+
+
+def test_kinds_of_index_have_what_was_measured_and_their_perplexity():
+    names = ["base", "sweep-nprobe-1", "sweep-codes-8", "sweep-index-IVF8-PQ4"]
+    components = pd.DataFrame({"component": names, "hypothesis": [None, *["sweep"] * 3]})
+    components = components.assign(split="test", ppl=[100.0, 90, 85, 80], gain=0.0, gain_low=0.0, gain_high=9.0)
+    facts = pd.DataFrame(
+        [
+            ("sweep-nprobe-1", "recall", "0.4"),
+            ("sweep-codes-8", "recall", "0.5"),
+            ("sweep-codes-8", "codes", "8"),
+            ("sweep-codes-8", "bytes_a_row", "16"),
+            ("sweep-index-IVF8-PQ4", "recall", "0.75"),
+            ("sweep-index-IVF8-PQ4", "bytes_a_row", "12"),
+            ("sweep-index-IVF8-PQ4", "queries_a_second", "1234.5"),
+        ],
+        columns=["component", "quantity", "value"],
+    ).assign(hypothesis="sweep")
+    table = index_table(components, facts)
+    assert table["index"].tolist() == ["codes-8", "IVF8-PQ4"]
+    assert table["ppl"].tolist() == [85, 80]
+    assert table["bytes_a_row"].tolist() == [16, 12]
+    np.testing.assert_array_equal(table["queries_a_second"], [np.nan, 1234.5])
+    assert index_table(components, facts[:3]).empty
+    assert index_table(components, facts[:0]).empty

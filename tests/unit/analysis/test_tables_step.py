@@ -26,7 +26,7 @@ SETTINGS = {
 SETTINGS |= {"verdict": {"share": 0.25}, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
 TABLES = (
     "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "input_representation",
-    "facts",
+    "facts", "indexes",
 )  # fmt: skip
 TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst")
 

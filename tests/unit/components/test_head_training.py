@@ -248,6 +248,7 @@ def test_the_steps_train_without_fairseq(run_folder, tmp_path):
         files = {name: [run_folder / file for file in of_name] for name, of_name in names.items()}
         files |= {"model": [run_folder / "model.pt"], "checkpoints": [tmp_path / family]}
         files |= {"descriptions": [tmp_path / f"{family}.json"], "facts": [tmp_path / f"{family}.csv"]}
+        files |= {"speeds": [tmp_path / f"{family}.speeds.csv"]}
         words = [str(word) for name, paths in files.items() for word in (f"--{name}", *paths)]
         commands.append(["--family", family, "--settings", json.dumps(given), *words])
     program = f"""

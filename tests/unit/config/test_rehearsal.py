@@ -17,7 +17,7 @@ SIZES = {
     "layers", "width", "feed_forward_width", "heads",  # the base LM
     "updates", "warmup_updates", "cosine_period", "every", "validate_every", "save_every", "tokens_per_sample",
     "train", "evaluation",  # windows
-    "factory", "training_rows", "gpus", "training_gpus",
+    "factory", "factories", "training_rows", "gpus", "training_gpus",
     "passes", "rows", "batch", "rows_per_centroid", "iterations", "nprobe", "sample_rows", "train_tokens",
 }  # fmt: skip
 

@@ -105,7 +105,7 @@ def test_blocks_of_queries_share_the_work():
 )
 def test_joined_lists_are_asked_for_as_disk_and_not_as_memory(job, name):
     config = copy.deepcopy(PAPER)
-    config["hypotheses"]["approximate-search"]["settings"]["codes"] = []  # each of which is an index in memory
+    config["hypotheses"]["approximate-search"]["settings"] |= {"codes": [], "factories": []}  # each an index in memory
     tokens, vocabulary = tokens_of(config, NOWHERE)
     config_of_twice = config | {"datastore": config["datastore"] | {"chunks": 2 * config["datastore"]["chunks"]}}
     once, twice = (

@@ -104,7 +104,14 @@ def helped():
 
 
 @pytest.fixture(scope="module")
-def pictures(components, verdicts, helped):
+def kinds():
+    found = {"index": ["IVF8-PQ4", "IVF8-Flat"], "recall": [0.5, 0.9], "bytes_a_row": [12, 520]}
+    found |= {"queries_a_second": [np.nan, 1000.0], "ppl": [95.0, 93.5], "split": "test"}
+    return pd.DataFrame(found)
+
+
+@pytest.fixture(scope="module")
+def pictures(components, verdicts, helped, kinds):
     """Every new picture, by name, drawn again at each call."""
     return {
         "hypothesis-wide": lambda: draw("hypothesis-wide", components, None, MAIN, ABOUT),
@@ -114,10 +121,11 @@ def pictures(components, verdicts, helped):
         "verdicts": lambda: draw("verdicts", verdicts, components, MAIN),
         "parameters": lambda: draw("parameters", components, components, MAIN),
         "helped_tokens": lambda: draw("helped_tokens", helped, components, MAIN),
+        "indexes": lambda: draw("indexes", kinds, components, MAIN),
     }
 
 
-NAMES = ("hypothesis-wide", "hypothesis-many", "verdicts", "parameters", "helped_tokens")
+NAMES = ("hypothesis-wide", "hypothesis-many", "verdicts", "parameters", "helped_tokens", "indexes")
 
 
 def horizontal(axes):
@@ -284,6 +292,16 @@ def test_helped_tokens_has_a_column_of_bars_for_each_property(pictures, helped):
         assert np.average(rows["gain"], weights=rows["tokens"]) == pytest.approx(max(horizontal(column[1])))
         assert [label.get_text() for label in column[2].get_xticklabels()] == rows["bin"].tolist()
         assert column[2].get_xlabel().replace("\n", " ") == name
+
+
+def test_kinds_of_index_stand_in_every_panel_beside_exact_search(pictures, components, kinds):
+    picture = pictures["indexes"]()
+    exact = components[(components["component"] == REFERENCE) & (components["split"] == "test")]["ppl"].item()
+    assert [text.get_text() for text in picture.legends[0].get_texts()] == list(kinds["index"])
+    for axes, column in zip(picture.axes, ("bytes_a_row", "recall", "queries_a_second"), strict=True):
+        assert horizontal(axes) == {exact}
+        points = [tuple(line.get_xydata()[0]) for line in axes.lines[1:]]
+        np.testing.assert_array_equal(points, kinds[[column, "ppl"]])
 
 
 def test_unknown_intervals_leave_the_points_standing(components, tmp_path):

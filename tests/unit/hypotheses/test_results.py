@@ -72,7 +72,7 @@ def step(tmp_path):
             "continuation.npy",
         ]
         words += ["--base", "base.json", "--code", "step.py", "--checkpoints", "four.checkpoints"]
-        words += ["--descriptions", f"{output}.json", "--facts", f"{output}.csv"]
+        words += ["--descriptions", f"{output}.json", "--facts", f"{output}.csv", "--speeds", f"{output}.speeds.csv"]
         environment = os.environ | {
             "PYTHONPATH": str(Path(__file__).parents[3] / "workflow"),
             "DIES_AFTER": str(dies_after),
@@ -106,7 +106,7 @@ def test_each_result_is_made_once_whenever_the_step_is_killed(step, tmp_path):
     assert step("killed") == [3]
     found = outputs(tmp_path, "killed")
     assert found == outputs(tmp_path, "undisturbed")
-    assert len(found) == 4
+    assert len(found) == 5
 
 
 def test_nothing_is_kept_of_other_settings_code_or_inputs(step, tmp_path):

@@ -25,6 +25,8 @@ COMPONENT_COLUMNS += ["oracle", "gain", "gain_low", "gain_high", *HYPOTHESIS, "h
 COLUMN_TYPES = dict.fromkeys(["k", "added_parameters", "rows"], "Int64")  # the base LM has none of these
 COLUMN_TYPES |= dict.fromkeys(["temperature", "fraction", "x"], "float64")
 LOSS_COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
+INDEX_QUANTITIES = ["recall", "bytes_a_row", "queries_a_second"]
+INDEX_COLUMNS = ["component", "index", "split", *INDEX_QUANTITIES, "ppl", "gain", "gain_low", "gain_high"]
 LAMBDA_COLUMNS = ["component", "split", "lambda", "ppl"]
 LAMBDA_POINTS = 101
 
@@ -102,6 +104,19 @@ def component_table(
         samples = bootstrap(np.stack(sums[split.name]), split.document_words, resamples, seed)
         _add_gains_and_intervals(table, (table["split"] == split.name).to_numpy(), samples, level)
     return table[COMPONENT_COLUMNS].astype(COLUMN_TYPES)
+
+
+def index_table(components: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+    """Return what kinds of index cost and bring: INDEX_COLUMNS, a row for each component with `bytes_a_row` and split.
+
+    `facts` has hypothesis, component, quantity and value as text. A search that nobody timed has no queries a second.
+    """
+    wanted = facts[facts["quantity"].isin(INDEX_COLUMNS)]
+    wide = wanted.pivot(index="component", columns="quantity", values="value").astype(float)
+    wide = wide.reindex(columns=INDEX_QUANTITIES).dropna(subset="bytes_a_row")
+    table = components.merge(wide, left_on="component", right_index=True)
+    names = [row.component.removeprefix(f"{row.hypothesis}-").removeprefix("index-") for row in table.itertuples()]
+    return table.assign(index=names)[INDEX_COLUMNS]
 
 
 def _check_names(names: list[str], reference: str) -> None:

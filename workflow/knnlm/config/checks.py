@@ -116,6 +116,8 @@ def _setting_problems(config: dict) -> Problems:
     for key, codes in registry.values_of(config, "pq_bytes"):
         few = rows < PQ_CENTROIDS and width % codes == 0  # the step leaves out a code that does not divide the width
         yield from told_if(few, key, "PQ codes", codes=codes, needed=PQ_CENTROIDS, rows=rows)
+    for key, factory in registry.values_of(config, "factory"):
+        parse_factory(factory, width, key)  # raises KnnlmError; the step leaves out what does not fit the run
     seed = max(config["seeds"] or [config["seed"]])
     for key, offset in registry.values_of(config, "seed_offset"):
         said = {"offset": shown(offset), "made": shown(seed + offset), "seed": seed, "largest": LARGEST_SEED}

@@ -80,7 +80,7 @@ def training_neighbours(run: Run, wildcards: dict) -> Work:
     choosing = 2.0 * run.chunk_rows * run.width * (run.factory.lists + nprobe * PQ_CENTROIDS)  # as if with PQ
     found = 2 * SINGLE * run.chunk_rows * (k + 1)
     values, lists = SINGLE * run.train, run.list_bytes
-    lookups = stages.looked_up(run.factory, run.width, run.chunk_rows, nprobe, run.train)
+    lookups = stages.looked_up(run.factory, run.chunk_rows, nprobe, run.train)
     done = Counter(choosing_flops=choosing, lookups=lookups, disk_bytes=found)
     read = Counter(disk_bytes=HALF * run.width * run.chunk_rows + values + 2 * lists)
     memory = stages.index_memory(run, run.config["main"]["metric"]) + values + 3 * found
@@ -121,14 +121,18 @@ def _trainings(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
 
 def _searches(run: Run, said: dict) -> Work:
     """Search the main index, joined on disk; fill and search indexes with other codes, in memory with their sample."""
-    nprobe, factory = run.config["index"]["nprobe"], run.factory
+    nprobe, factory, queries = run.config["index"]["nprobe"], run.factory, sum(said["queries"])
     codes = [code for code in said["codes"] if run.width % code == 0 and code != factory.code_bytes]
-    compared = max(nprobe, *said["lists"]) * (factory.sub_quantisers or 2 * run.width) + nprobe * sum(codes)
-    looked_up = sum(said["queries"]) * run.train / factory.lists * compared
-    filling = len(codes) * stages.index_filling(run).flops
+    compared = max(nprobe, *said["lists"]) * factory.lookups + nprobe * sum(codes)
+    done = Counter(exact_flops=len(codes) * stages.index_filling(run).flops)
+    done += Counter(lookups=queries * run.train / factory.lists * compared)
     sample = SINGLE * min(run.config["index"]["training_rows"], run.train) * run.width
-    memory = run.train * (max(codes) + ID_BYTES) + sample if codes else 0
-    done = Counter(exact_flops=filling, lookups=looked_up)
+    rows = [code + ID_BYTES for code in codes]
+    for other in (run.with_config("index", factory=kind) for kind in said["factories"]):
+        done += stages.index_training(other).likely + stages.index_filling(other).likely
+        done += Counter(lookups=stages.looked_up(other.factory, queries, nprobe, run.train))
+        rows.append((other.factory.code_bytes + ID_BYTES) * (2 if other.factory.packed else 1))
+    memory = run.train * max(rows) + sample if rows else 0
     return Work(memory, 0, done, Counter(disk_bytes=2 * run.list_bytes), passing_bytes=run.list_bytes)
 
 

@@ -43,7 +43,9 @@ class Run:
         self.chunk_rows = min(self.train, math.ceil(count / self.chunks) * new)  # n: rows of the largest chunk
         self.factory = parse_factory(config["index"]["factory"], self.width)
         self.codewords = self.factory.codewords
-        self.centroid_bytes = SINGLE * self.width * (self.factory.lists + self.codewords)  # of an index without rows
+        transform = self.width if self.factory.transform else 0
+        centroids = self.factory.lists + self.codewords + transform
+        self.centroid_bytes = SINGLE * self.width * centroids  # of an index without rows, and its transform
         self.pairs = sorted({(h, metric) for h, metric, _ in retrievals(config)})  # all that is indexed and searched
         self.list_bytes = self.train * (self.factory.code_bytes + ID_BYTES)  # of an index of the whole store
         self.searches = sum(len(searched_fractions(config, *pair)) for pair in self.pairs)

@@ -155,7 +155,7 @@ def exact_retrieval(run: Run) -> Work:
 
 def approximate_retrieval(run: Run) -> Work:
     """Search the indexes, fraction after fraction: lists are chosen at each, and scanned once for all, on disk."""
-    sizes = run.factory, run.width, run.evaluated, run.config["index"]["nprobe"]
+    sizes = run.factory, run.evaluated, run.config["index"]["nprobe"]
     lookups = len(run.pairs) * looked_up(*sizes, run.train)
     done = Counter(choosing_flops=run.searches * choosing(*sizes), lookups=lookups)
     done["disk_bytes"] = run.found_bytes
@@ -200,21 +200,22 @@ def temperatures_tried(run: Run) -> int:
     return math.ceil(len(run.config["temperature"]["grid"]) / GRID_STEP) + TEMPERATURES_SEARCHED
 
 
-def choosing(factory: IndexFactory, width: int, queries: int, nprobe: int) -> float:
+def choosing(factory: IndexFactory, queries: int, nprobe: int) -> float:
     """Return the operations in which an index chooses `nprobe` lists for each query and makes its look-up tables."""
-    return 2.0 * queries * width * (factory.lists + (nprobe * PQ_CENTROIDS if factory.sub_quantisers else 0))
+    return 2.0 * queries * factory.width * (factory.lists + nprobe * factory.codewords)
 
 
-def looked_up(factory: IndexFactory, width: int, queries: int, nprobe: int, rows: float) -> float:
+def looked_up(factory: IndexFactory, queries: int, nprobe: int, rows: float) -> float:
     """Return what is looked up or compared in the lists of an index of so many rows."""
-    return queries * rows * nprobe / factory.lists * (factory.sub_quantisers or 2 * width)
+    return queries * rows * min(1, nprobe / factory.lists) * factory.lookups
 
 
 def index_memory(run: Run, metric: str) -> int:
     """Return bytes of an index to be searched: centroids of every chunk's, the trained and the joined one; tables."""
     # FAISS makes look-up tables for l2 with PQ, for the trained index and for the searched one
-    tables = run.factory.lists * run.factory.sub_quantisers * PQ_CENTROIDS * SINGLE if metric == "l2" else 0
-    return (run.chunks + 2) * run.centroid_bytes + 2 * tables
+    by_residual = metric == "l2" and not run.factory.packed
+    tables = run.factory.lists * run.factory.sub_quantisers * PQ_CENTROIDS * SINGLE if by_residual else 0
+    return (run.chunks + 2) * run.centroid_bytes + 2 * tables + (run.list_bytes if run.factory.packed else 0)
 
 
 def joined_bytes(run: Run) -> int:

@@ -22,14 +22,16 @@ PQ_CENTROIDS = 256  # of one 8-bit code
 ID_BYTES = 8  # of a row in an index, beside its code
 ROWS_AT_ONCE = 131072  # keys, in float32, that are added to an index together
 
-# Bytes of a code of a vector of d numbers, but for PQ; FAISS adds two float32 to the bits of RaBitQ.
-CODE_BYTES = {
-    "Flat": lambda d: 4 * d,
-    "SQfp16": lambda d: 2 * d,
-    "SQ8": lambda d: d,
-    "SQ4": lambda d: math.ceil(d / 2),
-    "RaBitQ": lambda d: math.ceil(d / 8) + 8,
+# Codes but PQ: bytes for a vector of d numbers (FAISS adds two float32 to the bits of RaBitQ), what a comparison takes,
+# counted in look-ups of PQ, and whether FAISS has them on a GPU.
+CODES = {
+    "Flat": (lambda d: 4 * d, lambda d: 2 * d, True),
+    "SQfp16": (lambda d: 2 * d, lambda d: 2 * d, True),
+    "SQ8": (lambda d: d, lambda d: d / 2, True),
+    "SQ4": (lambda d: math.ceil(d / 2), lambda d: d / 2, True),
+    "RaBitQ": (lambda d: math.ceil(d / 8) + 8, lambda d: d / 8, False),
 }
+LOOKUPS_OF_FAST_SCAN = 1 / 8  # of a 4-bit code, of which many are looked up at once
 
 # What FAISS 1.15 has on a GPU: GpuIndexIVFPQ::verifyPQSettings_, IVFPQ::isSupportedPQCodeLength, validateKSelect.
 GPU_PQ_CODES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
@@ -54,7 +56,19 @@ class IndexFactory:
     @property
     def codewords(self) -> int:
         """Centroids of each sub-quantiser, 0 without PQ."""
-        return (16 if self.codes.endswith("x4fs") else PQ_CENTROIDS) if self.sub_quantisers else 0
+        return (16 if self.packed else PQ_CENTROIDS) if self.sub_quantisers else 0
+
+    @property
+    def packed(self) -> bool:
+        """Whether the rows are packed for a search, in memory and beside the stored ones."""
+        return self.codes.endswith("x4fs")
+
+    @property
+    def lookups(self) -> float:
+        """What the comparison of a query with a row takes, in look-ups of 8-bit codes."""
+        if self.sub_quantisers:
+            return self.sub_quantisers * (LOOKUPS_OF_FAST_SCAN if self.packed else 1)
+        return CODES[self.codes][1](self.width)
 
     @property
     def least_training_rows(self) -> int:
@@ -69,7 +83,7 @@ class IndexFactory:
 
     def not_on_gpu(self, k: int = 1, nprobe: int = 1) -> str | None:
         """Say why FAISS cannot fill the index on a GPU, or search it for `k` neighbours; None where it can."""
-        if self.codes == "RaBitQ" or self.codes.endswith("x4fs"):
+        if self.packed or (self.codes in CODES and not CODES[self.codes][2]):
             return f"FAISS has no {self.codes} on a GPU"
         if self.sub_quantisers and self.sub_quantisers not in GPU_PQ_CODES:
             return f"FAISS has no PQ of {self.sub_quantisers} codes on a GPU, only {', '.join(map(str, GPU_PQ_CODES))}"
@@ -88,7 +102,7 @@ def parse_factory(factory: str, width: int, key: str = "index.factory") -> Index
         raise KnnlmError(f"config key {key}: {factory!r} is not an index that is known here; write {KNOWN}.")
     inner = int(match["opq_width"] or match["pca_width"] or match["rr_width"] or width)
     pq, four_bits = int(match["pq"] or 0), match["bits"] == "x4fs"
-    code_bytes = CODE_BYTES[match["codes"]](inner) if not pq else math.ceil(pq / 2) if four_bits else pq
+    code_bytes = CODES[match["codes"]][0](inner) if not pq else math.ceil(pq / 2) if four_bits else pq
     codes = match["codes"].removesuffix("x8")
     return IndexFactory(int(match["lists"]), code_bytes, pq, codes, inner, match["transform"] or "")
 

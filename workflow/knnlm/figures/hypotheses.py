@@ -112,6 +112,32 @@ def parameters(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Fig
     return picture
 
 
+def indexes(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Figure:
+    """Perplexity on test of each kind of index, against bytes of a row, queries a second and recall, beside exact."""
+    rows, exact = table[table["split"] == "test"], parts.row_of(components, "test", main_name(main))["ppl"]
+    known = {
+        "bytes_a_row": "bytes a row",
+        "recall": "share of neighbours found",
+        "queries_a_second": "queries a second",
+    }
+    shown = [column for column in known if rows[column].notna().any()] or ["bytes_a_row"]
+    picture, panels = parts.page(3.2 + 0.07 * len(rows), ncols=len(shown), sharey=True, squeeze=False)
+    styles = [_style(number) | {"linestyle": "none", "markersize": 4.5} for number in range(len(rows))]
+    for axes, column in zip(panels[0], shown, strict=True):
+        axes.axhline(exact, color=parts.INK, linewidth=0.8)
+        for style, x, ppl in zip(styles, rows[column], rows["ppl"], strict=True):
+            axes.plot([x], [ppl], **style)
+        is_wide = rows[column].max() > 10 * rows[column].min()
+        axes.set(xlabel=known[column], xscale="log" if is_wide else "linear")
+    parts.note(panels[0, 0], f"exact search {exact:.1f}", (0, exact), (3, 2), parts.WIDTH)
+    ends = [*rows["ppl"], exact]
+    panels[0, 0].set(ylabel=f"{parts.PERPLEXITY} on test", ylim=parts.margin(min(ends), max(ends)))
+    handles = [Line2D([], [], label=name, **style) for name, style in zip(rows["index"], styles, strict=True)]
+    if handles:
+        picture.legend(handles=handles, loc="outside lower center", ncols=3)
+    return picture
+
+
 def helped_tokens(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
     """A column for each property of a token: how many tokens are helped, by how much, and where the gain comes from."""
     names = list(dict.fromkeys(table["property"]))

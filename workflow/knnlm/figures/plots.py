@@ -18,7 +18,7 @@ from knnlm.analysis.tables import main_result
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.figures import parts
-from knnlm.figures.hypotheses import helped_tokens, hypothesis, parameters, verdicts
+from knnlm.figures.hypotheses import helped_tokens, hypothesis, indexes, parameters, verdicts
 from knnlm.storage.atomic import atomic
 
 LARGE = {"markersize": 6.5, "markeredgecolor": parts.INK, "markeredgewidth": 0.8}  # the mark of a tuned value
@@ -41,7 +41,7 @@ def draw(
         raise KnnlmError(f"figure {figure}: unknown; choose one of {', '.join(FIGURES)}.")
     if kind in WITH_COMPONENTS and components is None:
         raise KnnlmError(f"figure {figure}: needs the table components.csv too; add --components.")
-    if kind in ("temperature", "hypothesis", "parameters") and main is None:
+    if kind in ("temperature", "hypothesis", "parameters", "indexes") and main is None:
         raise KnnlmError(f"figure {figure}: needs to know the main component; add main to the settings.")
     if kind == "hypothesis" and about is None:
         raise KnnlmError(f"figure {figure}: needs to know what it is about; add hypothesis to the settings.")
@@ -204,12 +204,13 @@ def _scaling(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
     return picture
 
 
-WITH_COMPONENTS = ("temperature", "lambda", "parameters")
-EMPTY_WITHOUT_HYPOTHESES = ("verdicts", "parameters")
+WITH_COMPONENTS = ("temperature", "lambda", "parameters", "indexes")
+EMPTY_WITHOUT_HYPOTHESES = ("verdicts", "parameters", "indexes")
 FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and for a hypothesis what it is about
     "temperature": _temperature, "datastore_size": _datastore_size, "lambda": _lambda, "loss": _loss,
     "components": _components, "verdicts": verdicts, "parameters": parameters, "helped_tokens": helped_tokens,
     "performance": _performance, "scaling": _scaling, "hypothesis": hypothesis,
+    "indexes": indexes,
 }  # fmt: skip
 
 

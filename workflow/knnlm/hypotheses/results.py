@@ -20,11 +20,15 @@ KIND, KEPT = "kept result", "results"  # of manifests; the folder of results tha
 
 @dataclass(frozen=True)
 class Result:
-    """A component, its log p of the gold tokens for each split, float32 (n,) in nats, and further facts."""
+    """A component, its log p of the gold tokens for each split, float32 (n,) in nats, and further facts.
+
+    Speeds are facts of the machine: no two runs have the same.
+    """
 
     component: Component
     log_p: dict[str, np.ndarray]
     facts: dict[str, float] = field(default_factory=dict)
+    speeds: dict[str, float] = field(default_factory=dict)
 
 
 Results = Iterator[Result]  # what the `components` of a hypothesis yields

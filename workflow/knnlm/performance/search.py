@@ -9,6 +9,7 @@ import torch
 
 from knnlm.cost.stages import choosing, looked_up
 from knnlm.datastore.index import METRICS, join_indexes
+from knnlm.datastore.placing import ivf_of, place_for
 from knnlm.datastore.store import Datastore
 from knnlm.performance.bench import Bench, Measured, interleaved, median, row
 from knnlm.performance.machine import COPIED_BYTES, copying
@@ -83,10 +84,9 @@ def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Ben
     """Compare approximate search of the whole store, which joins the chunks' indexes, with a search of one index."""
     queries, factory = queries_for(retrieval, store, bench, MORE_APPROXIMATE), retrieval.parsed_factory
     bare = join_indexes(index.trained, index.filled, store.chunks, 0.0, 1.0, index.folder)
-    bare.nprobe = retrieval.nprobe
+    ivf_of(bare).nprobe = retrieval.nprobe
     few = min(1.0, factory.lists / store.rows)
-    if bench.device == "cuda":
-        bare = faiss.index_cpu_to_all_gpus(bare)
+    bare = place_for(bare, bench.device, retrieval.k, retrieval.nprobe).searched(bare)
     work = {
         "ours": lambda: retrieval.approximate(store, index, queries, bench.device, WHOLE),
         "bare": lambda: bare.search(queries, retrieval.k),
@@ -94,7 +94,7 @@ def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Ben
     }
     taken = interleaved(work, bench.pairs, bench.device)
     whole, start = median(taken["ours"]), median(taken["few"])
-    sizes = factory, retrieval.width, len(queries), retrieval.nprobe
+    sizes = factory, len(queries), retrieval.nprobe
     rates = {"choosing_flops": choosing(*sizes) / start}  # a row for each list; look-ups take the rest of the time
     rates["lookups"] = looked_up(*sizes, store.rows * (1 - few)) / max(whole - start, whole / 10)
     ours, reference = len(queries) / taken["ours"], len(queries) / taken["bare"]
@@ -105,12 +105,12 @@ def approximate(retrieval: Retrieval, store: Datastore, index: Index, bench: Ben
 def real_scores(retrieval: Retrieval, store: Datastore, index: Index, bench: Bench) -> Measured:
     """Compare scoring the neighbours that FAISS found, with all keys read and converted, with copying memory."""
     queries = queries_for(retrieval, store, bench, most=QUERIES_OF_ROWS)
-    ids, _ = retrieval.approximate(store, index, queries, "cpu", WHOLE)
+    ids, _ = retrieval.approximate(store, index, queries, bench.device, WHOLE)
     enough = bench.fitting(OPERATIONS_IN_THE_TIME_OF_A_BYTE * 4 * queries.size * retrieval.k)
     times = max(1, min(enough, MOST_PRODUCTS // ids.size))  # over again, until there is enough to score
     queries, ids = np.tile(queries, (times, 1)), np.tile(ids, (times, 1))
     touched = 4 * retrieval.width * int(np.count_nonzero(ids >= 0))  # bytes of keys in float32; a copy reads and writes
-    ours = partial(real_similarities, queries, ids, store, retrieval.h, retrieval.metric)
+    ours = partial(real_similarities, queries, ids, store, retrieval.h, retrieval.metric, bench.device)
     speeds = bench.speeds(ours=(touched / 1e9, ours), copy=(2e-9 * COPIED_BYTES, copying(COPIED_BYTES)))
     found = row("real scores: copying memory", "GB/s", speeds["ours"], speeds["copy"], GOALS["real"])
     return Measured([found], {"real_score_bytes": median(speeds["ours"]) * 1e9})

@@ -187,16 +187,18 @@ def recall(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     return result
 
 
-def recoded_index(
-    trained: faiss.IndexIVF, codes: int, sample: np.ndarray, seed: int, device: str = "cpu"
-) -> faiss.Index:
+def recoded_index(trained: faiss.Index, codes: int, sample: np.ndarray, seed: int, device: str = "cpu") -> faiss.Index:
     """Return an empty index with the lists of `trained` and product codes of `codes` bytes, trained on `sample`.
 
-    `codes` must divide the width; sample: float32 (rows, width). Only the code size differs from an index of
-    `trained`'s factory, sample and seed.
+    `codes` must divide the width of a code; sample: float32 (rows, width). Only the code size differs from an index of
+    `trained`'s factory, sample and seed. A transform stays as it is, and so does a graph of the centroids.
     """
-    index = faiss.index_factory(trained.d, f"IVF{trained.nlist},PQ{codes}", trained.metric_type)
-    index.quantizer.add(trained.quantizer.reconstruct_n(0, trained.nlist))  # FAISS keeps centroids that are there
+    whole = faiss.clone_index(trained)
+    lists = ivf_of(whole)
+    index = faiss.IndexIVFPQ(lists.quantizer, lists.d, lists.nlist, codes, 8, lists.metric_type)
+    index.referenced_objects = [whole]  # whose centroids it uses, as FAISS keeps those that are there
+    if lists is not whole:
+        index = faiss.IndexPreTransform(faiss.downcast_VectorTransform(whole.chain.at(0)), index)
     train_codes(index, sample, seed, gpu_place(device))
     return index
 

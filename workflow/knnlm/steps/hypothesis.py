@@ -15,7 +15,14 @@ from knnlm.storage.tables import DIGITS, write_table
 
 
 def main(
-    settings: dict, family: str, stored: Stored, job: Job, checkpoints: Path, descriptions: Path, facts: Path
+    settings: dict,
+    family: str,
+    stored: Stored,
+    job: Job,
+    checkpoints: Path,
+    descriptions: Path,
+    facts: Path,
+    speeds: Path,
 ) -> None:
     """Make every component with the family's `components`; write all of them at the end, whole or not at all.
 
@@ -28,8 +35,10 @@ def main(
     if not results:
         raise KnnlmError(f"config key hypotheses.{inputs.hypothesis}: makes no component; correct its settings.")
     measured = [(result.component.component, result.facts) for result in results] + [("", inputs.run_facts)]
-    rows = [(inputs.hypothesis, name, *fact) for name, facts_of_it in measured for fact in facts_of_it.items()]
-    write_table(facts, pd.DataFrame(rows, columns=FACT_COLUMNS), DIGITS)
+    timed = [(result.component.component, result.speeds) for result in results]
+    for path, found in ((facts, measured), (speeds, timed)):
+        rows = [(inputs.hypothesis, name, *fact) for name, facts_of_it in found for fact in facts_of_it.items()]
+        write_table(path, pd.DataFrame(rows, columns=FACT_COLUMNS), DIGITS)
     log_p = {split: [result.log_p[split] for result in results] for split in EVALUATED}
     made = [result.component for result in results]
     save_components(descriptions, made, log_p, inputs.checkpoint, more_files=[facts])

@@ -14,7 +14,8 @@ from knnlm.storage.tables import read_table
 NUMBERS = {  # the columns of all tables that are drawn as numbers
     "ppl", "gain", "gain_low", "gain_high", "lambda", "temperature", "fraction", "x", "added_parameters", "share",
     "share_low", "share_high", "threshold", "update", "loss", "tokens", "helped", "share_of_gain", "ratio", "ratio_low",
-    "ratio_high", "goal", "rows", "seconds", "memory_bytes", "exponent",
+    "ratio_high", "goal", "rows", "seconds", "memory_bytes", "exponent", "recall",
+    "bytes_a_row", "queries_a_second",
 }
 # fmt: on
 

@@ -18,7 +18,8 @@ from knnlm.storage.tables import DIGITS, read_text_table, write_table
 
 def main(
     settings: dict, descriptions: Sequence[Path], tokens: Sequence[Path], documents: Sequence[Path], continuation: Path,
-    temperatures: Sequence[Path], loss: Path, facts: Sequence[Path], folder: Path, only: Sequence[str] = (),
+    temperatures: Sequence[Path], loss: Path, facts: Sequence[Path], folder: Path, speeds: Sequence[Path] = (),
+    only: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Make every table first, then write them to a folder, all or `only` some: a mistake in one leaves none."""
     main_component, rule, hypotheses = settings["main"], settings["verdict"], settings["hypotheses"]
@@ -32,7 +33,10 @@ def main(
     judged = verdicts.verdict_table(hypotheses, components, samples, main_component, rule, level)
     shares = verdicts.share_table(components, samples, main_component, level)
     inputs = verdicts.input_representation_table(components, shares, hypotheses, main_component)
-    measured = [read_text_table(path, columns.FACT_COLUMNS) for path in facts]
+    none = pd.DataFrame(columns=columns.FACT_COLUMNS)
+    measured, timed = (
+        pd.concat([none, *(read_text_table(path, columns.FACT_COLUMNS) for path in paths)]) for paths in (facts, speeds)
+    )
     curves = [read_text_table(path, temperature.CURVE_COLUMNS) for path in temperatures]
     words = wording.TEXTS["words"][settings["corpus"]["tokeniser"]]
     report = f"{wording.main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
@@ -46,7 +50,8 @@ def main(
         "verdicts.csv": judged,
         "shares.csv": shares,
         "input_representation.csv": inputs,
-        "facts.csv": pd.concat([pd.DataFrame(columns=columns.FACT_COLUMNS), *measured]),
+        "facts.csv": measured,
+        "indexes.csv": tables.index_table(components, pd.concat([measured, timed])),
         "summary.txt": f"{wording.summary(components, level)}\n{words}",
         "verdicts.txt": wording.verdict_text(judged, rule, level, base),
         "verdicts.rst": report + wording.verdict_rst(judged, rule, level, base),
