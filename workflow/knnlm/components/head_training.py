@@ -117,7 +117,7 @@ def train_head(
 
     `recipe` holds `passes`, `batch` (rows an update), `learning_rate`, `betas` and `warmup` (share of all updates).
     Batches are neighbouring rows of a chunk, which stand there in random order; `seed` draws the order of the batches
-    anew for every pass. Memory: the parameters, six times, and one tile.
+    anew for every pass. Memory: the parameters, five times, and one tile.
     """
     blocks = [(part, some) for part in rows for some in even_slices(len(part.gold), recipe["batch"])]
     rates = iter(learning_rates(recipe, recipe["passes"] * len(blocks)).tolist())
