@@ -10,7 +10,7 @@ from configs import changed, whole, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knnlm.config.checks import check, check_combinations
+from knnlm.config.checks import check, check_combinations, warnings
 from knnlm.config.corpus import most_training_tokens, text_files
 from knnlm.config.readme import documentation
 from knnlm.config.schema import flattened, read_schema
@@ -165,6 +165,19 @@ COMBINATIONS = [
     (DEFAULTS, {"index.factory": "IVF0,PQ8"}, "index.factory", "IVF<lists>"),
     (DEFAULTS, {"index.factory": "IVF512,PQ32x4"}, "index.factory", "IVF<lists>"),
     (DEFAULTS, {"index.factory": "IVF512,PQ48"}, "index.factory", "48 PQ codes do not divide"),
+    (DEFAULTS, {"index.factory": "PQ32"}, "index.factory", "IVF<lists>"),
+    (DEFAULTS, {"index.factory": "IVF512_HNSW16,PQ32"}, "index.factory", "IVF<lists>_HNSW32"),
+    (DEFAULTS, {"index.factory": "IVF512,PQ32x4fsr"}, "index.factory", "PQ<n>x4fs"),
+    (DEFAULTS, {"index.factory": "PCA,IVF512,PQ32"}, "index.factory", "PCA<width>"),
+    (DEFAULTS, {"index.factory": "OPQ48,IVF512,PQ32"}, "index.factory", "48 OPQ codes do not divide"),
+    (
+        DEFAULTS,
+        {"index.factory": "OPQ16_48,IVF512,PQ32"},
+        "index.factory",
+        "32 PQ codes do not divide the width behind",
+    ),
+    (DEFAULTS, {"index.factory": "RR256,IVF512,SQ8"}, "index.factory", "can make fewer, not more"),
+    (DEFAULTS, {"index.factory": "PCA64,IVF512,SQ8"}, "index.factory", "by inner product"),
     (DEFAULTS, {"index.factory": "IVF512,PQ256"}, "index.factory", "256 PQ codes do not divide"),
     (DEFAULTS, {"index.training_rows": 511, "datastore.chunks": 1}, "index.training_rows", "which needs 512"),
     (DEFAULTS, {"index.training_rows": 514, "datastore.chunks": 4}, "index.training_rows", "which needs 515"),
@@ -180,7 +193,9 @@ COMBINATIONS = [
     (DEFAULTS, {"fractions": [0.5, 0.1, 1.0]}, "fractions", "ascend"),
     (DEFAULTS, {"fractions": [0.1, 0.5]}, "fractions", "1.0"),
     (DEFAULTS, {"fractions": [0.1, 0.1000000001, 1.0]}, "fractions", "six digits"),
-    (DEFAULTS, {"resources.gpus": 1, "retrieval.k": 2049}, "retrieval.k", "GPU"),
+    (PAPER, {"index.nprobe": 4096}, "index.nprobe", "GPU, and a search on the CPU would take about"),
+    (PAPER, {"index.factory": "IVF64,PQ128"}, "index.factory", "PQ of 128 codes on a GPU"),
+    (PAPER, {"index.factory": "IVF8,PQ64", "index.nprobe": 8, "retrieval.k": 2049}, "retrieval.k", "days"),
     (DEFAULTS, {"corpus.sotu.test": 3}, "corpus.sotu.test", "corpus.sotu.valid"),
     (DEFAULTS, {"corpus.sotu.valid": 10}, "corpus.sotu.valid", "0 to 9"),
     (DEFAULTS, {"corpus.sotu.first_year": 2027}, "corpus.sotu.first_year", "last_year"),
@@ -298,3 +313,20 @@ def test_reading_a_workflow_imports_nothing_heavy():
         check=True,
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_an_index_that_faiss_does_not_know_is_refused_in_a_sweep_too():
+    config = changed(PAPER, "hypotheses.approximate-search.settings.factories", ["IVF512,PQ32", "IVF512,LSH"])
+    message = refusal(check_combinations, config)
+    assert "hypotheses.approximate-search.settings.factories: 'IVF512,LSH' is not an index" in message
+
+
+def test_what_faiss_cannot_do_on_a_gpu_in_time_is_done_on_the_cpu_and_said():
+    on_gpu = changed(DEFAULTS, "resources.gpus", 1)
+    assert not [line for line in warnings(on_gpu) if "on the CPU" in line]
+    for key, value in (("retrieval.k", 2049), ("index.factory", "IVF512,PQ128"), ("index.factory", "IVF512,PQ32x4fs")):
+        config = changed(on_gpu, key, value)
+        check_combinations(config)
+        (line,) = [line for line in warnings(config) if "on the CPU" in line]
+        assert line.startswith(f"{key}: ")
+        assert not [line for line in warnings(changed(config, "resources.gpus", 0)) if "on the CPU" in line]

@@ -12,7 +12,8 @@ from knnlm.hypotheses import registry
 
 LARGEST_SEED = 2**32 - 1  # of NumPy, which fairseq seeds
 DOUBTFUL = 4  # times as many tokens as the bytes of a text let expect, or as few
-GPU_LARGEST_K = 2048  # FAISS's limit for k and nprobe on a GPU
+LOOKUPS_A_DAY = 5e8 * 86400  # of a CPU core that searches an index
+MOST_DAYS = 2.0  # that a search may take on the CPU where a GPU was to do it
 
 
 def check(config: dict, schema: dict) -> None:
@@ -30,7 +31,11 @@ def check_combinations(config: dict) -> None:
 
 
 def warnings(config: dict) -> Iterator[str]:
-    """Yield a line for each key that counting the tokens of the text will probably refuse. The config is complete."""
+    """Yield a line for what cannot use its GPUs, and for each key that counting the tokens will probably refuse.
+
+    The config is complete.
+    """
+    yield from (f"{key}: {why}; its jobs run on the CPU" for key, why, _ in not_on_gpus(config))
     if corpus.training_bytes(config) is None:
         return
     tokens, counts = sizes.text_of(config).likely, config["corpus"]["token_counts"]
@@ -39,6 +44,21 @@ def warnings(config: dict) -> Iterator[str]:
         yield f"corpus.token_counts.train: {problem}; correct it."
     for key, problem in text_limits.problems(config, tokens, "about"):
         yield f"{key}: will probably be refused when the tokens are counted: {problem}"
+
+
+def not_on_gpus(config: dict) -> Iterator[tuple[str, str, float]]:
+    """Yield a key for which FAISS cannot search on the GPUs of the config, why, and the days it takes on the CPU."""
+    if not config["resources"]["gpus"]:
+        return
+    index, k, counts = config["index"], config["retrieval"]["k"], config["corpus"]["token_counts"]
+    factory = parse_factory(index["factory"], config["lm"]["architecture"]["width"])
+    rows = sizes.text_of(config).likely
+    queries = counts["valid"] + counts["test"] if counts else rows / 4
+    lookups = rows * queries * min(1, index["nprobe"] / factory.lists) * factory.lookups
+    days = lookups / LOOKUPS_A_DAY / config["resources"]["threads"]
+    for key, asked in (("index.factory", ()), ("retrieval.k", (k, 1)), ("index.nprobe", (1, index["nprobe"]))):
+        if (why := factory.not_on_gpu(*asked)) and (key == "index.factory" or not factory.not_on_gpu()):
+            yield key, why, days
 
 
 def _refuse(found: Problems) -> None:
@@ -68,9 +88,8 @@ def _resource_problems(config: dict) -> Problems:
     yield from told_if(accumulate % max(gpus, 1), "lm.training.accumulate", accumulate=accumulate, gpus=gpus)
     uneven = gpus % nodes or (nodes > 1 and not gpus)
     yield from told_if(uneven, "resources.training_nodes", nodes=nodes, gpus=gpus)
-    for key, value in (("retrieval.k", config["retrieval"]["k"]), ("index.nprobe", config["index"]["nprobe"])):
-        too_many = resources["gpus"] and value > GPU_LARGEST_K
-        yield from told_if(too_many, key, "neighbours on a GPU", value=value, most=GPU_LARGEST_K)
+    for key, why, days in not_on_gpus(config):
+        yield from told_if(days > MOST_DAYS, key, "search on the CPU", why=why, days=round(days))
 
 
 def _index_problems(config: dict) -> Problems:
