@@ -146,7 +146,7 @@ def test_limits_of_k_and_nprobe(k, nprobe, on_gpu, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("factory", ["IVF64,PQ16", "IVF64,Flat", "OPQ16,IVF64,PQ16", "IVF64,SQ8"])
+@pytest.mark.parametrize("factory", ["IVF64,PQ16", "IVF64,Flat", "RR,IVF64_HNSW32,PQ16", "IVF64,SQ8"])
 def test_training_on_a_gpu_is_as_good(factory, metric):
     """k-means ends elsewhere after other rounding: codes that decode as well are what counts."""
     sample = clustered(128)[0][:8000].astype(np.float32)
