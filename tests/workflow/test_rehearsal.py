@@ -115,7 +115,7 @@ def test_the_papers_lists_were_computed_whole(rehearsal):
         assert {f"mixture-of-softmaxes-{h}-{softmaxes}" for softmaxes in (2, 3, 4)} <= names
         for metric in ("l2", "ip"):
             assert {f"knn-{h}-{metric}-{search}-real" for search in ("exact", "approximate")} <= names
-    assert {f"approximate-search-codes-{codes}" for codes in (16, 32, 128)} <= names  # the index has 64
+    assert {f"approximate-search-codes-{codes}" for codes in (16, 32, 64, 128)} <= names
     temperatures = rehearsal.table("temperature").groupby(["component", "split"]).size()
     assert set(temperatures) == {39}
     assert rehearsal.table("datastore_size")["fraction"].nunique() == 11
