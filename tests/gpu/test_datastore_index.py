@@ -12,7 +12,6 @@ from knnlm.datastore.index import METRICS, fill_index, load_index, save_index, t
 from knnlm.datastore.placing import described, gpu_place, ivf_of, place_for
 from knnlm.retrieval.approximate import (
     approximate_search,
-    fill_in_memory,
     nprobe_search,
     real_similarities,
     recoded_index,
@@ -92,7 +91,7 @@ def test_what_a_gpu_fills_and_finds_is_what_the_cpu_does(factory, metric, tmp_pa
     for device in ("cpu", "cuda"):
         filled[device], began = [faiss.clone_index(empty) for _ in store.chunks], time.time()
         for index, chunk in zip(filled[device], store.chunks, strict=True):
-            fill_index(index, chunk, "att", device)
+            fill_index(index, [chunk], "att", device)
         seconds[device] = time.time() - began
     for of_cpu, of_gpu in zip(filled["cpu"], filled["cuda"], strict=True):
         (expected, _), (found, ascending) = lists_of(of_cpu), lists_of(of_gpu)
@@ -119,7 +118,7 @@ def test_what_faiss_has_not_on_a_gpu_is_done_on_the_cpu(factory, tmp_path, capsy
     keys, queries = clustered(width_for(factory))
     store, index = make_store(tmp_path, keys[:3000], 2), trained(factory, "l2", width_for(factory))
     index = faiss.clone_index(index)
-    fill_in_memory(index, store, "att", "cuda")
+    fill_index(index, store.chunks, "att", "cuda")
     assert f"index {described(index).codes}: on the CPU, as FAISS" in capsys.readouterr().out
     place = place_for(index, "cuda", 64, 16)
     assert not place.gpus
@@ -135,7 +134,7 @@ def test_limits_of_k_and_nprobe(k, nprobe, on_gpu, tmp_path, capsys):
     store = make_store(tmp_path, keys, 1)
     empty = trained("IVF4096,PQ16" if nprobe > 64 else "IVF64,PQ16", "l2", 128)
     filled = faiss.clone_index(empty)
-    fill_index(filled, store.chunks[0], "att", "cuda")
+    fill_index(filled, [store.chunks[0]], "att", "cuda")
     assert bool(place_for(empty, "cuda", k, nprobe).gpus) == on_gpu
     found = {
         device: next(approximate_search(queries, store, empty, [filled], nprobe, k, [1.0], device, tmp_path))[1:]
@@ -165,7 +164,7 @@ def test_filled_lists_that_stay_on_disk_are_searched(tmp_path):
     filled = []
     for chunk in store.chunks:
         index, path = faiss.clone_index(empty), chunk.folder / "filled.faiss"
-        fill_index(index, chunk, "att", "cuda")
+        fill_index(index, [chunk], "att", "cuda")
         save_index(index, path)
         write_manifest(path.with_suffix(".json"), [path])
         filled.append(load_index(path, "ip", 128, chunk.rows))
@@ -192,7 +191,7 @@ def test_real_scores(metric, tmp_path):
 def test_sweeps_and_training_neighbours(factory, metric, tmp_path):
     keys, queries = clustered(128)
     store, index = make_store(tmp_path, keys, 2), faiss.clone_index(trained(factory, metric, 128))
-    fill_in_memory(index, store, "att", "cuda")
+    fill_index(index, store.chunks, "att", "cuda")
     ivf_of(index).nprobe = 8
     copy = (place := gpu_place("cuda")).searched(index)
     own = np.arange(500)

@@ -169,7 +169,7 @@ def test_disk_of_an_index_that_is_written(tmp_path):
         save_array(tmp_path / "att.npy", part)
         known(tmp_path / "att.npy")
         filled = faiss.clone_index(trained)
-        index.fill_index(filled, Chunk(tmp_path, 3000, 32, 3000 * number), "att")
+        index.fill_index(filled, [Chunk(tmp_path, 3000, 32, 3000 * number)], "att")
         index.save_index(filled, tmp_path / f"chunk-{number}.faiss")
     for name in ("att.npy", "att.json", "trained.json"):
         (tmp_path / name).unlink()

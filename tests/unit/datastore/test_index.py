@@ -41,7 +41,7 @@ def filled_indexes(trained, chunks, folder, metric="l2"):
     """Fill one copy a chunk, and take each through its file as the pipeline does."""
     for chunk in chunks:
         index = faiss.clone_index(trained)
-        fill_index(index, chunk, "att")
+        fill_index(index, [chunk], "att")
         save_index(index, folder / f"{chunk.folder.name}.faiss")
         known(folder / f"{chunk.folder.name}.faiss")
     return [load_index(folder / f"{chunk.folder.name}.faiss", metric, WIDTH, chunk.rows) for chunk in chunks]
@@ -187,3 +187,11 @@ def test_another_kind_of_file_is_refused_by_name(tmp_path):
 def test_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(KnnlmError, match=r"absent\.faiss"):
         load_index(tmp_path / "absent.faiss", "l2", WIDTH, 5)
+
+
+def test_an_index_that_has_rows_is_not_filled_again(chunks):
+    index = faiss.clone_index(trained_index())
+    fill_index(index, chunks, "att")
+    assert sorted(lists_of(index)) == list(range(len(KEYS)))
+    with pytest.raises(ValueError, match=f"{len(KEYS)} rows already"):
+        fill_index(index, chunks[:1], "att")

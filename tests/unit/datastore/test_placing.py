@@ -10,7 +10,7 @@ from stores import brute_force, known, make_store, true_similarities
 from knnlm.datastore.factory import parse_factory
 from knnlm.datastore.index import fill_index, join_indexes, load_index, save_index, train_index
 from knnlm.datastore.placing import described, ivf_of, packed, place_for, through
-from knnlm.retrieval.approximate import approximate_search, fill_in_memory, nprobe_search, recall
+from knnlm.retrieval.approximate import approximate_search, nprobe_search, recall
 
 WIDTH, ROWS, K = 16, 1600, 20
 LEAST_RECALL = {  # recall@20 of a search of half the lists
@@ -58,7 +58,7 @@ def filled_files(factory, metric, store):
     opened = []
     for chunk in store.chunks:
         path = chunk.folder / "filled.faiss"
-        fill_index(index := faiss.clone_index(trained(factory, metric)), chunk, "att")
+        fill_index(index := faiss.clone_index(trained(factory, metric)), [chunk], "att")
         save_index(index, path)
         known(path)
         opened.append(load_index(path, metric, WIDTH, chunk.rows))
@@ -89,7 +89,7 @@ def test_recall_and_the_same_rows_from_bands_as_from_one_index(factory, metric, 
 def test_a_sweep_of_lists_finds_what_single_searches_find(factory, metric, tmp_path):
     keys, queries = clustered()
     index = faiss.clone_index(trained(factory, metric))
-    fill_in_memory(index, make_store(tmp_path, keys, 2), "att")
+    fill_index(index, make_store(tmp_path, keys, 2).chunks, "att")
     searched = place_for(index, "cpu").searched(index)
     for nprobe, ids, similarities in nprobe_search(searched, queries, K, [1, 3, 8]):
         ivf_of(searched).nprobe = nprobe

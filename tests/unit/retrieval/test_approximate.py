@@ -25,14 +25,7 @@ from stores import (
 
 from knnlm.datastore.index import fill_index, train_index
 from knnlm.retrieval import approximate
-from knnlm.retrieval.approximate import (
-    approximate_search,
-    fill_in_memory,
-    nprobe_search,
-    real_similarities,
-    recall,
-    recoded_index,
-)
+from knnlm.retrieval.approximate import approximate_search, nprobe_search, real_similarities, recall, recoded_index
 
 METRICS = ("l2", "ip")
 LISTS = 8
@@ -51,7 +44,7 @@ def trained_index(factory, metric):
 def filled_indexes(trained, store):
     filled = [faiss.clone_index(trained) for _ in store.chunks]
     for index, chunk in zip(filled, store.chunks, strict=True):
-        fill_index(index, chunk, "att")
+        fill_index(index, [chunk], "att")
     return filled
 
 
@@ -199,7 +192,7 @@ def test_recall_is_that_of_sets(searches, block):
 def test_recoded_index_of_the_same_code_size_is_the_same_index(metric, tmp_path):
     trained = trained_index(f"IVF{LISTS},PQ4", metric)
     again = recoded_index(trained, 4, KEYS.astype(np.float32), seed=1)
-    fill_in_memory(again, make_store(tmp_path, KEYS, 3), "att")
+    fill_index(again, make_store(tmp_path, KEYS, 3).chunks, "att")
     results = []
     for index in (whole_index(trained), again):
         index.nprobe = 3
@@ -215,7 +208,7 @@ def test_longer_codes_find_more_true_neighbours(metric, tmp_path):
     recalls = []
     for codes in (2, 6, 12):
         index = recoded_index(trained_index(f"IVF{LISTS},PQ4", metric), codes, KEYS.astype(np.float32), seed=1)
-        fill_in_memory(index, store, "att")
+        fill_index(index, store.chunks, "att")
         assert index.code_size == codes
         ((_, ids, _),) = nprobe_search(index, QUERIES, 20, [LISTS])
         recalls.append(recall(ids, true).mean())

@@ -102,7 +102,7 @@ def test_neighbours_stand_by_position_and_leave_it_out(tmp_path, metric):
         }
         files = sorted(folder.glob("*.npy"))
         write_manifest(folder / "manifest.json", files, kind="datastore chunk", checkpoint="abc", **facts)
-        fill_index(index := faiss.clone_index(trained), Chunk(folder, end - first, width, first), "att")
+        fill_index(index := faiss.clone_index(trained), [Chunk(folder, end - first, width, first)], "att")
         save_index(index, tmp_path / f"chunk-{number}.faiss")
         chunk = read_manifest(folder / "manifest.json")["sha256"]
         manifests.append(folder / "manifest.json")

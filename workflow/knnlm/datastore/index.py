@@ -1,6 +1,7 @@
 """FAISS indexes of the datastore: trained once on a sample, filled chunk by chunk, joined for any part of the store."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -12,6 +13,7 @@ from knnlm.datastore.placing import Place, back_on_cpu, gpu_place, ivf_of, place
 from knnlm.datastore.shuffle import prefix_rows
 from knnlm.datastore.store import Chunk, Datastore
 from knnlm.errors import KnnlmError
+from knnlm.running.progress import progress
 from knnlm.storage.atomic import atomic, naming
 from knnlm.storage.manifests import AGAIN, read_manifest, verified
 
@@ -50,18 +52,22 @@ def train_codes(index: faiss.Index, sample: np.ndarray, seed: int, place: Place)
         index.train(sample)
 
 
-def fill_index(index: faiss.Index, chunk: Chunk, h: str, device: str = "cpu") -> None:
-    """Add one chunk's keys to a trained, empty index under their global ids, in ascending order.
+def fill_index(index: faiss.Index, chunks: Sequence[Chunk], h: str, device: str = "cpu") -> None:
+    """Add the keys of chunks to a trained, empty index under their global ids, in ascending order.
 
     Raises KnnlmError, naming the file, if the keys turn out damaged: at the end, when the index holds some of them.
+    Raises ValueError for an index that has rows: on a GPU it would have them twice.
     """
+    if index.ntotal:
+        raise ValueError(f"the index has {index.ntotal} rows already")
     place = place_for(index, device)
-    filled = place.filled(index, chunk.rows)
-    with chunk.keys_in_order(h) as keys:
-        for begin in range(0, chunk.rows, ROWS_AT_ONCE):
-            block = keys[begin : begin + ROWS_AT_ONCE].astype(np.float32)  # (rows, width)
-            first = chunk.first_position + begin
-            filled.add_with_ids(block, np.arange(first, first + len(block)))
+    filled = place.filled(index, sum(chunk.rows for chunk in chunks))
+    for chunk in progress(chunks, f"filling an index with {h}"):
+        with chunk.keys_in_order(h) as keys:
+            for begin in range(0, chunk.rows, ROWS_AT_ONCE):
+                block = keys[begin : begin + ROWS_AT_ONCE].astype(np.float32)  # (rows, width)
+                first = chunk.first_position + begin
+                filled.add_with_ids(block, np.arange(first, first + len(block)))
     back_on_cpu(filled, index)
 
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.factory import ID_BYTES, parse_factory, unfit
-from knnlm.datastore.index import train_index
+from knnlm.datastore.index import fill_index, train_index
 from knnlm.datastore.placing import described, ivf_of, place_for
 from knnlm.hypotheses.inputs import Inputs
 from knnlm.hypotheses.results import Results
-from knnlm.retrieval.approximate import fill_in_memory, nprobe_search, recall, recoded_index
+from knnlm.retrieval.approximate import nprobe_search, recall, recoded_index
 
 NEEDS = ("states", "datastore", "neighbours", "index", "temperature")
 SETTINGS = {"nprobe": "lists_to_try", "codes": "pq_bytes_to_try", "factories": "factories_to_try"}
@@ -93,7 +93,7 @@ def filled_and_searched(
 ) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, float]]:
     """Fill an index with the store and search it: return ids and similarities, and its speed on TIMED_QUERIES."""
     k, nprobe = inputs.retrieval["k"], min(inputs.index["nprobe"], ivf_of(index).nlist)
-    fill_in_memory(index, inputs.store, inputs.main["h"], inputs.device)
+    fill_index(index, inputs.store.chunks, inputs.main["h"], inputs.device)
     index = place_for(index, inputs.device, k, nprobe).searched(index)
     ((_, *found),) = nprobe_search(index, queries, k, [nprobe])
     began, some = time.perf_counter(), queries[:TIMED_QUERIES]

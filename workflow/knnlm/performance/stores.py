@@ -117,7 +117,7 @@ def write_filled(folder: Path, retrieval: Retrieval, store: Datastore) -> None:
     """Fill a copy of the trained index with each chunk of the store and write it."""
     for number, chunk in enumerate(store.chunks):
         index = _opened(folder / "trained.faiss", retrieval, 0)
-        fill_index(index, chunk, retrieval.h)
+        fill_index(index, [chunk], retrieval.h)
         _write(index, folder / f"filled-{number}.faiss")
 
 

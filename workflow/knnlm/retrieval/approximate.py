@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 import torch
 
-from knnlm.datastore.index import fill_index, join_indexes, train_codes
+from knnlm.datastore.index import join_indexes, train_codes
 from knnlm.datastore.placing import gpu_place, ivf_of, place_for, through
 from knnlm.datastore.store import Datastore
 from knnlm.retrieval.blocks import KEYS_AT_ONCE, QUERIES_AT_ONCE, slices
@@ -201,9 +201,3 @@ def recoded_index(trained: faiss.Index, codes: int, sample: np.ndarray, seed: in
         index = faiss.IndexPreTransform(faiss.downcast_VectorTransform(whole.chain.at(0)), index)
     train_codes(index, sample, seed, gpu_place(device))
     return index
-
-
-def fill_in_memory(index: faiss.Index, store: Datastore, h: str, device: str = "cpu") -> None:
-    """Add all keys of a store to a trained, empty index under their global ids, chunk by chunk."""
-    for chunk in progress(store.chunks, f"filling an index with {h}"):
-        fill_index(index, chunk, h, device)

@@ -14,7 +14,7 @@ def main(settings: dict, job: Job, trained: Path, chunk: Path, filled: Path) -> 
     facts = read_manifest(chunk, kind="datastore chunk")
     rows = Chunk(chunk.parent, facts["rows"], facts["width"], facts["first_position"])
     index = open_trained(trained, h, metric, facts["width"], facts["checkpoint"])
-    fill_index(index, rows, h, job.device)
+    fill_index(index, [rows], h, job.device)
     save_index(index, filled)
     known = {key: facts[key] for key in ("rows", "width", "first_position", "checkpoint")}
     known |= {"h": h, "metric": metric, "chunk": facts["sha256"], "trained": verified(trained), "settings": settings}
