@@ -22,7 +22,7 @@ BINARY = [
 ]
 TOKENS = placed(f"results/{config['name']}/corpus/tokens/manifest.json")
 # Tokens that the config gives, for `check_size`. They are none of its parameters: correcting them must repeat nothing.
-GIVEN_TOKENS = [(config["corpus"]["token_counts"] or {}).get(split, "") for split in SPLITS]
+GIVEN_TOKENS = " ".join(str((config["corpus"]["token_counts"] or {}).get(split, "")) for split in SPLITS)
 # Figures of the measurement of performance, each drawn from the table of its name.
 PERFORMANCE_FIGURES = ["performance", "scaling"]
 # Keys that shape the work of the main result, the text left aside; the measurement of performance does the same work.

@@ -128,8 +128,10 @@ rule check_size:
     localrule: True
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        given=GIVEN_TOKENS,  # no parameter: other counts repeat the comparison alone, and nothing behind it
     params:
         settings=stage_settings,
     shell:
         "logged {log} python -m knnlm.steps check_size --stage {wildcards.stage} --settings {params.settings:q}"
-        " --manifest {input.manifest} --given {GIVEN_TOKENS}"
+        " --manifest {input.manifest} --given {resources.given}"

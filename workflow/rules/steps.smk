@@ -31,7 +31,7 @@ def imported_files(path):
         names += re.findall(r"[\w.]+", modules) or [module, *(f"{module}.{part}" for part in re.findall(r"\w+", parts))]
     targets = [LIBRARY.joinpath(*name.split(".")) for name in names]
     files = [file for target in targets for file in (target.with_suffix(".py"), target / "__init__.py")]
-    files += [LIBRARY / "report" / name for name in re.findall(r'/ "report" / "([\w.]+)"', text)]
+    files += [LIBRARY / "report" / name for name in re.findall(r'"report" . "([\w.]+)"', text)]
     return [file for file in files if file.is_file()]
 
 

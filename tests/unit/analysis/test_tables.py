@@ -180,7 +180,7 @@ def test_kinds_of_index_have_what_was_measured_and_their_perplexity():
         columns=["component", "quantity", "value"],
     ).assign(hypothesis="sweep")
     table = index_table(components, facts)
-    assert table["index"].tolist() == ["codes-8", "IVF8-PQ4"]
+    assert table["index"].tolist() == ["PQ8", "IVF8,PQ4"]
     assert table["ppl"].tolist() == [85, 80]
     assert table["bytes_a_row"].tolist() == [16, 12]
     np.testing.assert_array_equal(table["queries_a_second"], [np.nan, 1234.5])

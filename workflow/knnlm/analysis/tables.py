@@ -109,14 +109,16 @@ def component_table(
 def index_table(components: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     """Return what kinds of index cost and bring: INDEX_COLUMNS, a row for each component with `bytes_a_row` and split.
 
-    `facts` has hypothesis, component, quantity and value as text. A search that nobody timed has no queries a second.
+    `facts` has hypothesis, component, quantity and value as text. An index is named by its factory string, one that has
+    the lists of the stored one by its codes alone. A search that nobody timed has no queries a second.
     """
     wanted = facts[facts["quantity"].isin(INDEX_COLUMNS)]
     wide = wanted.pivot(index="component", columns="quantity", values="value").astype(float)
     wide = wide.reindex(columns=INDEX_QUANTITIES).dropna(subset="bytes_a_row")
     table = components.merge(wide, left_on="component", right_index=True)
-    names = [row.component.removeprefix(f"{row.hypothesis}-").removeprefix("index-") for row in table.itertuples()]
-    return table.assign(index=names)[INDEX_COLUMNS]
+    names = [row.component.removeprefix(f"{row.hypothesis}-") for row in table.itertuples()]
+    kinds = [name.removeprefix("index-").replace("codes-", "PQ").replace("-", ",") for name in names]
+    return table.assign(index=kinds)[INDEX_COLUMNS]
 
 
 def _check_names(names: list[str], reference: str) -> None:

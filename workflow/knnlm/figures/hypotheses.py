@@ -195,7 +195,8 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) 
         values = np.array([float(f"{middle:.2g}")])
         axes.set_xlim(middle - 0.5 * abs(middle), middle + 0.5 * abs(middle))
     scaled = np.log(values) if axes.get_xscale() == "log" else values
-    if len(values) == 1 or np.diff(scaled).min() > 0.07 * np.ptp(scaled):  # few enough to name each
+    apart = 0.07 if axes.get_xscale() == "log" or np.all(values % 1 == 0) else 0.12  # as wide as a name
+    if len(values) == 1 or np.diff(scaled).min() > apart * np.ptp(scaled):  # few enough to name each
         axes.xaxis.set(major_locator=FixedLocator(values), minor_formatter=NullFormatter())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if value.is_integer() else f"{value:.3g}")
 
