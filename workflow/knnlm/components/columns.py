@@ -57,7 +57,7 @@ def find_component(
 ) -> tuple[Component, dict[str, np.ndarray]]:
     """Look for the component of this name in several files; return it and its log p for each split, float32 (tokens,).
 
-    `tokens` are those of each split. KnnlmError as in `load_components`, or, naming those there are, if none has it.
+    `tokens`: of each split. Raises KnnlmError as `load_components` does, and if no file has it, naming those there are.
     """
     known = []
     for path in description_files:

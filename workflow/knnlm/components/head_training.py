@@ -1,6 +1,6 @@
 """Training heads on stored states: batches read from the store as they lie there, Adam, the pass that is best on valid.
 
-One recipe serves every head: a learning rate that rises, then falls along a cosine to zero, no dropout, equal batches.
+One recipe serves every head: the rate rises, then falls to zero along a cosine; no dropout; the same batches for all.
 """
 
 import math

@@ -126,7 +126,7 @@ def _known(config: dict) -> list[str]:
 
 
 def _makers(config: dict, name: str) -> list[str] | None:
-    """Return hypotheses, none with a component in this run, that a pattern may name one of; None if the run has it."""
+    """Return the hypotheses that could make a component of this name or pattern; None if the run has one."""
     makers = [maker for maker in config["hypotheses"] if _may_be_of(maker, name)]
     if any(maker in registry.with_step(config) for maker in makers):
         return None

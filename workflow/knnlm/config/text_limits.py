@@ -48,7 +48,7 @@ KEYS = {
 
 
 def problems(config: dict, tokens: int, known: str = "", stages: Iterable[str] = tuple(CHECKS)) -> Problems:
-    """Yield what stages need more training tokens for than there are, a number `known`: counted, `at most`, `about`."""
+    """Yield (key, problem) for stages that need more training tokens; `known`: how their number is known."""
     text = f"the training text has {known + ' ' if known else ''}{tokens} BPE tokens"
     for stage in stages:
         yield from CHECKS[stage](config, tokens, text)

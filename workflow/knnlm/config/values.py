@@ -32,7 +32,7 @@ def shown(value: object, longest: int = SHOWN) -> str:
 
 
 def unfit_character(text: str, marks: str = "") -> str | None:
-    """Name the first control character or half a surrogate pair, which no table and no path can hold, or of `marks`."""
+    """Name the first character that no table or path can hold, or that is one of `marks`; None if there is none."""
     unfit = next((character for character in text if unicodedata.category(character) in ("Cc", "Cs")), None)
     if unfit is None:
         return next((f"the character {mark}" for mark in marks if mark in text), None)

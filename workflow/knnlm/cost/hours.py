@@ -77,7 +77,7 @@ def computed_and_wall_seconds(records: Iterable[Times]) -> tuple[float, float]:
 
 
 def wall_seconds(records: Iterable[Times]) -> dict[str, float]:
-    """Return each job's part of the seconds in which any job ran, by name: what ran at once shares by its threads."""
+    """Return each job's share of the seconds in which any job ran, by name; jobs that ran at once share by threads."""
     parts: dict[str, float] = defaultdict(float)
     for run in by_driver(records):
         for begin, end in pairwise(sorted({moment for job in run for moment in (job.started, job.ended)})):

@@ -31,7 +31,7 @@ LOADED = {
 
 
 def said_by(run: Run, name: str) -> dict[str, list]:
-    """Return for each word of WORK the values of the settings that WORK names; KnnlmError if there is none such."""
+    """Return the values of the settings that WORK names, by its words; KnnlmError if a setting does not exist."""
     entry, nprobe = run.config["hypotheses"][name], run.config["index"]["nprobe"]
     said = {"hidden_states": [None], "heads": [1], "passes": [1], "queries": [run.evaluated], "lists": [nprobe]}
     said |= {"neighbours": [run.k], "updates": [run.config["lm"]["training"]["updates"]]}

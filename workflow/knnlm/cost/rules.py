@@ -144,7 +144,7 @@ def plan(run: Run) -> dict[str, Work]:
 
 
 def whole_plan(run: Run) -> dict[str, Work]:
-    """Return the work of every stage from text to figures and in `total` of all; behind it that of TRAINED, if any."""
+    """Return the work of every stage, in `total` of all, and behind it of LMs that hypotheses train (TRAINED)."""
     main, all_jobs, text = plan(run), list(jobs(run)), run.text_bytes
     del main["total"]
     tables, figures = main.pop("tables"), sum(job.rule == "plot" for job in all_jobs)

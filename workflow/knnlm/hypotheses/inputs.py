@@ -180,7 +180,7 @@ class Inputs:
         return Result(*find_component(files, name, sizes, self.checkpoint))
 
     def usable(self, setting: str, fits: Callable[[int | None], bool], why: str) -> list[int | None]:
-        """Return a setting's values, a list for runs of all sizes, that fit this one; the log names the others."""
+        """Return those values of a setting that fit the size of this run; the log names the others."""
         values = self.settings[setting]
         if left_out := ", ".join(str(value) for value in values if not fits(value)):
             print(f"hypotheses.{self.hypothesis}.settings.{setting}: {left_out} left out, as {why}", flush=True)

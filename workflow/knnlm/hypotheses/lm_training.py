@@ -59,7 +59,7 @@ class Training:
 
 
 def lm_component(inputs: Inputs, name: str, model_file: Path, facts: dict[str, float], **place: object) -> Result:
-    """Return another LM's component, its parameters added, read as the base LM is; `place` are fields of Component."""
+    """Return the component of another LM, read like the base LM; `place` are further fields of Component."""
     windows = inputs.windows["evaluation"]
     model, log_p = LanguageModel(model_file, inputs.stored.dictionary, inputs.device), {}
     for split in EVALUATED:

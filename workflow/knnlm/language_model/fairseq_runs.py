@@ -70,7 +70,7 @@ def saved_updates(checkpoints: Path) -> int:
     """Return the number of updates that a resumed training starts from, and see that it can.
 
     fairseq writes the first of checkpoint_{epoch}_{updates}.pt, checkpoint_best.pt and checkpoint_last.pt atomically,
-    but then copies it to the others, checkpoint_last.pt at the end. One cut short by a crash is made from the newest.
+    but then copies it to the others, checkpoint_last.pt at the end. Where a crash cut it short, the newest replaces it.
     """
     last = checkpoints / "checkpoint_last.pt"
     if not last.exists():

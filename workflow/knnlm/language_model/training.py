@@ -50,7 +50,7 @@ class Devices:
         return f"srun --nodes={self.nodes} --ntasks={self.nodes} {each}".split()
 
     def passes(self, accumulate: int) -> int:
-        """Return each device's passes of an update, the same on any GPUs; KnnlmError if they cannot share it evenly."""
+        """Return how many passes of an update each device makes; KnnlmError if they cannot share them evenly."""
         if accumulate % max(self.gpus, 1):
             problem = f"the {accumulate} passes of an update cannot be shared evenly by {self.gpus} GPUs"
             remedy = "make it a multiple of them or give other GPUs"
@@ -98,7 +98,7 @@ def fairseq_command(
 
 
 def parse_log(lines: Iterable[str]) -> Iterator[dict]:
-    """Yield a row (COLUMNS) of each record in fairseq's log, nats a BPE token; KnnlmError if a loss is not finite."""
+    """Yield a row (COLUMNS) for each record of fairseq's log, in nats per token; KnnlmError if a loss is not finite."""
     for line in lines:
         if not (found := re.search(r"\| (train_inner|valid) \| (\{.*)", line)):
             continue

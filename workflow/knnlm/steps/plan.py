@@ -20,7 +20,7 @@ Seconds = dict[str, float]
 
 
 def formatted(works: dict[str, stages.Work], predicted: Seconds, measured: Seconds) -> str:
-    """Return the plan as a table of gigabytes (10⁹ bytes), teraflop (10¹²) and hours, without hours not known."""
+    """Return the plan as a table of gigabytes (10⁹ bytes), teraflop (10¹²) and, if they are known, hours."""
     columns = HEADINGS[: 5 + bool(predicted)] + HEADINGS[6:] * bool(measured)
     cells = [columns]
     for stage, work in works.items():

@@ -168,7 +168,7 @@ class Check:
 
 
 def _known(path: str | Path) -> tuple[Path, dict] | None:
-    """Return the manifest that knows a file and what it says; of `a.b.npy`, `a.b.json`, `a.json` or `manifest.json`."""
+    """Return the manifest that knows a file, and its content: for `a.b.npy` `a.b.json`, `a.json` or `manifest.json`."""
     path = Path(path)
     _state(path)
     stems = path.name.split(".")[:-1]

@@ -28,7 +28,7 @@ def read_rows(path: str | Path, remedy: str = RERUN) -> list[dict[str, str]]:
 
 
 def read_table(path: str | Path, remedy: str = REMAKE, **how: object) -> "pd.DataFrame":
-    """Return a table, numbers as such unless `how`, for pandas, differs; KnnlmError with the remedy if it is none."""
+    """Return a table; `how` are options of pandas. Raises KnnlmError, naming file and remedy, if it is not a table."""
     import pandas as pd
 
     try:
