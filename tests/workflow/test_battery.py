@@ -87,7 +87,7 @@ def test_the_example_of_contributing_runs_and_nothing_else_does(finished, tmp_pa
     project = finished.copied(tmp_path / "project")
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = re.findall(r"```python\n# (workflow/\S+\.py)\n(.*?)```", text, flags=re.DOTALL)
-    (entry,) = re.findall(r"```yaml\n# config/mine.yaml\n(.*?)```", text, flags=re.DOTALL)
+    (entry,) = re.findall(r"```yaml\n# config/unigram.yaml\n(.*?)```", text, flags=re.DOTALL)
     (project.folder / code[0]).write_text(code[1])
     overlay = yaml.safe_load((project.folder / "config/tiny.yaml").read_text())
     overlay["hypotheses"] |= yaml.safe_load(entry)["hypotheses"]
