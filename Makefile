@@ -28,12 +28,12 @@ lint: install  ## style of code, format of rules, Snakemake's own lint
 
 install: .venv/installed  ## the packages of envs/cpu.lock, then torch, in .venv
 
-# Python compiles a module when it is first imported: compiling all 14,000 of them here takes 40 s, and most are never used.
+# Modules are compiled here: where PYTHONDONTWRITEBYTECODE is set, every job would compile torch again, for 2 s.
 # An environment works if its own pip answers. Another one, such as Debian leaves where python3-venv is missing, is made again.
 .venv/installed: envs/cpu.lock envs/cpu.txt envs/development.txt $(shell $(PIP) --version >/dev/null 2>&1 || echo again)
 	$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(PIP) install --quiet --no-compile --no-deps --require-hashes --requirement envs/cpu.lock
-	$(PIP) install --quiet --no-compile --requirement envs/development.txt
+	$(PIP) install --quiet --no-deps --require-hashes --requirement envs/cpu.lock
+	$(PIP) install --quiet --requirement envs/development.txt
 	touch $@
 
 # The lock names every package but torch and what torch alone needs; its own head says why.
