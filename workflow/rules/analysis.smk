@@ -55,7 +55,7 @@ rule tables:
         " --descriptions {input.base} {input.descriptions} {input.hypotheses} --tokens {input.tokens}"
         " --documents {input.documents} --continuation {input.continuation} --temperatures {input.temperatures}"
         " --loss {input.loss} --facts {input.facts} --speeds {input.speeds}"
-        ' --folder "$(dirname {output.summary})" --only {params.only}'
+        ' --folder "$(dirname {output.summary})" --only {params.only:q}'
 
 
 use rule tables as main_tables with:
