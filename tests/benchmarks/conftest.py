@@ -40,6 +40,6 @@ def store(retrieval, tmp_path_factory):
 @pytest.fixture(scope="session")
 def index(retrieval, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
-    write_trained(folder, retrieval, store, seed=1)
-    write_filled(folder, retrieval, store)
+    write_trained(folder, retrieval, store, seed=1, device="cpu")
+    write_filled(folder, retrieval, store, "cpu")
     return opened_index(folder, retrieval, store)

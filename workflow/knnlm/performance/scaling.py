@@ -92,8 +92,8 @@ def write_stores(sizes: Sizes) -> None:
     stores.random_store(folder, retrieval, sizes.rows, MOST, sizes.seed)
     first = stores.opened_store(folder, retrieval, sizes.rows, 1)
     with redirect_stderr(StringIO()):
-        stores.write_trained(folder, retrieval, first, sizes.seed)
-    stores.write_filled(folder, retrieval, first)
+        stores.write_trained(folder, retrieval, first, sizes.seed, sizes.device)
+    stores.write_filled(folder, retrieval, first, sizes.device)
     stores.repeat_filled(folder, retrieval, sizes.rows, MOST)
     stores.random_store(folder / "fill", retrieval, sizes.filled_rows, MOST, sizes.seed)
     for name in ("trained.faiss", "trained.json"):
@@ -157,7 +157,7 @@ def fill(sizes: Sizes, times: int) -> Job:
     """Fill and write the indexes of the first `times` chunks."""
     folder, retrieval = sizes.folder / "fill", sizes.retrieval
     store = stores.opened_store(folder, retrieval, sizes.filled_rows, times)
-    return partial(stores.write_filled, folder, retrieval, store)
+    return partial(stores.write_filled, folder, retrieval, store, sizes.device)
 
 
 def exact(sizes: Sizes, times: int) -> Job:

@@ -107,17 +107,17 @@ def opened_store(folder: Path, retrieval: Retrieval, rows: int, chunks: int) -> 
     return Datastore(tuple(found), checkpoint="random")
 
 
-def write_trained(folder: Path, retrieval: Retrieval, store: Datastore, seed: int) -> None:
+def write_trained(folder: Path, retrieval: Retrieval, store: Datastore, seed: int, device: str) -> None:
     """Train an index on the store and write it to `folder`."""
     sample = store.sample(retrieval.h, retrieval.sample_rows)
-    _write(train_index(retrieval.factory, retrieval.metric, sample, seed), folder / "trained.faiss")
+    _write(train_index(retrieval.factory, retrieval.metric, sample, seed, device), folder / "trained.faiss")
 
 
-def write_filled(folder: Path, retrieval: Retrieval, store: Datastore) -> None:
+def write_filled(folder: Path, retrieval: Retrieval, store: Datastore, device: str) -> None:
     """Fill a copy of the trained index with each chunk of the store and write it."""
     for number, chunk in enumerate(store.chunks):
         index = _opened(folder / "trained.faiss", retrieval, 0)
-        fill_index(index, [chunk], retrieval.h)
+        fill_index(index, [chunk], retrieval.h, device)
         _write(index, folder / f"filled-{number}.faiss")
 
 

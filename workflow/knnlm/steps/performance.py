@@ -59,8 +59,8 @@ def stages(config: dict, vocabulary: int, retrieval: stores.Retrieval, bench: Be
     folder, chunks = bench.folder / "store", config["datastore"]["chunks"]
     chunk_rows = math.ceil(search.store_rows(retrieval, bench) / chunks)
     store = stores.random_store(folder, retrieval, chunk_rows, chunks, bench.seed)
-    stores.write_trained(folder, retrieval, store, bench.seed)
-    stores.write_filled(folder, retrieval, store)
+    stores.write_trained(folder, retrieval, store, bench.seed, bench.device)
+    stores.write_filled(folder, retrieval, store, bench.device)
     yield search.measure(retrieval, store, stores.opened_index(folder, retrieval, store), bench)
     yield arithmetic.measure(config, retrieval, store, bench)
     yield arithmetic.output_embedding(config, vocabulary, model, bench)
