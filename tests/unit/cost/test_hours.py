@@ -110,12 +110,15 @@ def test_a_faster_machine_takes_less(operation):
     assert all(fast[stage] <= slow[stage] for stage in slow)
 
 
-def test_a_gpu_s_rates_are_those_of_each_gpu_and_one_job_at_a_time_holds_it():
+def test_a_gpu_s_rates_are_those_of_each_gpu_and_a_machine_has_those_of_its_largest_job():
     one, eight = (changed(PAPER, resources={"training_gpus": count}) for count in (1, 8))
     slow, fast = (job_seconds(run, job(run, "train_lm"), RATES) for run in (one, eight))
     starts = FAISS_OR_PANDAS + TRAINING_SECONDS
     assert slow[0] - starts == pytest.approx(8 * (fast[0] - starts))
     assert slow[1] == fast[1] == 1.0
+    alone, beside = (job_seconds(run, job(run, "fill_index/att-l2-0"), RATES) for run in (one, eight))
+    assert alone == (beside[0], 1.0)
+    assert beside[1] == 1 / 8  # of the GPUs
 
 
 def test_the_whole_plan_adds_text_hypotheses_and_figures_to_the_main_result():

@@ -144,8 +144,12 @@ def predicted_seconds(run: Run, rates: dict[str, float]) -> dict[str, float]:
 
 
 def job_seconds(run: Run, job: Job, rates: dict[str, float]) -> tuple[float, float]:
-    """Return the seconds that a job takes, and the share of the machine that it keeps busy: all, if it has GPUs."""
+    """Return the seconds that a job takes, and the share of the machine that it keeps busy: of its GPUs, if it has any.
+
+    The machine has as many GPUs as the largest of the config's jobs asks for.
+    """
     gpus, threads = devices_of(run.config, job.rule, job.wildcards)[0], threads_of(run, job.rule, job.wildcards)
+    most_gpus = max(run.config["resources"][key] for key in ("training_gpus", "gpus"))
     threads = min(rates["threads"], threads)
     part = threads / rates["threads"]
     speeds = {operation: rate * (gpus or part) for operation, rate in rates.items()} | CONSTANT  # rates are of one GPU
@@ -153,7 +157,7 @@ def job_seconds(run: Run, job: Job, rates: dict[str, float]) -> tuple[float, flo
     speeds["training_half_flops"] = speeds["training_flops"]  # measured in the precision that the config asks for
     amounts = RULES[job.rule](run, job.wildcards).likely
     seconds = sum(amount / speeds[operation] for operation, amount in amounts.items())
-    return STARTS.get(job.rule, FAISS_OR_PANDAS) + seconds, 1.0 if gpus else part
+    return STARTS.get(job.rule, FAISS_OR_PANDAS) + seconds, gpus / most_gpus if gpus else part
 
 
 def measured_seconds(run: Run, times: list[Times]) -> dict[str, float]:
