@@ -14,6 +14,8 @@ VARIANTS = {
 }
 SEARCHES = {"approximate": ("approximate-faiss", "approximate-real"), "exact": ("exact-real",)}
 UNTUNED_TEMPERATURE = 1.0
+# Families whose components hold the kNN's own vote, in whatever variant: they cannot explain what it adds.
+OF_NEIGHBOURS = {"knn", "approximate_search", "neighbour_counts", "padding", "ensembling", "stolen_probabilities"}
 GRID_STEP = 3  # the search for the best temperature begins with every third of the grid; figures show all of it
 
 
@@ -48,6 +50,11 @@ class Component:
 
 
 BASE = Component("base", "lm")
+
+
+def may_explain(component: str, family: str) -> bool:
+    """Return whether a component could explain the kNN's gain: neither the base LM nor a variant of the kNN is one."""
+    return component != BASE.component and family not in OF_NEIGHBOURS
 
 
 def main_name(main: dict, variant: str = "exact-real") -> str:
