@@ -9,6 +9,7 @@ OFFSETS = {
     "valid": np.array([0, 100, 180, 300, 360, 400]),
     "test": np.array([0, 50, 90, 140, 200, 260, 330, 400, 450, 500]),
 }
+BLOCK = 100  # words of a resampling unit: each document is one
 VARIANTS = [("approximate", "faiss", "faiss"), ("approximate", "faiss", "real"), ("exact", "real", "real")]
 FRACTIONS = [0.05, 0.5, 1.0]
 REFERENCE = "knn-att-l2-exact-real"
@@ -60,9 +61,9 @@ def random_run():
             component = np.minimum(base + generator.normal(-0.5, 2, offsets[-1]), -1e-3)
             component[generator.random(offsets[-1]) < 0.05] = -np.inf
             log_p[part["component"], split] = component.astype(np.float32)
-    splits = [Split.of(split, tokens[split], offsets, CONTINUATION) for split, offsets in OFFSETS.items()]
+    splits = [Split.of(split, tokens[split], offsets, CONTINUATION, BLOCK) for split, offsets in OFFSETS.items()]
 
     def read(component, split):
         return log_p[component, split]
 
-    return parts, log_p, tokens, splits, read, component_table(parts, read, splits, REFERENCE, 400, 0.9, 1)
+    return parts, log_p, tokens, splits, read, component_table(parts, read, splits, REFERENCE, 0.9)

@@ -27,7 +27,7 @@ def simulated(seed: int = 0, **more):
         columns |= {(name, split): make(base, knn, noise) for name, make in more.items()}
     offsets = np.linspace(0, TOKENS, DOCUMENTS + 1).astype(np.int64)
     tokens, whole = np.zeros(TOKENS, np.int32), np.zeros(1, bool)
-    splits = [Split.of(split, tokens, offsets, whole) for split in ("valid", "test")]
+    splits = [Split.of(split, tokens, offsets, whole, TOKENS) for split in ("valid", "test")]
     return (lambda name, split: columns[name, split].astype(np.float32)), splits
 
 

@@ -1,25 +1,10 @@
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from knnlm.analysis import significance
-from knnlm.analysis.significance import bootstrap, bootstrap_perplexity, document_sums, interval, resample_counts
-from knnlm.errors import KnnlmError
-
-
-def test_document_sums_are_the_sums_of_the_slices():
-    values = np.random.default_rng(0).normal(size=100).astype(np.float32)
-    offsets = np.array([0, 10, 10, 55, 99, 100, 100])
-    expected = [values[begin:end].astype(np.float64).sum() for begin, end in itertools.pairwise(offsets)]
-    np.testing.assert_allclose(document_sums(values, offsets), expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("offsets", [[0, 5, 9], [1, 5, 10], [0, 7, 5, 10]])
-def test_document_offsets_that_do_not_span_the_tokens_are_refused(offsets):
-    with pytest.raises(KnnlmError, match="document offsets"):
-        document_sums(np.ones(10), np.array(offsets))
+from knnlm.analysis.significance import bootstrap, bootstrap_perplexity, interval, resample_counts
+from knnlm.analysis.units import unit_sums
 
 
 def test_resamples_draw_as_many_documents_as_there_are_each_equally_often():
@@ -36,8 +21,8 @@ def test_bootstrap_is_what_resampling_the_tokens_one_by_one_gives():
     offsets = np.array([0, 30, 45, 100, 120, 200])
     log_p, is_word = -generator.exponential(3, (2, 200)), generator.random(200) < 0.8
     counts = resample_counts(5, 50, seed=4)
-    sums = np.stack([document_sums(component, offsets) for component in log_p])
-    samples = bootstrap_perplexity(sums, document_sums(is_word, offsets), counts)
+    sums = np.stack([unit_sums(component, offsets) for component in log_p])
+    samples = bootstrap_perplexity(sums, unit_sums(is_word, offsets), counts)
     for component in range(2):
         for resample, drawn in enumerate(counts):
             picked = [np.arange(offsets[d], offsets[d + 1]) for d in range(5) for _ in range(drawn[d])]

@@ -1,7 +1,10 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 from runs import CONTINUATION, FRACTIONS, OFFSETS, REFERENCE, VARIANTS
+from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from knnlm.analysis.tables import (
@@ -73,40 +76,57 @@ def test_gains_and_intervals(run):
         assert (others["gain"] < others["gain_high"]).all()
 
 
-def test_intervals_are_those_of_a_plain_paired_bootstrap(run):
-    parts, log_p, tokens, splits, read, _ = run
-    name, offsets = parts[1]["component"], OFFSETS["test"]
-    table = component_table(parts[:2], read, splits, name, 4000, 0.9, 1)
+def test_intervals_are_those_of_a_plain_paired_jackknife(run):
+    _, log_p, tokens, _, _, table = run
+    name, offsets = "knn-ffn-ip-exact-real", OFFSETS["test"]
     row = table[(table["component"] == name) & (table["split"] == "test")].iloc[0]
     base, own = (np.exp(np.float64(log_p[part, "test"])) for part in ("base", name))
     mixture, is_word = np.log((1 - row["lambda"]) * base + row["lambda"] * own), ~CONTINUATION[tokens["test"]]
-    generator, gains = np.random.default_rng(99), []
-    for _ in range(4000):
-        drawn = np.concatenate(
-            [np.arange(offsets[d], offsets[d + 1]) for d in generator.integers(0, len(offsets) - 1, len(offsets) - 1)]
-        )
-        words = is_word[drawn].sum()
-        gains.append(np.exp(-np.log(base[drawn]).sum() / words) - np.exp(-mixture[drawn].sum() / words))
-    np.testing.assert_allclose(
-        [row["gain_low"], row["gain_high"]], np.quantile(gains, [0.05, 0.95]), atol=0.05 * np.ptp(gains)
-    )
+    gains, nats = [], []
+    for begin, end in itertools.pairwise(offsets):
+        left = np.delete(np.arange(base.size), slice(begin, end))
+        words = is_word[left].sum()
+        nats.append(-mixture[left].sum() / words)
+        gains.append(np.exp(-np.log(base[left]).sum() / words) - np.exp(nats[-1]))
+    units = len(gains)
+    assert (row["documents"], row["units"]) == (units, units)
+    t = stats.t.ppf(0.95, units - 1)
+    expected = row["gain"] + t * np.sqrt((units - 1) * np.var(gains)) * np.array([-1, 1])
+    np.testing.assert_allclose(row[["gain_low", "gain_high"]].astype(float), expected)
+    expected = row["ppl"] * np.exp(t * np.sqrt((units - 1) * np.var(nats)) * np.array([-1, 1]))
+    np.testing.assert_allclose(row[["ppl_low", "ppl_high"]].astype(float), expected)
 
 
-def test_a_split_of_one_document_has_no_intervals(run):
+def one_document(tokens, block):
+    ends = {split: np.array([0, tokens[split].size]) for split in OFFSETS}
+    return [Split.of(split, tokens[split], ends[split], CONTINUATION, block) for split in OFFSETS]
+
+
+def test_a_split_of_one_unit_has_no_intervals(run):
     parts, _, tokens, _, read, _ = run
-    splits = [Split.of(split, tokens[split], np.array([0, tokens[split].size]), CONTINUATION) for split in OFFSETS]
-    table = component_table(parts[:3], read, splits, parts[1]["component"], 50, 0.9, 1)
+    table = component_table(parts[:3], read, one_document(tokens, 1000), parts[1]["component"], 0.9)
     assert table[["ppl_low", "ppl_high", "gain_low", "gain_high"]].isna().all(axis=None)
     assert table[["ppl", "gain"]].notna().all(axis=None)
+    assert table[["documents", "units"]].eq(1).all(axis=None)
+
+
+def test_one_document_of_several_blocks_has_intervals(run):
+    parts, _, tokens, _, read, _ = run
+    table = component_table(parts[:3], read, one_document(tokens, 50), parts[1]["component"], 0.9)
+    assert table[["ppl_low", "ppl_high", "gain_low", "gain_high"]].notna().all(axis=None)
+    assert table["documents"].eq(1).all()
+    assert table.groupby("split")["units"].first().to_dict() == {
+        split: int((~CONTINUATION[tokens[split]]).sum() / 50 + 0.5) for split in OFFSETS
+    }
 
 
 def test_a_missing_or_doubled_component_is_refused(run):
     parts, _, _, splits, read, _ = run
     for wrong in (parts[1:], [*parts, parts[-1]]):
         with pytest.raises(KnnlmError, match="base"):
-            component_table(wrong, read, splits, REFERENCE, 10, 0.9, 1)
+            component_table(wrong, read, splits, REFERENCE, 0.9)
     with pytest.raises(KnnlmError, match="the reference knn-att-l2-exact-real is not among them"):
-        component_table([part for part in parts if part["component"] != REFERENCE], read, splits, REFERENCE, 10, 0.9, 1)
+        component_table([part for part in parts if part["component"] != REFERENCE], read, splits, REFERENCE, 0.9)
 
 
 def test_helped_and_agreement_are_counted_token_by_token(run):

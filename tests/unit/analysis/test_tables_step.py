@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from runs import CONTINUATION, FRACTIONS, OFFSETS, REFERENCE
+from runs import BLOCK, CONTINUATION, FRACTIONS, OFFSETS, REFERENCE
 from stores import known
 
 from knnlm.components.catalogue import BASE, Component
@@ -19,7 +19,7 @@ ENTRY = {"question": "Do zero rows matter?", "paper": "silent", "share": None, "
 SETTINGS = {
     "seed": 1,
     "corpus": {"tokeniser": "moses"},
-    "significance": {"resamples": 400, "level": 0.9},
+    "significance": {"block": BLOCK, "resamples": 400, "level": 0.9},
     "main": {"h": "att", "metric": "l2"},
     "fractions": FRACTIONS,
 }

@@ -1,22 +1,24 @@
-from math import ceil, exp, log, sqrt
+from math import exp, log, pi, sqrt, tan
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
 import pytest
 from docutils.core import publish_doctree
 from docutils.nodes import entry, strong
+from scipy import stats
 
-from knnlm.analysis.significance import resample_counts
 from knnlm.analysis.tables import Split
+from knnlm.analysis.units import Units
 from knnlm.analysis.verdicts import (
     INPUT_COLUMNS,
     SHARE_COLUMNS,
     VERDICT_COLUMNS,
+    Certainty,
     input_representation_table,
     judge,
-    resampled,
-    share_interval,
+    perplexity_replicates,
     share_table,
     verdict_table,
 )
@@ -76,29 +78,36 @@ def toy(documents):
             for split, ppl in (("valid", VALID.get(name, mean)), ("test", mean))
         ]
     count = len(documents["base"])
-    split = Split("test", np.zeros(count, np.int32), np.arange(count + 1), np.ones(count))
+    split = Split("test", np.zeros(count, np.int32), Units(np.arange(count + 1), count, None), np.ones(count))
     return pd.DataFrame(rows), lambda name, _: -np.log(np.array(documents[name], float)), [split]
 
 
 def verdicts(entries, level, documents=TOY):
     components, read, splits = toy(documents)
-    return verdict_table(entries, components, resampled(components, read, splits, 2000, 1), MAIN, RULE, level)
+    replicates = perplexity_replicates(components, read, splits)
+    return verdict_table(entries, components, replicates, MAIN, RULE, Certainty(level, 20_000, 1))
 
 
 def test_two_documents_worked_by_hand():
-    """Resamples AA, AB and BB come with 1/4, 1/2, 1/4; base 8 throughout, kNN-LM 4, 2, 1, candidate 8, √32, 4."""
-    row = verdicts({"new": ENTRY}, 0.9).iloc[0]
+    """Without AB, A or B: base 8, 8, 8, kNN-LM 2, 1, 4, candidate √32, 4, 8. Two units: t of one degree of freedom."""
+    row = verdicts({"new": ENTRY}, 0.3).iloc[0]
     assert list(row.index) == VERDICT_COLUMNS
     assert (row["component"], row["question"], row["paper"]) == ("new-a", "Does it help?", "refuted")
-    assert [row["gain"], row["gain_low"], row["gain_high"]] == pytest.approx([8 - sqrt(32), 0, 4])
-    assert [row["share"], row["share_low"], row["share_high"]] == pytest.approx([(8 - sqrt(32)) / 6, 0, 4 / 7])
-    assert (row["verdict"], row["agrees"]) == ("inconclusive", "")
-
-
-def test_a_narrower_interval_decides():
-    row = verdicts({"new": ENTRY}, 0.3).iloc[0]  # only AB is left between the ends
-    assert row["share_low"] == row["share_high"] == pytest.approx((8 - sqrt(32)) / 6)
+    gain, t = 8 - sqrt(32), tan(0.3 * pi / 2)  # the gain is 4 or 0 with one unit left out: a standard error of 2
+    assert [row["gain"], row["gain_low"], row["gain_high"]] == pytest.approx([gain, gain - 2 * t, gain + 2 * t])
+    # the kNN-LM's gain is 6 with a standard error of 1.5 and rises and falls with the candidate's
+    low, high = (gain - 2 * t) / (6 - 1.5 * t), (gain + 2 * t) / (6 + 1.5 * t)
+    assert [row["share"], row["share_low"], row["share_high"]] == pytest.approx([gain / 6, low, high])
     assert (row["verdict"], row["agrees"]) == ("supported", "no")
+
+
+def test_a_wider_interval_leaves_it_open():
+    row = verdicts({"new": ENTRY}, 0.5).iloc[0]  # t = 1
+    assert [row["share_low"], row["share_high"]] == pytest.approx([(6 - sqrt(32)) / 4.5, (10 - sqrt(32)) / 7.5])
+    assert (row["verdict"], row["agrees"]) == ("inconclusive", "")
+    row = verdicts({"new": ENTRY}, 0.9).iloc[0]  # the kNN-LM's own gain may be nothing
+    assert row[["share_low", "share_high"]].isna().all()
+    assert row["verdict"] == "inconclusive"
 
 
 def test_the_threshold_is_the_rule_s_or_the_entry_s_own():
@@ -133,13 +142,30 @@ def test_against_another_component_and_candidates_by_pattern():
             "approximate": ENTRY | {"against": "{main}", "candidates": ["{approximate}"]},
             "mix": ENTRY | {"candidates": ["new-[b-z]", "oth*"]},
         },
-        0.9,
+        0.3,
     )
     assert table["component"].tolist() == [APPROXIMATE, "new-b"]
-    ratio = [(4 - 4) / 4, (2 - sqrt(8)) / 6, (1 - 2) / 7]  # AA, AB, BB
-    assert [table["gain"][0], table["share"][0]] == pytest.approx([2 - sqrt(8), ratio[1]])
-    assert [table["share_low"][0], table["share_high"][0]] == pytest.approx([min(ratio), max(ratio)])
+    gain, t = 2 - sqrt(8), tan(0.3 * pi / 2)  # with one unit left out -1 or 0, where the kNN-LM's is 7 or 4
+    assert [table["gain"][0], table["share"][0]] == pytest.approx([gain, gain / 6])
+    ends = (gain - 0.5 * t) / (6 + 1.5 * t), (gain + 0.5 * t) / (6 - 1.5 * t)
+    assert [table["share_low"][0], table["share_high"][0]] == pytest.approx(ends, rel=0.02)  # both at once: the same t
     assert table["verdict"][0] == "refuted"
+
+
+def test_the_intervals_of_several_questions_are_wider_than_that_of_one():
+    generator = np.random.default_rng(7)
+    shared = generator.normal(0, 0.3, 60)
+    documents = {"base": 8 * np.exp(shared), REFERENCE: 4 * np.exp(shared + generator.normal(0, 0.1, 60))}
+    documents |= {f"{name}-a": 6 * np.exp(shared + generator.normal(0, 0.1, 60)) for name in "pqrstu"}
+    one = verdicts({"p": ENTRY}, 0.95, documents).iloc[0]
+    all_of_them = verdicts(dict.fromkeys("pqrstu", ENTRY), 0.95, documents).set_index("hypothesis").loc["p"]
+    components, read, splits = toy(documents)
+    shares = share_table(components, perplexity_replicates(components, read, splits), MAIN, 0.95)
+    alone = shares.set_index("component").loc["p-a"]
+    assert one[["share_low", "share_high"]].tolist() == alone[["share_low", "share_high"]].tolist()
+    wider = (all_of_them["share_high"] - all_of_them["share_low"]) / (one["share_high"] - one["share_low"])
+    bonferroni = stats.t.ppf(1 - 0.025 / 6, 59) / stats.t.ppf(0.975, 59)
+    assert 1.15 < wider < bonferroni
 
 
 def test_what_was_not_run_has_no_row_and_a_mistake_is_named():
@@ -157,12 +183,12 @@ def test_what_was_not_run_has_no_row_and_a_mistake_is_named():
 
 def test_an_entry_may_have_a_threshold_of_its_own():
     documents = TOY | {"new-a": (7.6, 7.2)}  # a share of about a tenth
-    assert verdicts({"new": ENTRY}, 0.9, documents)["verdict"][0] == "refuted"
-    assert verdicts({"new": ENTRY | {"share": 0}}, 0.9, documents)["verdict"][0] == "supported"
+    assert verdicts({"new": ENTRY}, 0.3, documents)["verdict"][0] == "refuted"
+    assert verdicts({"new": ENTRY | {"share": 0}}, 0.3, documents)["verdict"][0] == "supported"
 
 
 def test_a_knn_lm_that_may_gain_nothing_leaves_every_verdict_open():
-    documents = TOY | {REFERENCE: (16, 1)}  # worse than the base LM in AA, a quarter of the resamples
+    documents = TOY | {REFERENCE: (16, 1)}  # worse than the base LM in one of two documents
     row = verdicts({"new": ENTRY}, 0.9, documents).iloc[0]
     assert np.isnan([row["share_low"], row["share_high"]]).all()
     assert row["share"] == pytest.approx((8 - sqrt(32)) / (8 - 4))
@@ -170,19 +196,7 @@ def test_a_knn_lm_that_may_gain_nothing_leaves_every_verdict_open():
     assert np.isnan(verdicts({"new": ENTRY}, 0.9, TOY | {REFERENCE: (16, 16)})["share"][0])
 
 
-def test_few_undefined_ratios_count_against_both_ends():
-    gains, reference = np.arange(1.0, 101), np.full(100, 100.0)
-    assert share_interval(gains, reference, 0.9) == (0.05, 0.95)
-    reference[[10, 50, 90]] = 0, -1, 0
-    assert share_interval(gains, reference, 0.9) == (
-        0.02,
-        0.98,
-    )  # the second defined ratio from below, the 95th from below
-    reference[:5] = 0
-    assert np.isnan(share_interval(gains, reference, 0.9)).all()
-
-
-def test_shares_are_those_of_a_bootstrap_in_plain_python():
+def test_shares_are_those_of_a_jackknife_in_plain_python():
     generator = np.random.default_rng(3)
     base = generator.uniform(50, 200, 7)
     documents = {
@@ -191,24 +205,24 @@ def test_shares_are_those_of_a_bootstrap_in_plain_python():
         "new-a": base * generator.uniform(0.8, 1.1, 7),
     }
     components, read, splits = toy({name: tuple(ppls) for name, ppls in documents.items()})
-    table = share_table(components, resampled(components, read, splits, 500, 1), MAIN, 0.8)
-    assert list(table) == SHARE_COLUMNS
-    shares = []
-    for counts in resample_counts(7, 500, 1).tolist():
-        ppl = {
-            name: exp(sum(n * log(p) for n, p in zip(counts, ppls, strict=True)) / sum(counts))
-            for name, ppls in documents.items()
-        }
-        shares.append((ppl["base"] - ppl["new-a"]) / (ppl["base"] - ppl[REFERENCE]))
-    shares.sort()
-    row = table.set_index("component").loc["new-a"]
-    assert [row["share_low"], row["share_high"]] == pytest.approx(
-        [shares[ceil(0.1 * 500) - 1], shares[ceil(0.9 * 500) - 1]], rel=1e-9
-    )
-    assert table.set_index("component").loc[REFERENCE, ["share", "share_low", "share_high"]].tolist() == pytest.approx(
-        [1, 1, 1]
-    )
-    assert table.set_index("component").loc["base", ["share", "share_low", "share_high"]].tolist() == [0, 0, 0]
+    table = share_table(components, perplexity_replicates(components, read, splits), MAIN, 0.8).set_index("component")
+    assert list(table.reset_index()) == SHARE_COLUMNS
+    gains = []  # of the candidate and of the kNN-LM, without each document in turn, and last on all
+    for without in range(8):
+        left = [place for place in range(7) if place != without]
+        ppl = {name: exp(fmean(log(ppls[place]) for place in left)) for name, ppls in documents.items()}
+        gains.append((ppl["base"] - ppl["new-a"], ppl["base"] - ppl[REFERENCE]))
+
+    def t_value(ratio):
+        *rests, whole = [above - ratio * below for above, below in gains]
+        return whole / sqrt(6 / 7 * sum((rest - fmean(rests)) ** 2 for rest in rests))
+
+    row, t = table.loc["new-a"], stats.t.ppf(0.9, 6)
+    assert row["share"] == pytest.approx(gains[-1][0] / gains[-1][1])
+    assert [t_value(row["share_low"]), t_value(row["share_high"])] == pytest.approx([t, -t], rel=1e-6)
+    shares = ["share", "share_low", "share_high"]
+    assert table.loc[REFERENCE, shares].tolist() == pytest.approx([1, 1, 1], abs=1e-6)
+    assert table.loc["base", shares].tolist() == pytest.approx([0, 0, 0])
 
 
 def test_one_document_gives_shares_without_intervals():
@@ -222,7 +236,7 @@ def test_input_representation_holds_the_exact_knn_and_the_learned_embeddings():
     components, read, splits = toy(TOY)
     entries = {"input-representation": {"candidates": None}}
     components["hypothesis"] = components["hypothesis"].replace("new", "input-representation")
-    shares = share_table(components, resampled(components, read, splits, 50, 1), MAIN, 0.9)
+    shares = share_table(components, perplexity_replicates(components, read, splits), MAIN, 0.9)
     table = input_representation_table(components, shares, entries, MAIN)
     assert list(table) == INPUT_COLUMNS
     assert dict(zip(table["component"], table["similarity"], strict=True)) == {
@@ -295,7 +309,7 @@ def test_the_digits_of_a_gain_follow_the_size_of_the_perplexity(perplexity, gain
 
 
 def test_the_first_table_of_the_report_is_the_main_result():
-    components = pd.read_csv(SOTU / "components.csv")
+    components = pd.read_csv(SOTU / "components.csv").assign(documents=39, units=60)
     cells = [node.astext() for node in publish_doctree(main_rst(components, MAIN, 0.95)).findall(entry)]
     assert cells[5:10] == ["base LM", "149.60", "", "", ""]
     assert cells[-5:] == ["base LM + kNN, exact search", "127.58", "22.02 [14.39, 37.15]", "0.320", "6.73"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from knnlm.analysis.significance import document_sums
 from knnlm.analysis.tables import BASE, TUNED_ON, Reader, Split
+from knnlm.analysis.units import unit_sums
 from knnlm.components.interpolation import perplexity
 from knnlm.components.mixture import mixture, simplex_weights
 
@@ -67,7 +67,7 @@ class Beside:
         column = self._stacked(JUDGED_ON, name)
         of_without, of_both = mixture(column[:-1], weights[0]), mixture(column, weights[1])  # (T,) each
         with np.errstate(invalid="ignore"):  # a token without mass in both mixtures tells nothing: NaN
-            gain = document_sums(of_both, split.documents) - document_sums(of_without, split.documents)
+            gain = unit_sums(of_both, split.units.offsets) - unit_sums(of_without, split.units.offsets)
         ppl, ppl_with_knn = perplexity(of_without, split.words), perplexity(of_both, split.words)
         return Left(gain, ppl, ppl_with_knn, gain_on_valid)
 

@@ -10,28 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from knnlm.errors import KnnlmError
-
 OUTCOMES = ("supported", "refuted", "inconclusive")
 MEASURES = ["temperature", "lambda", "ppl_alone", "ppl", "oracle", "gain", "share"]  # those with a spread over seeds
 COUNTS_PER_BLOCK = 4_000_000  # 32 MB of counts at a time, however many documents a split has
-
-
-def document_sums(values: np.ndarray, document_offsets: np.ndarray) -> np.ndarray:
-    """Return the sum of `values`, (T,), over the tokens of each document: float64 (documents,), 0 for an empty one.
-
-    `document_offsets`, int64 (documents+1,), holds the first token of each document, and T at the end. Raises
-    KnnlmError if the offsets do not span the values.
-    """
-    starts, lengths = document_offsets[:-1], np.diff(document_offsets)
-    if document_offsets[0] != 0 or document_offsets[-1] != values.size or (lengths < 0).any():
-        span = f"they must rise from 0 to the {values.size} tokens"
-        raise KnnlmError(f"document offsets: {span}; rerun the step that makes the corpus.")
-    sums = np.zeros(lengths.size)
-    filled = lengths > 0  # reduceat would give an empty document the first value of its successor
-    if filled.any():
-        sums[filled] = np.add.reduceat(np.asarray(values, np.float64), starts[filled])
-    return sums
 
 
 def resample_counts(documents: int, resamples: int, seed: int | np.random.Generator) -> np.ndarray:

@@ -10,7 +10,8 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from knnlm.analysis.significance import bootstrap, document_sums, interval
+from knnlm.analysis.intervals import interval, log_perplexities
+from knnlm.analysis.units import Units, resampling_units, unit_sums
 from knnlm.components.interpolation import agreement, interpolate, optimal_weight, oracle, perplexity
 from knnlm.errors import KnnlmError
 from knnlm.running.progress import progress
@@ -20,8 +21,9 @@ TUNED_ON = "valid"
 DESCRIPTION = ["component", "family", "h", "metric", "mask", "score"]
 DESCRIPTION += ["temperature", "fraction", "k", "added_parameters"]
 HYPOTHESIS = ["temperature_status", "rows", "hypothesis", "series", "x"]  # what else is known of a component
-COMPONENT_COLUMNS = [*DESCRIPTION, "split", "tokens", "words", "ppl_alone", "lambda", "ppl", "ppl_low", "ppl_high"]
-COMPONENT_COLUMNS += ["oracle", "gain", "gain_low", "gain_high", *HYPOTHESIS, "helped", "agreement"]
+COMPONENT_COLUMNS = [*DESCRIPTION, "split", "tokens", "words", "documents", "units", "ppl_alone", "lambda"]
+COMPONENT_COLUMNS += ["ppl", "ppl_low", "ppl_high", "oracle", "gain", "gain_low", "gain_high"]
+COMPONENT_COLUMNS += [*HYPOTHESIS, "helped", "agreement"]
 COLUMN_TYPES = dict.fromkeys(["k", "added_parameters", "rows"], "Int64")  # the base LM has none of these
 COLUMN_TYPES |= dict.fromkeys(["temperature", "fraction", "x"], "float64")
 LOSS_COLUMNS = ["update", "epoch", "split", "loss", "perplexity", "learning_rate", "tokens_per_second"]
@@ -33,22 +35,28 @@ LAMBDA_POINTS = 101
 
 @dataclass(frozen=True)
 class Split:
-    """One evaluation split: token ids, token offsets of its documents (documents+1,), words of each (documents,)."""
+    """One evaluation split: token ids, int32 (T,), its resampling units, and the words of each, float64 (units,)."""
 
     name: str
     tokens: np.ndarray
-    documents: np.ndarray
-    document_words: np.ndarray
+    units: Units
+    unit_words: np.ndarray
 
     @classmethod
-    def of(cls, name: str, tokens: np.ndarray, documents: np.ndarray, continuation: np.ndarray) -> "Split":
-        """Count words of `tokens`, int32 (T,), by document; `continuation`, bool (V,), marks pieces that end none."""
-        return cls(name, tokens, documents, document_sums(~continuation[tokens], documents))
+    def of(cls, name: str, tokens: np.ndarray, documents: np.ndarray, continuation: np.ndarray, block: int) -> "Split":
+        """Divide `tokens`, int32 (T,), into resampling units and count the words of each.
+
+        `documents` are token offsets, int64 (documents+1,); `continuation`, bool (V,), marks pieces that end no word;
+        `block` is the length in words of a unit where there are too few documents (`units`).
+        """
+        ends_word = ~continuation[tokens]
+        units = resampling_units(ends_word, documents, block)
+        return cls(name, tokens, units, unit_sums(ends_word, units.offsets))
 
     @property
     def words(self) -> int:
         """Return the number of words of the split, `</s>` included."""
-        return int(self.document_words.sum())
+        return int(self.unit_words.sum())
 
 
 Reader = Callable[[str, str], np.ndarray]  # component name, split name -> log p of the gold tokens, float32 (T,), nats
@@ -65,15 +73,14 @@ def tuned(components: pd.DataFrame) -> pd.Series:
 
 
 def component_table(
-    descriptions: Sequence[dict], read: Reader, splits: Sequence[Split],
-    reference: str, resamples: int, level: float, seed: int,
-) -> pd.DataFrame:  # fmt: skip
+    descriptions: Sequence[dict], read: Reader, splits: Sequence[Split], reference: str, level: float
+) -> pd.DataFrame:
     """Return the table of COMPONENT_COLUMNS: the base LM first, then every component in the order given, by split.
 
     `descriptions` are the components' JSON descriptions. `read` fetches one component's log p; only one is held at a
-    time beside the base LM's. The base LM's row has λ = 0 and gain 0. Intervals come from a bootstrap over documents,
-    paired between component and base LM (`significance`); a split of one document has NaN. Raises KnnlmError if there
-    is no base LM or no component `reference`, or a name stands twice.
+    time beside the base LM's. The base LM's row has λ = 0 and gain 0. Intervals cover with probability `level` each;
+    that of a gain is of the paired difference (`intervals`), and a split of one unit has NaN. Raises KnnlmError if
+    there is no base LM or no component `reference`, or a name stands twice.
     """
     _check_names([description["component"] for description in descriptions], reference)
     base = {split.name: read(BASE, split.name) for split in splits}
@@ -87,7 +94,7 @@ def component_table(
         for split in splits:
             own, beside = log_p[split.name], base[split.name]
             mixture = interpolate(beside, own, weight)  # (T,)
-            sums[split.name].append(document_sums(mixture, split.documents))  # (documents,)
+            sums[split.name].append(unit_sums(mixture, split.units.offsets))  # (units,)
             measures = {
                 "ppl_alone": perplexity(own, split.words),
                 "lambda": weight,
@@ -98,11 +105,13 @@ def component_table(
                 "agreement": agreement(beside, own, log_p_reference[split.name]),
             }
             facts = {key: known[key] for key in (*DESCRIPTION, *HYPOTHESIS)}
-            rows.append(facts | {"split": split.name, "tokens": split.tokens.size, "words": split.words} | measures)
+            sizes = {"split": split.name, "tokens": split.tokens.size, "words": split.words}
+            sizes |= {"documents": split.units.documents, "units": split.units.size}
+            rows.append(facts | sizes | measures)
     table = pd.DataFrame(rows)
     for split in splits:
-        samples = bootstrap(np.stack(sums[split.name]), split.document_words, resamples, seed)
-        _add_gains_and_intervals(table, (table["split"] == split.name).to_numpy(), samples, level)
+        nats = log_perplexities(np.stack(sums[split.name]), split.unit_words)  # (components, 1 + units)
+        _add_gains_and_intervals(table, (table["split"] == split.name).to_numpy(), nats, level)
     return table[COMPONENT_COLUMNS].astype(COLUMN_TYPES)
 
 
@@ -131,13 +140,14 @@ def _check_names(names: list[str], reference: str) -> None:
         raise KnnlmError(f"components: the reference {reference} is not among them; {correct}.")
 
 
-def _add_gains_and_intervals(table: pd.DataFrame, rows: np.ndarray, samples: np.ndarray, level: float) -> None:
-    """Fill in the columns of differences and intervals; row i of `samples` is the i-th of `rows`, the base LM first."""
-    perplexities = table.loc[rows, "ppl"]
+def _add_gains_and_intervals(table: pd.DataFrame, rows: np.ndarray, nats: np.ndarray, level: float) -> None:
+    """Fill in the columns of differences and intervals; row i of `nats` is the i-th of `rows`, the base LM first."""
+    perplexities, replicates = table.loc[rows, "ppl"], np.exp(nats)
     with np.errstate(invalid="ignore"):
         table.loc[rows, "gain"] = perplexities.iloc[0] - perplexities
-        gains = samples[0] - samples
-    table.loc[rows, "ppl_low"], table.loc[rows, "ppl_high"] = interval(samples, level)
+        gains = replicates[0] - replicates
+    # symmetric in nats, so that a perplexity's lower end stays positive
+    table.loc[rows, "ppl_low"], table.loc[rows, "ppl_high"] = map(np.exp, interval(nats, level))
     table.loc[rows, "gain_low"], table.loc[rows, "gain_high"] = interval(gains, level)
 
 

@@ -4,13 +4,15 @@ Components are chosen on valid, judged on test; the reference is the main exact,
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
 
-from knnlm.analysis.significance import bootstrap, document_sums, interval
+from knnlm.analysis.intervals import interval, log_perplexities, ratio_interval, simultaneous_level
 from knnlm.analysis.tables import BASE, TUNED_ON, Reader, Split, tuned
+from knnlm.analysis.units import unit_sums
 from knnlm.components.catalogue import main_name, resolved_name
 from knnlm.components.interpolation import interpolate
 from knnlm.errors import KnnlmError
@@ -25,20 +27,29 @@ INPUT_COLUMNS = ["component", "h", "rows", "similarity", "added_parameters", "pp
 INPUT_HYPOTHESIS = "input-representation"
 PAPER = ("supported", "refuted", "silent")
 Table = pd.DataFrame
-Samples = dict[str, np.ndarray]  # component -> its word perplexity on every resample, float64 (resamples,)
+Replicates = dict[str, np.ndarray]  # component -> its word perplexity, whole and without each unit (1 + units,)
 
 
-def resampled(components: Table, read: Reader, splits: Sequence[Split], resamples: int, seed: int) -> Samples:
-    """Return each component's word perplexity, mixed at its tuned λ, on every resample of test, paired between them."""
+@dataclass(frozen=True)
+class Certainty:
+    """How sure intervals are to be: their `level`, and the `resamples` and `seed` that make several hold at once."""
+
+    level: float
+    resamples: int
+    seed: int
+
+
+def perplexity_replicates(components: Table, read: Reader, splits: Sequence[Split]) -> Replicates:
+    """Return the replicates of each component's word perplexity on test, mixed with the base LM at its tuned λ."""
     split = next(split for split in splits if split.name == JUDGED_ON)
     rows, base = components[components["split"] == JUDGED_ON], read(BASE, JUDGED_ON)
     mixtures = (interpolate(base, read(row["component"], JUDGED_ON), row["lambda"]) for row in rows.to_dict("records"))
-    sums = np.stack([document_sums(mixture, split.documents) for mixture in mixtures])  # (components, documents)
-    return dict(zip(rows["component"], bootstrap(sums, split.document_words, resamples, seed), strict=True))
+    sums = np.stack([unit_sums(mixture, split.units.offsets) for mixture in mixtures])  # (components, units)
+    return dict(zip(rows["component"], np.exp(log_perplexities(sums, split.unit_words)), strict=True))
 
 
 def verdict_table(
-    entries: dict[str, dict], components: Table, samples: Samples, main: dict, rule: dict, level: float
+    entries: dict[str, dict], components: Table, replicates: Replicates, main: dict, rule: dict, certainty: Certainty
 ) -> Table:
     """Return the table of VERDICT_COLUMNS, a row for each of `entries` whose components were made.
 
@@ -46,29 +57,46 @@ def verdict_table(
     `rule`), `against` (a component, or None for the base LM) and `candidates` (patterns of components, or None for the
     entry's own). The candidate with the lowest perplexity on valid, mixed with the base LM, is judged. Its `gain` is
     the perplexity of `against` minus its own on test, its `share` that gain in units of the kNN-LM's. `rule` is
-    {"share": threshold}, `main` {"h", "metric"}. What the paper found to matter stands first. Raises KnnlmError if
-    there is no component called like `against`, or none that matches a pattern.
+    {"share": threshold}, `main` {"h", "metric"}. The intervals of all shares cover at once with `certainty.level`.
+    What the paper found to matter stands first. Raises KnnlmError if there is no component called like `against`, or
+    none that matches a pattern.
     """
-    known = {split: components[components["split"] == split].set_index("component") for split in (TUNED_ON, JUDGED_ON)}
-    ppl, rows = known[JUDGED_ON]["ppl"], []
-    not_made = set(entries) - set(components["hypothesis"].dropna())
-    for name, entry in entries.items():
-        candidates = _candidates(name, entry["candidates"], known[TUNED_ON], main, not_made)
-        against = resolved_name(entry["against"] or BASE, main)
-        if candidates.empty or (against not in ppl and _of_any(not_made, against)):
-            continue
-        if against not in ppl:
-            raise KnnlmError(f"config key hypotheses.{name}.against: there is no component {against}; correct it.")
-        best = candidates["ppl"].idxmin()
-        gain = _with_interval(ppl[against] - ppl[best], samples[against] - samples[best], ppl, samples, main, level)
+    compared, rows = _compared(entries, components, main), []
+    gains = {name: replicates[against] - replicates[best] for name, (best, against) in compared.items()}
+    level = _level_of_all([*gains.values()], replicates, main, certainty)
+    # by name, not in the config's order, which no result may depend on
+    for name in sorted(compared, key=lambda name: (PAPER.index(entries[name]["paper"]), name)):
+        entry, gain = entries[name], _with_interval(gains[name], replicates, main, level)
         threshold = rule["share"] if entry["share"] is None else entry["share"]
         verdict = judge(gain["share_low"], gain["share_high"], threshold)
         told = {"threshold": threshold, "verdict": verdict, "agrees": agrees(verdict, entry["paper"])}
-        row = {"hypothesis": name, "question": entry["question"], "paper": entry["paper"], "component": best}
-        rows.append(row | gain | told)
-    # by name, not in the config's order, which no result may depend on
-    rows.sort(key=lambda row: (PAPER.index(row["paper"]), row["hypothesis"]))
+        row = {"hypothesis": name, "question": entry["question"], "paper": entry["paper"]}
+        rows.append(row | {"component": compared[name][0]} | gain | told)
     return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
+
+
+def _compared(entries: dict[str, dict], components: Table, main: dict) -> dict[str, tuple[str, str]]:
+    """Return, for each entry whose components were made, the candidate that is best on valid, and its `against`."""
+    known = {split: components[components["split"] == split].set_index("component") for split in (TUNED_ON, JUDGED_ON)}
+    not_made, compared = set(entries) - set(components["hypothesis"].dropna()), {}
+    for name, entry in entries.items():
+        candidates = _candidates(name, entry["candidates"], known[TUNED_ON], main, not_made)
+        against = resolved_name(entry["against"] or BASE, main)
+        if candidates.empty or (against not in known[JUDGED_ON].index and _of_any(not_made, against)):
+            continue
+        if against not in known[JUDGED_ON].index:
+            raise KnnlmError(f"config key hypotheses.{name}.against: there is no component {against}; correct it.")
+        compared[name] = candidates["ppl"].idxmin(), against
+    return compared
+
+
+def _level_of_all(gains: list[np.ndarray], replicates: Replicates, main: dict, certainty: Certainty) -> float:
+    """Return the level of each interval with which those of all shares hold at once."""
+    whole = replicates[BASE] - replicates[main_name(main)]  # (1 + units,), as each of `gains`
+    with np.errstate(divide="ignore", invalid="ignore"):
+        departures = [gain - gain[0] / whole[0] * whole for gain in gains]  # of each share from its estimate
+    shares = np.stack([np.zeros(whole.shape), *departures])  # there may be no question at all
+    return simultaneous_level(shares, certainty.level, certainty.resamples, certainty.seed)
 
 
 def judge(low: float, high: float, threshold: float) -> str:
@@ -85,26 +113,11 @@ def agrees(verdict: str, paper: str) -> str:
     return "yes" if verdict == paper else "no"
 
 
-def share_interval(gains: np.ndarray, reference_gains: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the percentile interval of the paired ratios gains / reference_gains, float (resamples,).
-
-    The ratio to a gain that is not positive is undefined. It counts against both ends: below everything for the lower,
-    above everything for the upper. If the reference's own interval reaches 0, both ends are NaN: no share is known.
-    """
-    if not interval(reference_gains, level)[0] > 0:
-        return np.nan, np.nan
-    positive = reference_gains > 0
-    shares = np.divide(gains, reference_gains, where=positive, out=np.full(gains.shape, np.nan))
-    low, _ = interval(np.where(positive, shares, -np.inf), level)
-    _, high = interval(np.where(positive, shares, np.inf), level)
-    return float(low), float(high)
-
-
-def share_table(components: Table, samples: Samples, main: dict, level: float) -> Table:
+def share_table(components: Table, replicates: Replicates, main: dict, level: float) -> Table:
     """Return the table of SHARE_COLUMNS: every component on test, and its share of the kNN-LM's gain."""
     rows = components[components["split"] == JUDGED_ON].set_index("component", drop=False)
-    known = rows["ppl"], samples, main, level
-    gains = [_with_interval(gain, samples[BASE] - samples[name], *known) for name, gain in rows["gain"].items()]
+    known = replicates, main, level
+    gains = [_with_interval(replicates[BASE] - replicates[name], *known) for name in rows.index]
     return rows.join(pd.DataFrame(gains, index=rows.index)[SHARE])[SHARE_COLUMNS].reset_index(drop=True)
 
 
@@ -141,12 +154,9 @@ def _of_any(hypotheses: set[str], component: str) -> bool:
     return any(component.startswith(f"{hypothesis}-") for hypothesis in hypotheses)
 
 
-def _with_interval(
-    gain: float, gains: np.ndarray, ppl: pd.Series, samples: Samples, main: dict, level: float
-) -> dict[str, float]:
-    """Return a gain and its share of the reference's gain with their intervals, under the names of INTERVAL."""
-    reference = main_name(main)
-    whole = ppl[BASE] - ppl[reference]
-    shares = share_interval(gains, samples[BASE] - samples[reference], level)
-    values = [gain, *interval(gains, level), gain / whole if whole > 0 else np.nan, *shares]
-    return dict(zip(INTERVAL, values, strict=True))
+def _with_interval(gains: np.ndarray, replicates: Replicates, main: dict, level: float) -> dict[str, float]:
+    """Return a gain, by its replicates (1 + units,), and its share of the reference's, under the names of INTERVAL."""
+    whole = replicates[BASE] - replicates[main_name(main)]
+    share = gains[0] / whole[0] if whole[0] > 0 else np.nan
+    values = [gains[0], *interval(gains, level), share, *ratio_interval(gains, whole, level)]
+    return dict(zip(INTERVAL, map(float, values), strict=True))

@@ -33,7 +33,8 @@ def summary(components: pd.DataFrame, level: float) -> str:
     shown["ppl"] = [f"{value:.{digits}f}" for value in test["ppl"]]
     shown["gain"] = [_with_ends(values, digits) for values in test[["gain", "gain_low", "gain_high"]].to_numpy()]
     shown["oracle"] = [f"{value:.{digits}f}" for value in test["oracle"]]
-    heading = TEXTS["summary"].format(tokens=first["tokens"], words=first["words"], level=level)
+    sizes = {"tokens": first["tokens"], "words": first["words"], "units": units_in_words(first)}
+    heading = TEXTS["summary"].format(**sizes, level=level)
     return heading + shown.drop(columns="component").to_string(index=False) + "\n"
 
 
@@ -63,8 +64,8 @@ def main_rst(components: pd.DataFrame, main: dict, level: float) -> str:
         gain = _with_ends([row["gain"], row["gain_low"], row["gain_high"]], digits)
         name = f"base LM + kNN, {SEARCHES[row['mask'], row['score']]}"
         lines.append([name, f"{row['ppl']:.{digits}f}", gain, f"{row['lambda']:.3f}", f"{row['temperature']:.3g}"])
-    documents = f"Word perplexity; lower is better. Gains with their {level:.0%} intervals over documents."
-    return f"{documents}\n\n{_list_table(lines, (40, 14, 26, 10, 10))}"
+    measured = f"Word perplexity on {units_in_words(base)}; lower is better. Gains with their {level:.0%} intervals."
+    return f"{measured}\n\n{_list_table(lines, (40, 14, 26, 10, 10))}"
 
 
 def verdict_rst(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
@@ -79,6 +80,13 @@ def verdict_rst(table: pd.DataFrame, rule: dict, level: float, perplexity: float
         question = f"| {escaped}\n       | ``{row['component']}``"
         lines.append([question, *_gain_and_share(row, decimals(perplexity)), f"**{row['verdict']}**{against}"])
     return f"{_list_table(lines, (46, 20, 17, 17))}\n{paragraph}"
+
+
+def units_in_words(row: pd.Series) -> str:
+    """Return what the intervals of a row of `components.csv` rest on: its documents, or the blocks of these."""
+    documents, units = int(row["documents"]), int(row["units"])
+    few = "one_document" if documents == 1 else "documents" if units == documents else "blocks"
+    return TEXTS["units"]["one_unit" if units == 1 else few].format(documents=documents, units=units)
 
 
 def _list_table(lines: list[list[str]], widths: tuple[int, ...]) -> str:

@@ -24,14 +24,16 @@ def main(
     """Make every table first, then write them to a folder, all or `only` some: a mistake in one leaves none."""
     main_component, rule, hypotheses = settings["main"], settings["verdict"], settings["hypotheses"]
     h, metric = main_component["h"], main_component["metric"]
-    resamples, level, seed = settings["significance"]["resamples"], settings["significance"]["level"], settings["seed"]
-    splits = read_splits(tokens, documents, continuation)
+    significance = settings["significance"]
+    level = significance["level"]
+    certainty = verdicts.Certainty(level, significance["resamples"], settings["seed"])
+    splits = read_splits(tokens, documents, continuation, significance["block"])
     described, read = open_components(descriptions, splits)
     reference = catalogue.main_name(main_component)
-    components = tables.component_table(described, read, splits, reference, resamples, level, seed)
-    samples = verdicts.resampled(components, read, splits, resamples, seed)
-    judged = verdicts.verdict_table(hypotheses, components, samples, main_component, rule, level)
-    shares = verdicts.share_table(components, samples, main_component, level)
+    components = tables.component_table(described, read, splits, reference, level)
+    replicates = verdicts.perplexity_replicates(components, read, splits)
+    judged = verdicts.verdict_table(hypotheses, components, replicates, main_component, rule, certainty)
+    shares = verdicts.share_table(components, replicates, main_component, level)
     inputs = verdicts.input_representation_table(components, shares, hypotheses, main_component)
     none = pd.DataFrame(columns=columns.FACT_COLUMNS)
     measured, timed = (
@@ -65,13 +67,18 @@ def main(
     print(made["summary.txt"])
 
 
-def read_splits(tokens: Sequence[Path], documents: Sequence[Path], continuation: Path) -> list[tables.Split]:
-    """Read valid and test; raises KnnlmError, naming the file, if documents do not span the tokens of their split."""
+def read_splits(
+    tokens: Sequence[Path], documents: Sequence[Path], continuation: Path, block: int
+) -> list[tables.Split]:
+    """Read valid and test, with their resampling units, blocks of `block` words where documents are few.
+
+    Raises KnnlmError, naming the file, if documents do not span the tokens of their split.
+    """
     continues, splits = load_array(continuation, "bool", (None,)), []
     for name, gold, borders in zip(EVALUATED, tokens, documents, strict=True):
         arrays = load_array(gold, "int32", (None,)), load_array(borders, "int64", (None,))
         try:
-            splits.append(tables.Split.of(name, *arrays, continues))
+            splits.append(tables.Split.of(name, *arrays, continues, block))
         except KnnlmError as error:
             raise KnnlmError(f"{borders}: {error}") from None
         except IndexError:
