@@ -15,6 +15,7 @@ from knnlm.cost.hours import (
     CONSTANT,
     FAISS_OR_PANDAS,
     FIGURE,
+    OF_A_CORE,
     OPERATIONS,
     SNAKEMAKE,
     SNAKEMAKE_JOB,
@@ -65,7 +66,7 @@ def test_every_rule_has_a_stage_and_amounts_and_every_job_its_name(run):
     assert {job.stage for job in found} == whole_plan(run).keys() - {"real scores", SNAKEMAKE, "total"}
     for some in found:
         done = RULES[some.rule](run, some.wildcards).likely
-        assert set(done) <= {*OPERATIONS, *CONSTANT, "tokenise_bytes", "training_half_flops"}
+        assert set(done) <= {*OPERATIONS, *CONSTANT, *OF_A_CORE, "training_half_flops"}
         assert all(amount >= 0 for amount in done.values())
 
 

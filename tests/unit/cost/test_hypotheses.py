@@ -82,6 +82,31 @@ def test_more_lists_are_more_look_ups_for_training_neighbours():
     assert once.disk_bytes == 8 * DEMO.chunk_rows * (64 + 1)
 
 
+def test_searches_by_hand_and_on_gpus_only_what_faiss_can_do_there():
+    """Three numbers of lists, codes of 16 and 128 bytes, 8-bit codes; a GPU searches each number of lists anew.
+
+    A comparison of 8-bit codes counts as a look-up for every two numbers.
+    """
+    config = copy.deepcopy(DEMO.config)
+    config["lm"]["architecture"]["width"] = 256
+    config["index"] |= {"factory": "IVF512,PQ32", "nprobe": 32}
+    settings = config["hypotheses"]["approximate-search"]["settings"]
+    settings |= {"nprobe": [1, 4, 32], "codes": [16, 32, 128], "factories": ["IVF512,SQ8"]}
+    of_a_list, compared = EVALUATED * 404231 / 512, 2 * 404231 * 256
+    filling = {"PQ": compared * (512 + 256), "SQ8": compared * 512}
+    for gpus, visited in ((0, 32), (1, 1 + 4 + 32)):
+        run = replace(DEMO, config=config | {"resources": config["resources"] | {"gpus": gpus}})
+        likely = work_of(run, "approximate-search").likely
+        here = {"lookups": visited * 32 + 32 * 16, "exact_flops": filling["PQ"]}
+        there = {"lookups": 32 * 128 + 32 * 256 / 2, "exact_flops": filling["PQ"] + filling["SQ8"]}
+        if not gpus:
+            here, there = {kind: here[kind] + there[kind] for kind in here}, dict.fromkeys(there, 0)
+        assert likely["lookups"] == pytest.approx(of_a_list * here["lookups"])
+        assert likely["lookups_on_cpu"] == pytest.approx(of_a_list * there["lookups"])
+        assert likely["exact_flops_on_cpu"] == pytest.approx(there["exact_flops"])
+        assert likely["exact_flops"] > here["exact_flops"]  # training too
+
+
 def test_a_step_that_says_nothing_is_estimated_by_what_it_reads(own):
     reads = 'NEEDS = ("states", "datastore", "temperature")\nSETTINGS = {"n": "counts", "rows": "count"}\n'
     silent = work_of(own(reads, n=[1, 2, 3], rows=1000), "own")

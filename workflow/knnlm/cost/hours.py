@@ -27,7 +27,8 @@ OPERATIONS = tuple(UNITS)
 # have left: `snakemake plan` shows these beside the predicted ones.
 CONSTANT = {"corpus_text_bytes": 2e6, "bpe_bytes": 5e5, "binarise_bytes": 2e6}
 CONSTANT |= {"table_operations": 1e9, "counted_tokens": 5e6, "seconds": 1.0}
-TOKENISED_BYTES = 2e5  # a second, of each core
+# Of each core. Where a machine's rates are those of its GPUs, nobody measures the last two.
+OF_A_CORE = {"tokenise_bytes": 2e5, "exact_flops_on_cpu": 4e10, "lookups_on_cpu": 5e8}
 FAISS_OR_PANDAS, TORCH = 0.7, 2.0  # seconds from a job's start to its step's first own line, by the heaviest import
 FAIRSEQ, FIGURE = 2.5, 1.0  # seconds to import fairseq, where a step does so later; to draw a figure and write it
 STARTS = {"binarise": FAISS_OR_PANDAS + FAIRSEQ, "train_lm": FAISS_OR_PANDAS + TRAINING_SECONDS}
@@ -153,7 +154,7 @@ def job_seconds(run: Run, job: Job, rates: dict[str, float]) -> tuple[float, flo
     threads = min(rates["threads"], threads)
     part = threads / rates["threads"]
     speeds = {operation: rate * (gpus or part) for operation, rate in rates.items()} | CONSTANT  # rates are of one GPU
-    speeds |= {"tokenise_bytes": TOKENISED_BYTES * threads, "disk_bytes": rates["disk_bytes"]}
+    speeds |= {operation: rate * threads for operation, rate in OF_A_CORE.items()} | {"disk_bytes": rates["disk_bytes"]}
     speeds["training_half_flops"] = speeds["training_flops"]  # measured in the precision that the config asks for
     amounts = RULES[job.rule](run, job.wildcards).likely
     seconds = sum(amount / speeds[operation] for operation, amount in amounts.items())

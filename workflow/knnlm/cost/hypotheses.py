@@ -6,11 +6,12 @@ words. A step without `WORK` is estimated by its needs alone. All estimates are 
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 from knnlm.cost import stages
 from knnlm.cost.sizes import HALF, SINGLE, Run
-from knnlm.cost.stages import TRAINING, Work
-from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS
+from knnlm.cost.stages import BESIDE_A_GPU, TRAINING, Work
+from knnlm.datastore.factory import ID_BYTES, PQ_CENTROIDS, IndexFactory
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry
 
@@ -123,17 +124,37 @@ def _searches(run: Run, said: dict) -> Work:
     """Search the main index, joined on disk; fill and search indexes with other codes, in memory with their sample."""
     nprobe, factory, queries = run.config["index"]["nprobe"], run.factory, sum(said["queries"])
     codes = [code for code in said["codes"] if run.width % code == 0 and code != factory.code_bytes]
-    compared = max(nprobe, *said["lists"]) * factory.lookups + nprobe * sum(codes)
-    done = Counter(exact_flops=len(codes) * stages.index_filling(run).flops)
-    done += Counter(lookups=queries * run.train / factory.lists * compared)
+    largest = max(nprobe, *said["lists"])
+    # On a CPU the search of the most lists has visited all others; on a GPU each number of lists is a search.
+    visited = said["lists"] if _on_gpus(run, factory, largest) else [largest]
+    lookups = sum(stages.looked_up(factory, queries, lists, run.train) for lists in visited)
+    done = _placed(run, Counter(lookups=lookups), factory, largest)
     sample = SINGLE * min(run.config["index"]["training_rows"], run.train) * run.width
     rows = [code + ID_BYTES for code in codes]
+    for code in codes:
+        other = replace(factory, code_bytes=code, sub_quantisers=code, codes=f"PQ{code}")
+        filled = Counter(exact_flops=stages.index_filling(run).flops)
+        filled["lookups"] = stages.looked_up(other, queries, nprobe, run.train)
+        done += _placed(run, filled, other, nprobe)
     for other in (run.with_config("index", factory=kind) for kind in said["factories"]):
-        done += stages.index_training(other).likely + stages.index_filling(other).likely
-        done += Counter(lookups=stages.looked_up(other.factory, queries, nprobe, run.train))
+        filled = stages.index_filling(other).likely
+        filled["lookups"] = stages.looked_up(other.factory, queries, nprobe, run.train)
+        done += stages.index_training(other).likely + _placed(run, filled, other.factory, nprobe)
         rows.append((other.factory.code_bytes + ID_BYTES) * (2 if other.factory.packed else 1))
     memory = run.train * max(rows) + sample if rows else 0
     return Work(memory, 0, done, Counter(disk_bytes=2 * run.list_bytes), passing_bytes=run.list_bytes)
+
+
+def _on_gpus(run: Run, factory: IndexFactory, nprobe: int) -> bool:
+    """Whether an index is filled, and searched in `nprobe` lists, on GPUs: if the job has some and FAISS can do it."""
+    return run.config["resources"]["gpus"] > 0 and factory.not_on_gpu(run.k, nprobe) is None
+
+
+def _placed(run: Run, amounts: Counter, factory: IndexFactory, nprobe: int) -> Counter:
+    """Return the amounts of filling and searching an index, BESIDE_A_GPU where a job with GPUs does it on its cores."""
+    if not run.config["resources"]["gpus"] or _on_gpus(run, factory, nprobe):
+        return amounts
+    return Counter({BESIDE_A_GPU[kind]: amount for kind, amount in amounts.items()})
 
 
 def _clusters(run: Run, said: dict) -> Work:

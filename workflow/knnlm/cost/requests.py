@@ -10,14 +10,15 @@ from pathlib import Path
 
 from knnlm.cost.rules import RULES, TEXT_RULES
 from knnlm.cost.sizes import Run, run_of, tokens_of
-from knnlm.cost.stages import OPERATIONS_OF, PRODUCTS, TRAINING, Work
+from knnlm.cost.stages import BESIDE_A_GPU, OPERATIONS_OF, PRODUCTS, TRAINING, Work
 from knnlm.datastore.factory import parse_factory
 from knnlm.hypotheses import registry
 
 CORE_FLOPS = 1e10  # matrix products on one CPU core: a quarter of what the demo's training and exact search do
-GPU_FLOPS = 5e12  # float32 on one GPU: a third of the peak of NVIDIA's V100 by its data sheet, 15.7e12
+# Of one GPU. At the paper's sizes an H200 does 29e12 in states, 114e12 in heads, 117e12 in training.
+GPU_FLOPS = 5e12  # float32: a third of the peak of NVIDIA's V100 by its data sheet, 15.7e12
 GPU_HALF_FLOPS = 15e12  # float16 in training: an eighth of the peak of the same GPU's tensor cores, 125e12
-GPU_LOOKUPS = 2e10  # of codes in tables that a block of threads shares
+GPU_LOOKUPS = 2e10  # of codes in a block's tables; an H200 did as many in lists of 128 rows, too short to keep it busy
 CORE_OPERATIONS = 5e8  # all else, such as look-ups of codes and terms of a softmax, on one core
 
 # Amounts a second by kind: of one GPU, of each core that a job has, of one core alone, of a shared file system. Kinds
@@ -26,6 +27,7 @@ ON_GPU = dict.fromkeys((*TRAINING, *PRODUCTS), GPU_FLOPS) | {"training_half_flop
 ON_GPU |= {"real_score_bytes": GPU_FLOPS / OPERATIONS_OF["real_score_bytes"], "lookups": GPU_LOOKUPS}
 ON_CORES = dict.fromkeys((*TRAINING, *PRODUCTS), CORE_FLOPS) | {f"{rule}_bytes": 1e5 for rule in TEXT_RULES}
 ON_CORES |= {"lookups": CORE_OPERATIONS, "real_score_bytes": CORE_FLOPS / OPERATIONS_OF["real_score_bytes"]}
+ON_CORES |= {beside: ON_CORES[kind] for kind, beside in BESIDE_A_GPU.items()}
 ON_CORES |= dict.fromkeys(("neighbour_terms", "merged_neighbours"), CORE_OPERATIONS / OPERATIONS_OF["neighbour_terms"])
 ON_ONE_CORE = {"table_operations": CORE_OPERATIONS, "counted_tokens": CORE_OPERATIONS / 20, "measuring_seconds": 1.0}
 ON_DISK = {"disk_bytes": 1e8}

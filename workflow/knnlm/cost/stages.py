@@ -24,8 +24,9 @@ BYTES_PER_TABLE_ROW = 250
 # Operations of one of each kind, a multiply-add counted as two; all other kinds count for none in the plan.
 TRAINING = ("training_flops", "training_half_flops")  # the second where a GPU makes them in float16
 PRODUCTS = ("states_flops", "exact_flops", "choosing_flops", "head_flops")
+BESIDE_A_GPU = {"exact_flops": "exact_flops_on_cpu", "lookups": "lookups_on_cpu"}  # by a job with GPUs, on its cores
 OPERATIONS_OF = {
-    **dict.fromkeys((*TRAINING, *PRODUCTS, "lookups", "table_operations"), 1),
+    **dict.fromkeys((*TRAINING, *PRODUCTS, *BESIDE_A_GPU.values(), "lookups", "table_operations"), 1),
     "real_score_bytes": 1 / 2,  # a key's number of four bytes is multiplied and added
     "neighbour_terms": 10,  # of the kNN softmax, the exponential included
 }
