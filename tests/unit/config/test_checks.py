@@ -20,7 +20,7 @@ from knnlm.errors import KnnlmError
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = read_schema()
-OVERLAYS = [(), ("tiny",), ("sotu",), ("wikitext103",), ("wikitext103", "rehearsal"), ("sotu", "tiny")]
+OVERLAYS = [(), ("tiny",), ("sotu",), ("wiki",), ("wikitext103",), ("wikitext103", "rehearsal"), ("sotu", "tiny")]
 
 
 DEFAULTS, TINY, PAPER = whole({"name": "defaults"}), whole(written("tiny")), whole(written("wikitext103"))
@@ -122,9 +122,11 @@ SCHEMA_MISTAKES = [
     ("lm", None, "lm", "remove the line"),
     ("name", "My run", "name", "not allowed"),
     ("seed", -1, "seed", "at least 0"),
-    ("corpus.source", "wiki", "corpus.source", "sotu, text, wikitext103"),
+    ("corpus.source", "wikipedia", "corpus.source", "sotu, text, wiki, wikitext103"),
     ("corpus.sotu.kinds", ["spoken", "spoken"], "corpus.sotu.kinds", "twice"),
     ("corpus.sotu.kinds", ["sung"], "corpus.sotu.kinds[0]", "spoken, written"),
+    ("corpus.wiki.language", "fr", "corpus.wiki.language", "en-us, fr-fr, es-es"),
+    ("corpus.wiki.sha256", None, "corpus.wiki.sha256", "remove the line"),
     ("corpus.wikitext103.sha256", "abc", "corpus.wikitext103.sha256", "allowed"),
     ("retrieval.h", [], "retrieval.h", "at least 1"),
     ("retrieval.metrics", ["l2", "cosine"], "retrieval.metrics[1]", "l2, ip"),
@@ -198,6 +200,8 @@ COMBINATIONS = [
     (PAPER, {"index.factory": "IVF8,PQ64", "index.nprobe": 8, "retrieval.k": 2049}, "retrieval.k", "days"),
     (DEFAULTS, {"corpus.sotu.test": 3}, "corpus.sotu.test", "corpus.sotu.valid"),
     (DEFAULTS, {"corpus.sotu.valid": 10}, "corpus.sotu.valid", "0 to 9"),
+    (DEFAULTS, {"corpus.source": "wiki", "corpus.wiki.test": 7}, "corpus.wiki.test", "corpus.wiki.valid"),
+    (DEFAULTS, {"corpus.source": "wiki", "corpus.wiki.period": 17}, "corpus.wiki.test", "corpus.wiki.period (17)"),
     (DEFAULTS, {"corpus.sotu.first_year": 2027}, "corpus.sotu.first_year", "last_year"),
     (DEFAULTS, {"corpus.sotu.first_year": 2019, "corpus.sotu.last_year": 2022}, "corpus.sotu.valid", "no address"),
     (DEFAULTS, {"temperature.low": 20000.0}, "temperature.low", "temperature.high"),

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 SHIPPED = config_of()
 
 
-@pytest.mark.parametrize("overlay", ["tiny", "sotu", "wikitext103"])
+@pytest.mark.parametrize("overlay", ["tiny", "sotu", "wiki", "wikitext103"])
 def test_shipped_entries_fit_their_steps(overlay):
     assert not list(problems(config_of(overlay)))
 

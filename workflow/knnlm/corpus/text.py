@@ -123,6 +123,14 @@ def divide(lines: list[str], separator: str) -> list[Document]:
     return [document for document in documents if any(document)]
 
 
+def split_of(number: int, section: dict) -> str:
+    """Return the split of a numbered thing, a year's say: valid and test take one remainder each by `period`.
+
+    `section` is that of the source in the config, with `period`, `valid` and `test`.
+    """
+    return {section["valid"]: "valid", section["test"]: "test"}.get(number % section["period"], "train")
+
+
 def rewrite(source: Path, target: Path, change: Callable[[Iterable[str]], Iterable[str]], what: str) -> None:
     """Write `change` of a file's lines, a line for a line, to another file, whole or not at all; `what` is its verb."""
     from knnlm.running.progress import progress  # imports tqdm, which reading a config does not need

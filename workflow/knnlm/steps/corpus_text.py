@@ -14,7 +14,7 @@ from knnlm.storage.manifests import write_manifest
 
 def main(settings: dict, texts: Sequence[Path], documents: Sequence[Path], manifest: Path) -> None:
     """Read the source that the config names and write its splits; nothing is written before all of it has been read."""
-    splits = load(settings["corpus"], settings["seed"], texts[0].parent.parent / "wikitext-103-v1.zip")
+    splits = load(settings["corpus"], settings["seed"], texts[0].parent.parent)
     warn(splits, settings["corpus"])
     for split, text, offsets in zip(SPLITS, texts, documents, strict=True):
         with atomic(text) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
