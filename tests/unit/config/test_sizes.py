@@ -104,6 +104,15 @@ def test_what_is_given_stays_and_the_rest_goes_along(key, value, tmp_path):
     assert (found.items() >= value.items()) if isinstance(value, dict) else (found == value)
 
 
+def test_a_training_that_patience_ends_validates_often_and_keeps_every_checkpoint(tmp_path):
+    overlay = folder_of(tmp_path, [30_000] * 10)
+    plain = config_of(overlay)["lm"]["training"]
+    patient = config_of(overlay | {"lm": {"training": {"patience": 3}}})["lm"]["training"]
+    assert plain["updates"] == patient["updates"]
+    assert patient["save_every"] == patient["validate_every"] == patient["updates"] // 20
+    assert plain["save_every"] == plain["validate_every"] == plain["updates"] // 6
+
+
 def test_what_is_given_and_cannot_be_is_refused(tmp_path):
     overlay = folder_of(tmp_path, [300] * 10) | {"retrieval": {"k": 5000}}
     with pytest.raises(KnnlmError, match=r"config key retrieval\.k: 5000 is more than the \d+ rows"):

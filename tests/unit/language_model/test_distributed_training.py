@@ -25,7 +25,9 @@ ARCHITECTURE = {
 TRAINING = {
     "optimiser": "nag", "learning_rate": 0.5, "minimum_learning_rate": 1e-5, "warmup_updates": 2,
     "warmup_initial_learning_rate": 1e-7,
-    "cosine_period": None, "updates": 6, "tokens_per_sample": 32, "batch_samples": 2, "accumulate": 4, "clip_norm": 1.0,
+    "schedule": "cosine",
+    "cosine_period": None, "patience": None,
+    "updates": 6, "tokens_per_sample": 32, "batch_samples": 2, "accumulate": 4, "clip_norm": 1.0,
     "momentum": 0.9,
     "betas": [0.9, 0.98], "weight_decay": 0.0, "validate_every": 3, "save_every": 3, "fp16": False,
 }  # fmt: skip

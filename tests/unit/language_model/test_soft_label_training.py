@@ -30,7 +30,8 @@ ARCHITECTURE = {
 TRAINING = {
     "optimiser": "adam", "learning_rate": 0.01, "minimum_learning_rate": 1e-9, "warmup_updates": 1,
     "warmup_initial_learning_rate": 1e-7,
-    "cosine_period": None, "updates": 6, "tokens_per_sample": SAMPLE, "batch_samples": 4,
+    "schedule": "cosine", "patience": None, "cosine_period": None,
+    "updates": 6, "tokens_per_sample": SAMPLE, "batch_samples": 4,
     "accumulate": 1, "clip_norm": 1.0,
     "momentum": 0.99,
     "betas": [0.9, 0.98], "weight_decay": 0.0, "validate_every": 3, "save_every": 3, "fp16": False,

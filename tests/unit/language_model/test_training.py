@@ -22,8 +22,10 @@ TRAINING = {
     "minimum_learning_rate": 1e-4,
     "warmup_updates": 160,
     "warmup_initial_learning_rate": 1e-7,
+    "schedule": "cosine",
     "cosine_period": None,
     "updates": 2860,
+    "patience": None,
     "tokens_per_sample": 192,
     "batch_samples": 5,
     "accumulate": 4,
@@ -152,6 +154,23 @@ def test_float16_on_the_cpu_is_refused():
 
 def test_a_cosine_period_of_its_own_is_kept():
     assert parsed(command(cosine_period=270000)).lr_period_updates == 270000
+
+
+def test_a_schedule_that_does_not_know_how_long_training_takes():
+    """fairseq's own scheduler: a straight rise to the highest rate, then one over the root of the updates."""
+    from fairseq.optim import FairseqOptimizer
+    from fairseq.optim.lr_scheduler.inverse_square_root_schedule import InverseSquareRootSchedule
+
+    class Optimiser(FairseqOptimizer):
+        def set_lr(self, rate):
+            self.rate = rate
+
+    found = parsed(command(schedule="inverse_sqrt"))
+    assert (found.lr_scheduler, found.warmup_updates, found.max_update) == ("inverse_sqrt", 160, 2860)
+    assert not hasattr(found, "lr_period_updates")
+    scheduler = InverseSquareRootSchedule(found, Optimiser(found))
+    rates = {update: scheduler.step_update(update) for update in (0, 80, 160, 640, 16000)}
+    assert rates == pytest.approx({0: 1e-7, 80: 0.35, 160: 0.7, 640: 0.35, 16000: 0.07}, rel=1e-3)
 
 
 def test_a_training_that_only_warms_up_has_a_period():

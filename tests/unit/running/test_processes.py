@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from knnlm.running.processes import end_with_children
+
 WORKFLOW = Path(__file__).parents[3] / "workflow"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="an orphan ends by itself on Linux only")
 
@@ -43,6 +45,24 @@ def test_a_process_ends_at_once_where_the_other_has_ended_before():
     with start(WATCHER, other.pid) as process:
         assert process.wait(timeout=10) == -signal.SIGKILL
         assert process.stdout.read() == ""
+
+
+PARENT = """
+import signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+                          "print(1, flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_a_process_is_ended_with_a_child_that_would_outlive_it():
+    with start(PARENT) as process:
+        child = os.pidfd_open(int(process.stdout.readline()))
+        end_with_children(process)
+        assert process.returncode == -signal.SIGTERM
+        assert select.select([child], [], [], 10)[0] == [child]
 
 
 POOL = """

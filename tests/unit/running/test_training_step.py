@@ -27,7 +27,8 @@ SETTINGS = {
         },
         "training": {
             "optimiser": "adam", "learning_rate": 0.01, "minimum_learning_rate": 1e-5, "warmup_updates": 5,
-            "warmup_initial_learning_rate": 1e-7, "cosine_period": None, "updates": 40, "tokens_per_sample": 32,
+            "warmup_initial_learning_rate": 1e-7, "schedule": "cosine",
+            "cosine_period": None, "patience": None, "updates": 40, "tokens_per_sample": 32,
             "batch_samples": 4, "accumulate": 1, "clip_norm": 1.0, "momentum": 0.99,
             "betas": [0.9, 0.98], "weight_decay": 0.01, "validate_every": 10, "save_every": 10, "fp16": False,
         },
@@ -120,6 +121,42 @@ def test_a_killed_training_leaves_no_process_and_resumes(binary, tmp_path, whole
     assert loss_rows(tmp_path, "train") == list(range(1, 101))
     assert loss_rows(tmp_path, "valid") == list(range(10, 101, 10))
     assert LanguageModel(tmp_path / "model.pt", binary / "dict.txt", "cpu").longest_input == 32
+
+
+OVERFITS = {"updates": 3000, "learning_rate": 0.05, "patience": 3, "schedule": "inverse_sqrt"}
+
+
+def valid_losses(folder):
+    with open(folder / "loss.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["split"] == "valid"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_patience_ends_a_training_where_it_would_have_ended_without_a_kill(binary, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    said = finish(start(binary, one, **OVERFITS))
+    assert "training: no lower valid loss for 3 validations; it ends here" in said
+    losses = valid_losses(one)
+    best = losses.index(min(losses))
+    assert len(losses) == best + 4 < 300  # validations, of which `updates` would allow 300
+    folder = checkpoint_folder(one)
+    assert trained_updates(folder / "checkpoint_best.pt") == 10 * (best + 1)
+    exported = torch.load(one / "model.pt", weights_only=True)["weights"]
+    kept = torch.load(folder / "checkpoint_best.pt", weights_only=True)["model"]
+    assert all(torch.equal(weight, kept[name]) for name, weight in exported.items())
+    assert "training: update" not in finish(start(binary, one, **OVERFITS))  # it has ended, though not at `updates`
+
+    step = start(binary, two, **OVERFITS)  # killed between its best validation and its end
+    told = ""
+    while f"update {10 * (best + 2)}, valid" not in told:
+        told = step.stdout.readline()
+        assert told, "the training has ended before it was killed"
+    os.killpg(step.pid, signal.SIGKILL)
+    step.communicate()
+    assert trained_updates(checkpoint_folder(two) / "checkpoint_best.pt") == 10 * (best + 1)
+    finish(start(binary, two, **OVERFITS))
+    assert valid_losses(two) == losses
 
 
 @pytest.mark.slow

@@ -75,6 +75,10 @@ def _lm_problems(config: dict) -> Problems:
         rate, key = training[name], f"lm.training.{name}"
         yield from told_if(rate > training["learning_rate"], key, "learning rate", **training, rate=rate)
     yield from told_if(training["warmup_updates"] > training["updates"], "lm.training.warmup_updates", **training)
+    is_cold = training["schedule"] == "inverse_sqrt" and not training["warmup_updates"]
+    yield from told_if(is_cold, "lm.training.warmup_updates", "warm-up of inverse_sqrt")
+    is_uneven = training["patience"] and training["save_every"] != training["validate_every"]
+    yield from told_if(is_uneven, "lm.training.save_every", **training)
     yield from told_if(training["fp16"] and config["resources"]["training_gpus"] == 0, "lm.training.fp16")
     longest = training["tokens_per_sample"]
     for name, window in config["windows"].items():

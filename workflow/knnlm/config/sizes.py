@@ -113,6 +113,16 @@ def _tokens_per_sample(config: dict, text: Text) -> int:
     return max(_power_of_two(min(256, text.fewest / 8)), needed, 8)
 
 
+def _validate_every(updates: int, patience: int | None, **_: object) -> int:
+    """Validate six times, with patience more often: it ends a training at a validation."""
+    return max(updates // (20 if patience else 6), 1)
+
+
+def _save_every(updates: int, patience: int | None, validate_every: int, **_: object) -> int:
+    """Save six times, with patience at every validation."""
+    return validate_every if patience else max(updates // 6, 1)
+
+
 def _window(name: str, part: str, share: float) -> Callable[[dict, Text], int]:
     """Choose a window's `context` or `new`: a share of a sample, but no more than the other part leaves."""
 
@@ -154,8 +164,8 @@ CHOICES: dict[str, Callable[[dict, Text], object]] = {  # in an order in which e
     # Train longer on a longer text, but fewer epochs: seven of half a million tokens, half of one of 100 million.
     "lm.training.updates": lambda config, text: max(200, _two_digits(2.27 * math.sqrt(text.likely))),
     "lm.training.warmup_updates": lambda config, text: config["lm"]["training"]["updates"] // 8,
-    "lm.training.validate_every": lambda config, text: max(config["lm"]["training"]["updates"] // 6, 1),
-    "lm.training.save_every": lambda config, text: max(config["lm"]["training"]["updates"] // 6, 1),
+    "lm.training.validate_every": lambda config, text: _validate_every(**config["lm"]["training"]),
+    "lm.training.save_every": lambda config, text: _save_every(**config["lm"]["training"]),
     "windows.train.new": _window("train", "new", 1 / 2),
     "windows.train.context": _window("train", "context", 1 / 2),
     "windows.evaluation.new": _window("evaluation", "new", 1 / 4),

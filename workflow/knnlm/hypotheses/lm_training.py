@@ -34,10 +34,13 @@ class Training:
         self.folder = checkpoint_folder(inputs.checkpoints, identity, self.binary, [PLUGIN / "__init__.py", *code])
 
     def run(self, updates: int, program: str = TRAIN, more: dict | None = None) -> None:
-        """Train until this many updates have been made in all; `program` and `more` as in fairseq_command."""
+        """Train until this many updates have been made in all, or until patience ends it.
+
+        `program` and `more` as in fairseq_command.
+        """
         lm = self.architecture | self.training | {"updates": updates}
         command = fairseq_command(lm, self.seed, self.devices, self.binary, self.folder, program, more)
-        train_until(updates, command, self.folder)
+        train_until(updates, command, self.folder, self.training["patience"])
 
     def forget_after(self, updates: int) -> None:
         """Begin from the start, unless the checkpoints lead to this number of updates and no further."""

@@ -28,7 +28,8 @@ def stages(inputs: Inputs) -> Iterator[tuple[int, Path]]:
     """
     every, updates = inputs.settings["every"], inputs.settings["updates"]
     schedule = {key: inputs.settings[key] for key in ("learning_rate", "warmup_updates", "clip_norm", "updates")}
-    schedule |= {"cosine_period": CONSTANT, "validate_every": every, "save_every": every}
+    schedule |= {"schedule": "cosine", "cosine_period": CONSTANT, "patience": None}
+    schedule |= {"validate_every": every, "save_every": every}
     changes = {"architecture": NO_DROPOUT, "training": schedule}
     training = Training(inputs, inputs.seed, changes, {"model": [sha256(inputs.model)]})
     first = training.folder / "base.pt"

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,9 +11,10 @@ from collections import deque
 from pathlib import Path
 
 from knnlm.errors import OUT_OF_MEMORY, KnnlmError
-from knnlm.language_model.training import COLUMNS, parse_log
+from knnlm.language_model.convergence import stops_at, valid_losses
+from knnlm.language_model.training import COLUMNS, loss_table, parse_log
 from knnlm.language_model.transformer import trained_updates
-from knnlm.running.processes import die_with_parent, reason_in
+from knnlm.running.processes import die_with_parent, end_with_children, reason_in
 from knnlm.storage.atomic import atomic, naming
 from knnlm.storage.locks import locked
 from knnlm.storage.manifests import identity_name, sha256
@@ -31,11 +33,14 @@ def checkpoint_folder(parent: Path, settings: dict, binary: Path, code: list[Pat
     return parent / identity_name([settings, corpus, [path.read_text(encoding="utf-8") for path in code]])
 
 
-def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
+def train_until(updates: int, command: list[str], checkpoints: Path, patience: int | None = None) -> None:
     """Train to this number of updates, from where the checkpoints in the folder end; do nothing if they are there.
 
-    Wait for another job that writes them: on a cluster, one may outlive its Snakemake. Raises KnnlmError where fairseq
-    fails, and where the records of the updates behind the checkpoints are missing or damaged.
+    With `patience` training ends before, after so many validations in a row without a lower loss: however often it was
+    resumed, since the records tell, not fairseq's own count. The command must save at every validation.
+
+    Wait for another job that writes the checkpoints: on a cluster, one may outlive its Snakemake. Raises KnnlmError
+    where fairseq fails, and where the records of the updates behind the checkpoints are missing or damaged.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     waiting = f"training: another job writes {checkpoints}; waiting until it has ended"
@@ -43,9 +48,11 @@ def train_until(updates: int, command: list[str], checkpoints: Path) -> None:
         try:
             drop_unfinished_line(checkpoints / HISTORY)
             if saved := saved_updates(checkpoints):
-                history(checkpoints)  # damage is told now, not when the training is done
+                records = history(checkpoints)  # damage is told now, not when the training is done
+                if has_ended(records, patience):
+                    return
             if saved < updates:  # fairseq would make one update more than it was asked for
-                train(command, checkpoints / HISTORY)
+                train(command, checkpoints / HISTORY, patience)
         finally:
             drop_unfinished_checkpoints(checkpoints)
 
@@ -64,6 +71,11 @@ def history(checkpoints: Path) -> list[dict]:
         remedy = f"delete the folder {checkpoints} and rerun: the training starts anew"
         raise KnnlmError(f"{path}: missing or damaged; {remedy}.")
     return records
+
+
+def has_ended(records: list[dict], patience: int | None, update: float = math.inf) -> bool:
+    """Return whether patience has ended a training by this update; a resumed one has records of later updates too."""
+    return stops_at(valid_losses(loss_table(records), update), patience) is not None
 
 
 def saved_updates(checkpoints: Path) -> int:
@@ -94,26 +106,42 @@ def drop_unfinished_checkpoints(checkpoints: Path) -> None:
             os.truncate(path, 0) if path.name == "checkpoint_last.pt" else path.unlink()
 
 
-def train(command: list[str], history: Path) -> None:
-    """Run fairseq, keep its records in `history` and show them; raise KnnlmError where it fails."""
+def train(command: list[str], records_file: Path, patience: int | None = None) -> None:
+    """Run fairseq, keep its records and show them, and end it by patience; raise KnnlmError where it fails."""
+    has_stopped, folder = False, records_file.parent
     tail: deque[str] = deque(maxlen=LAST_LINES)
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "env": environment()}
     how["preexec_fn"] = die_with_parent
-    with naming(history), open(history, "a", encoding="utf-8") as records, subprocess.Popen(command, **how) as process:
+    with (
+        naming(records_file),
+        open(records_file, "a", encoding="utf-8") as records,
+        subprocess.Popen(command, **how) as process,
+    ):
         try:
             for line in process.stdout:
                 tail.append(line)
                 for row in parse_log([line]):
                     records.write(json.dumps(row) + "\n")
                     records.flush()
-                    rate = f", {row['tokens_per_second']:.0f} tokens/s" if row["split"] == "train" else ""
-                    loss = f"{row['split']} loss {row['loss']:.3f} nats per BPE token{rate}"
-                    print(f"training: update {row['update']}, {loss}", flush=True)
+                    show(row)
+                    if patience and row["split"] == "valid":
+                        has_stopped = has_ended(history(folder), patience, row["update"])
+                if has_stopped:  # at a validation that was not the best: its checkpoint is not needed
+                    print(f"training: no lower valid loss for {patience} validations; it ends here", flush=True)
+                    end_with_children(process)
+                    break
         except BaseException:
             process.kill()
             raise
-    if process.returncode:
-        raise failure(process.returncode, "".join(tail), history.parent)
+    if process.returncode and not has_stopped:
+        raise failure(process.returncode, "".join(tail), folder)
+
+
+def show(row: dict) -> None:
+    """Print a record of a training."""
+    rate = f", {row['tokens_per_second']:.0f} tokens/s" if row["split"] == "train" else ""
+    loss = f"{row['split']} loss {row['loss']:.3f} nats per BPE token{rate}"
+    print(f"training: update {row['update']}, {loss}", flush=True)
 
 
 def environment() -> dict[str, str]:

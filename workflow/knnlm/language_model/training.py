@@ -22,9 +22,9 @@ OPTIONS = """
 --task language_modeling --arch transformer_lm_wikibpe --decoder-layers {layers} --decoder-embed-dim {width}
 --decoder-ffn-embed-dim {feed_forward_width} --decoder-attention-heads {heads} --dropout {dropout}
 --attention-dropout {attention_dropout} --activation-dropout {activation_dropout} --optimizer {optimiser}
---weight-decay {weight_decay} --clip-norm {clip_norm} --lr {learning_rate} --lr-scheduler cosine
---warmup-updates {warmup_updates} --warmup-init-lr {warmup_initial_learning_rate} --min-lr {minimum_learning_rate}
---lr-period-updates {period} --max-update {updates} --sample-break-mode none --tokens-per-sample {tokens_per_sample}
+--weight-decay {weight_decay} --clip-norm {clip_norm} --lr {learning_rate} --lr-scheduler {schedule}
+--warmup-updates {warmup_updates} --warmup-init-lr {warmup_initial_learning_rate}
+--max-update {updates} --sample-break-mode none --tokens-per-sample {tokens_per_sample}
 --batch-size {batch_samples} --batch-size-valid {batch_samples} --required-batch-size-multiple 1 --update-freq {passes}
 --validate-interval 1000000000 --validate-interval-updates {validate_every} --save-interval 1000000000
 --save-interval-updates {save_every} --keep-interval-updates 1 --no-epoch-checkpoints --seed {seed} --num-workers 0
@@ -85,10 +85,12 @@ def fairseq_command(
         problem = "float16 training needs a GPU, but this job has none; set it to false or give GPUs"
         raise KnnlmError(f"config key lm.training.fp16: {problem}.")
     told = lm | {"seed": seed, "gpus": max(devices.gpus, 1), "passes": devices.passes(lm["accumulate"])}
-    told["period"] = lm["cosine_period"] or max(lm["updates"] - lm["warmup_updates"], 1)
     told["log_interval"] = max(lm["updates"] // 100, 1)
     adam, nag = {"adam-betas": "({}, {})".format(*lm["betas"])}, {"momentum": lm["momentum"]}
     options = {"user-dir": PLUGIN, "save-dir": folder} | (adam if lm["optimiser"] == "adam" else nag)
+    if lm["schedule"] == "cosine":
+        options["min-lr"] = lm["minimum_learning_rate"]
+        options["lr-period-updates"] = lm["cosine_period"] or max(lm["updates"] - lm["warmup_updates"], 1)
     if devices.nodes > 1:
         options["distributed-port"] = devices.port
     flags = ["--fp16"] * lm["fp16"] + ["--cpu"] * (not devices.gpus)

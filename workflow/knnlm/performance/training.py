@@ -21,7 +21,8 @@ INT32_CODE = 4  # of the types that fairseq's format numbers
 LINE_TOKENS = 32
 LEAST_UPDATES, MOST_UPDATES, SECONDS = 10, 30, 60
 # With next to no learning rate random text cannot make the loss infinite; the speed does not depend on it.
-STILL = {"learning_rate": 1e-7, "minimum_learning_rate": 0.0, "warmup_updates": 0, "cosine_period": None}
+STILL = {"learning_rate": 1e-7, "minimum_learning_rate": 0.0, "warmup_updates": 0}
+STILL |= {"schedule": "cosine", "cosine_period": None}
 
 
 def write_binary(prefix: Path, tokens: np.ndarray) -> None:

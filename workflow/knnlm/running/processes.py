@@ -8,6 +8,7 @@ import ctypes
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -38,6 +39,17 @@ def die_with(process: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def end_with_children(process: subprocess.Popen) -> None:
+    """End a process that has done its work, and on Linux those of its children that outlive it."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    started = children.read_text(encoding="utf-8").split() if children.exists() else []
+    process.terminate()  # srun ends what it has started on other nodes
+    process.wait()
+    for child in map(int, started):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def reason_in(output: str) -> str:

@@ -60,7 +60,10 @@ def main(
     write_table(table, pd.DataFrame(rows, columns=COLUMNS, dtype=object))
     update = sizes.tokens_per_update(settings)
     epochs = settings["lm"]["training"]["updates"] * update / tokens["train"]
-    print(f"{run.parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {epochs:.1f} epochs")
+    most = "at most " if settings["lm"]["training"]["patience"] else ""
+    print(
+        f"{run.parameters:,} parameters, {vocabulary:,} types; {update:,} tokens an update, {most}{epochs:.1f} epochs"
+    )
     print(f"BPE tokens: {', '.join(f'{split} {tokens[split]:,}' for split in ('train', 'valid', 'test'))}\n")
     if chosen := settings.get("chosen"):
         print(f"Follow from the size of the text: {', '.join(f'{key} {value}' for key, value in chosen.items())}\n")

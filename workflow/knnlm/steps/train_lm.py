@@ -18,7 +18,7 @@ def main(
     lm, devices = settings["lm"], training_devices(job)
     folder = checkpoint_folder(checkpoints, settings, binary, [PLUGIN / "__init__.py"])
     command = fairseq_command(lm["architecture"] | lm["training"], settings["seed"], devices, binary, folder)
-    train_until(lm["training"]["updates"], command, folder)
+    train_until(lm["training"]["updates"], command, folder, lm["training"]["patience"])
     sizes = lm["architecture"], lm["training"]["tokens_per_sample"]
     export_model(folder / "checkpoint_best.pt", model, *sizes, binary / "dict.txt")
     write_table(loss, loss_table(history(folder)))
