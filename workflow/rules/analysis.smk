@@ -1,3 +1,7 @@
+# What the tables are told of the config, beside the questions.
+OF_TABLES = ["seed", "corpus.tokeniser", "lm.training.patience", "significance", "main", "fractions", "verdict"]
+
+
 rule tables:
     """Interpolate every component with the base LM: perplexities, intervals and curves."""
     input:
@@ -23,6 +27,8 @@ rule tables:
         datastore_size=table("datastore_size"),
         interpolation=table("lambda", "interpolation weight"),
         loss=table("loss", "training loss"),
+        convergence=table("convergence", "has the base LM converged?"),
+        convergence_rst="results/<run>/tables/convergence.rst",
         verdicts=table("verdicts"),
         shares=table("shares", "share of the gain, every component"),
         input_representation=table("input_representation"),
@@ -46,9 +52,7 @@ rule tables:
     resources:
         **asks("tables"),
     params:
-        settings=settings(
-            "seed", "corpus.tokeniser", "significance", "main", "fractions", "verdict", hypotheses=questions
-        ),
+        settings=settings(*OF_TABLES, hypotheses=questions),
         only=[],
     shell:
         "logged {log} python -m knnlm.steps tables --settings {params.settings:q}"
@@ -85,7 +89,7 @@ use rule tables as main_tables with:
     resources:
         **asks("tables"),
     params:
-        settings=settings("seed", "corpus.tokeniser", "significance", "main", "fractions", "verdict", hypotheses={}),
+        settings=settings(*OF_TABLES, hypotheses={}),
         only=["summary.txt", "components.csv", "temperature.csv"],
 
 

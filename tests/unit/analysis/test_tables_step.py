@@ -9,9 +9,11 @@ import pytest
 from runs import BLOCK, CONTINUATION, FRACTIONS, OFFSETS, REFERENCE
 from stores import known
 
+from knnlm.analysis.tables import LOSS_COLUMNS
 from knnlm.components.catalogue import BASE, Component
 from knnlm.components.columns import save_components
 from knnlm.errors import KnnlmError
+from knnlm.language_model.convergence import CONVERGENCE_COLUMNS
 from knnlm.steps import tables as tables_step
 from knnlm.storage.arrays import load_array, save_array
 
@@ -19,6 +21,7 @@ ENTRY = {"question": "Do zero rows matter?", "paper": "silent", "share": None, "
 SETTINGS = {
     "seed": 1,
     "corpus": {"tokeniser": "moses"},
+    "lm": {"training": {"patience": None}},
     "significance": {"block": BLOCK, "resamples": 400, "level": 0.9},
     "main": {"h": "att", "metric": "l2"},
     "fractions": FRACTIONS,
@@ -26,9 +29,9 @@ SETTINGS = {
 SETTINGS |= {"verdict": {"share": 0.25}, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
 TABLES = (
     "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "input_representation",
-    "facts", "indexes",
+    "facts", "indexes", "convergence",
 )  # fmt: skip
-TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst")
+TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst", "convergence.rst")
 
 
 @pytest.fixture
@@ -53,6 +56,7 @@ def folder(run, tmp_path, monkeypatch):
     )
     (tmp_path / "loss.csv").write_text(
         "update,epoch,split,loss,perplexity,learning_rate,tokens_per_second\n50,1,train,5.0,148.4131591,0.001,9000\n"
+        "50,1,valid,5.20,181.27,,\n100,2,valid,5.10,164.0,,\n150,3,valid,5.05,156.0,,\n"
     )
     (tmp_path / "padding.facts.csv").write_text(
         "hypothesis,component,quantity,value\npadding,padding-0.1,recall,0.50\npadding,,rows,7\n"
@@ -111,6 +115,33 @@ def test_the_step_writes_the_same_tables_twice(run, folder):
     assert "test,0.2,inf\n" in temperature
     assert temperature.count("component") == 1
     assert (folder / "once/facts.csv").read_text() == (folder / "padding.facts.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("patience", "losses", "state", "said"),
+    [
+        (
+            None,
+            (5.2, 5.1, 5.05),
+            "still falling",
+            "by -0.150 nats per BPE token over the last 3 validations of 150 upd",
+        ),
+        (None, (5.2, 5.1, 5.1, 5.1), "converged", "by +0.000 nats"),
+        (None, (5.2, 5.1, 5.15, 5.3), "rising", "The checkpoint of update 100 is used"),
+        (2, (5.2, 5.1, 5.15, 5.3), "converged", "lowest at update 100, and training ended at update 200"),
+        (None, (5.2,), "unknown", "fewer than 3 validations"),
+    ],
+)
+def test_what_the_lm_has_reached_stands_beside_the_first_number(patience, losses, state, said, run, folder):
+    rows = [f"{50 * place},{place},valid,{loss},1.0,,\n" for place, loss in enumerate(losses, 1)]
+    (folder / "loss.csv").write_text(f"{','.join(LOSS_COLUMNS)}\n{''.join(rows)}")
+    step("tables", SETTINGS | {"lm": {"training": {"patience": patience}}})
+    (row,) = pd.read_csv(folder / "tables/convergence.csv").to_dict("records")
+    assert list(row) == CONVERGENCE_COLUMNS
+    assert (row["lm_state"], row["valid_loss"], row["last_update"]) == (state, min(losses), 50 * len(losses))
+    of_report = (folder / "tables/verdicts.rst").read_text().partition(".. list-table")[0]
+    for text in (of_report, *((folder / "tables" / name).read_text() for name in ("summary.txt", "convergence.rst"))):
+        assert said in " ".join(text.split())
 
 
 def test_the_step_asks_every_hypothesis_and_needs_none(run, folder):
@@ -173,6 +204,14 @@ def save_base(folder, log_p, checkpoint="abc"):
         (
             lambda folder: (folder / "loss.csv").write_text("update,loss\n1,2\n"),
             "loss.csv: has the columns update, loss",
+        ),
+        (
+            lambda folder: (folder / "loss.csv").write_text(f"{','.join(LOSS_COLUMNS)}\n50,1,train,5,148,,\n"),
+            "loss.csv: no validation stands in the loss curve",
+        ),
+        (
+            lambda folder: (folder / "loss.csv").write_text(f"{','.join(LOSS_COLUMNS)}\n50,1,valid,x,148,,\n"),
+            "loss.csv: not a readable table",
         ),
         (
             lambda folder: (folder / "base.json").write_text('[{"component": "other"}]'),

@@ -3,6 +3,7 @@
 import math
 import re
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import yaml
 
 from knnlm.analysis.tables import BASE, main_result, tuned
+from knnlm.language_model.convergence import LAST, Convergence
 
 QUESTION_WIDTH = 44
 LINE_WIDTH = 118
@@ -87,6 +89,12 @@ def units_in_words(row: pd.Series) -> str:
     documents, units = int(row["documents"]), int(row["units"])
     few = "one_document" if documents == 1 else "documents" if units == documents else "blocks"
     return TEXTS["units"]["one_unit" if units == 1 else few].format(documents=documents, units=units)
+
+
+def convergence_text(lm: Convergence) -> str:
+    """Return the sentence that stands beside the base LM's perplexity: whether more training would lower it."""
+    said = TEXTS["convergence"]["patience" if lm.ended_by == "patience" else lm.lm_state]
+    return "\n".join(textwrap.wrap(said.format(**asdict(lm), last=LAST), LINE_WIDTH)) + "\n"
 
 
 def _list_table(lines: list[list[str]], widths: tuple[int, ...]) -> str:

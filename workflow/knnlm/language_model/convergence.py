@@ -1,4 +1,4 @@
-"""When a training ends by patience, and whether its curve says that the LM has converged (docs/results.md#converged).
+"""When patience ends a training, and whether the LM has converged (docs/results.md#has-the-base-lm-converged).
 
 Losses are on valid, in nats per BPE token, one for each validation and in the order of the updates.
 """
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+
+from knnlm.errors import KnnlmError
 
 LAST = 3  # validations over which the loss must be flat
 FLAT = 0.01  # nats per BPE token: a smaller change over them is none
@@ -38,16 +40,6 @@ class Convergence:
         """Whether a verdict may rest on this LM: more training would not lower its loss on valid."""
         return self.lm_state == CONVERGED
 
-    @property
-    def sentence(self) -> str:
-        """The state as a clause to follow `the base LM has` or to stand alone after a number."""
-        if self.lm_state == UNKNOWN:
-            return f"unknown whether converged: fewer than {LAST} validations"
-        if self.ended_by == "patience":
-            return f"converged: valid loss stopped falling at update {self.update:,} of {self.last_update:,}"
-        changed = f"valid loss changed by {self.change:+.3f} nats over the last {LAST} validations"
-        return f"{self.lm_state} after {self.last_update:,} updates: {changed}"
-
 
 def stops_at(losses: Sequence[float], patience: int | None) -> int | None:
     """Return the place of the validation after which training ends, None where it goes on.
@@ -70,12 +62,15 @@ def valid_losses(curve: pd.DataFrame, update: float = math.inf) -> pd.Series:
 
 
 def convergence(curve: pd.DataFrame, patience: int | None) -> Convergence:
-    """Judge a loss curve, a table of `training.COLUMNS` with at least one validation, made with this patience.
+    """Judge a loss curve, a table of `training.COLUMNS` that was made with this patience.
 
     Patience that has ended the training means *converged*. Else the last LAST validations tell: a change of less than
-    FLAT from the first to the last of them is *converged*, a lower loss *still falling*, a higher one *rising*.
+    FLAT from the first to the last of them is *converged*, a lower loss *still falling*, a higher one *rising*; fewer
+    are *unknown*. Raises KnnlmError where there is no validation at all.
     """
     losses = valid_losses(curve)
+    if losses.empty:
+        raise KnnlmError("no validation stands in the loss curve; delete it and rerun train_lm.")
     train = curve[curve["split"] == "train"]
     change = losses.iloc[-1] - losses.iloc[-LAST] if len(losses) >= LAST else math.nan
     ended_by = "updates" if stops_at(losses, patience) is None else "patience"

@@ -11,9 +11,10 @@ from knnlm.analysis import tables, verdicts, wording
 from knnlm.components import catalogue, columns, temperature
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
+from knnlm.language_model.convergence import Convergence, convergence
 from knnlm.storage.arrays import load_array
 from knnlm.storage.atomic import atomic
-from knnlm.storage.tables import DIGITS, read_text_table, write_table
+from knnlm.storage.tables import DIGITS, RERUN, read_table, read_text_table, write_table
 
 
 def main(
@@ -41,20 +42,25 @@ def main(
     )
     curves = [read_text_table(path, temperature.CURVE_COLUMNS) for path in temperatures]
     words = wording.TEXTS["words"][settings["corpus"]["tokeniser"]]
-    report = f"{wording.main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
+    losses = read_text_table(loss, tables.LOSS_COLUMNS)
+    lm = judged_training(loss, settings["lm"]["training"]["patience"])
+    converged = wording.convergence_text(lm)
+    report = f"{converged}\n{wording.main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
     base = float(components.loc[components["component"] == "base", "ppl"].iloc[-1])
     made = {
         "components.csv": components,
         "temperature.csv": pd.concat(curves),
         "datastore_size.csv": tables.datastore_size_table(components, h, metric, settings["fractions"]),
         "lambda.csv": tables.lambda_table(tables.main_variants(components, h, metric), read, splits),
-        "loss.csv": read_text_table(loss, tables.LOSS_COLUMNS),
+        "loss.csv": losses,
+        "convergence.csv": pd.DataFrame([asdict(lm)]),
+        "convergence.rst": converged,
         "verdicts.csv": judged,
         "shares.csv": shares,
         "input_representation.csv": inputs,
         "facts.csv": measured,
         "indexes.csv": tables.index_table(components, pd.concat([measured, timed])),
-        "summary.txt": f"{wording.summary(components, level)}\n{words}",
+        "summary.txt": f"{converged}\n{wording.summary(components, level)}\n{words}",
         "verdicts.txt": wording.verdict_text(judged, rule, level, base),
         "verdicts.rst": report + wording.verdict_rst(judged, rule, level, base),
     }
@@ -65,6 +71,15 @@ def main(
         else:
             write_table(folder / name, content, DIGITS)
     print(made["summary.txt"])
+
+
+def judged_training(loss: Path, patience: int | None) -> Convergence:
+    """Return whether the base LM has converged; raises KnnlmError, naming the file, if it is not a loss curve."""
+    kinds = {"update": "int64", "epoch": "int64", "split": "str", "loss": "float64"}
+    try:
+        return convergence(read_table(loss, RERUN, usecols=list(kinds), dtype=kinds), patience)
+    except KnnlmError as error:
+        raise KnnlmError(f"{loss}: {error}") from None
 
 
 def read_splits(
