@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knnlm.corpus import sotu
 from knnlm.corpus.text import SPLITS
@@ -47,6 +49,42 @@ def test_sotu_addresses_of_one_year_are_one_document():
     )
     assert [len(both[split]) for split in SPLITS] == [1, 1, 1]
     assert set(spoken["train"][0]) < set(both["train"][0])
+
+
+LINES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
+
+
+@given(LINES, st.integers(1, 60), st.integers(0, 4))
+def test_a_part_is_the_longest_run_of_whole_lines_at_its_place(lengths, words, quarter):
+    """Every run of lines is tried: none within the same words is longer than what is returned."""
+    document = [" ".join([f"w{number}"] * length) for number, length in enumerate(lengths)]
+    chosen = sotu.part(document, words, quarter / 4)
+    first = round(quarter / 4 * max(sum(lengths) - words, 0))
+    runs = [(begin, end) for begin in range(len(lengths)) for end in range(begin + 1, len(lengths) + 1)
+            if first <= sum(lengths[:begin]) and sum(lengths[:end]) <= first + words]  # fmt: skip
+    if runs:
+        begin, end = max(runs, key=lambda run: run[1] - run[0])
+        assert chosen == document[begin:end]
+        assert sum(lengths[begin:end]) <= words
+    else:
+        assert len(chosen) == 1
+    if words >= sum(lengths):
+        assert chosen == document
+
+
+def test_held_out_years_give_parts_from_beginning_to_end_and_training_stays():
+    section = {"first_year": 1948, "last_year": 1998, "kinds": ["spoken"], "period": 10, "valid": 3, "test": 8}
+    whole, parts = sotu.splits(section), sotu.splits(section | {"held_out_words": 800})
+    assert parts["train"] == whole["train"]
+    for split in ("valid", "test"):
+        assert len(parts[split]) == len(whole[split]) >= 3
+        begins = []
+        for document, part in zip(whole[split], parts[split], strict=True):
+            assert 500 < sum(len(line.split()) for line in part) <= 800
+            begin = next(n for n in range(len(document)) if document[n : n + len(part)] == part)
+            begins.append(begin / (len(document) - len(part)))
+        assert begins == sorted(begins)
+        assert (begins[0], begins[-1]) == (0, 1)
 
 
 @pytest.fixture

