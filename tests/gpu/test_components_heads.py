@@ -9,7 +9,7 @@ from knnlm.components.heads import Batch, MixtureOfSoftmaxes, OutputEmbedding, l
 
 TYPES, WIDTH = 3000, 64
 ROW_TYPES = np.repeat(np.arange(TYPES), 1 + (np.arange(TYPES) % 7 == 0) * 2)  # one or three rows a type
-RECIPE = {"passes": 2, "batch": 1024, "learning_rate": 1e-2, "betas": [0.9, 0.99], "warmup": 0.1}
+RECIPE = {"passes": 2, "patience": 2, "batch": 1024, "learning_rate": 1e-2, "betas": [0.9, 0.99], "warmup": 0.1}
 
 
 def output_embedding(device):

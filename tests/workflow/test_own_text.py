@@ -39,7 +39,7 @@ def test_a_dry_run_says_what_is_left_out_and_what_counting_will_refuse(project):
     (project.folder / "config/given.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
     output = project("-n", config="config/given.yaml").stdout
     assert "retrieval.k: will probably be refused when the tokens are counted: 512 is more than the " in output
-    assert "hypotheses.over-parameterisation: left out, as softmax-capacity is disabled" in output
+    assert "hypotheses.learned-embedding: left out, as softmax-capacity is disabled" in output
     done = project("plan", config="config/given.yaml", check=False)
     assert done.returncode != 0
     assert "exact retrieval" in done.stdout  # the plan is printed all the same

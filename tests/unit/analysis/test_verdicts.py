@@ -234,8 +234,7 @@ def test_one_document_gives_shares_without_intervals():
 
 def test_input_representation_holds_the_exact_knn_and_the_learned_embeddings():
     components, read, splits = toy(TOY)
-    entries = {"input-representation": {"candidates": None}}
-    components["hypothesis"] = components["hypothesis"].replace("new", "input-representation")
+    entries = {"input-representation": {"candidates": ["new-a"], "against": "new-b"}}
     shares = share_table(components, perplexity_replicates(components, read, splits), MAIN, 0.9)
     table = input_representation_table(components, shares, entries, MAIN)
     assert list(table) == INPUT_COLUMNS

@@ -40,7 +40,8 @@ from knnlm.storage.arrays import save_array
 from knnlm.storage.manifests import verified, write_manifest
 
 ROOT = Path(__file__).parents[3]
-RECIPE = {"passes": 30, "rows": None, "batch": 64, "learning_rate": 0.05, "betas": [0.9, 0.999], "warmup": 0.05}
+RECIPE = {"passes": 30, "patience": 30, "rows": None, "batch": 64, "learning_rate": 0.05}
+RECIPE |= {"betas": [0.9, 0.999], "warmup": 0.5}
 STEPS = ("output_embeddings", "additional_linear", "mixture_of_softmaxes", "interpolated_loss", "loss_weighting")
 
 
@@ -56,6 +57,12 @@ def test_learning_rate_rises_and_falls():
     assert rates[:10] == pytest.approx(np.linspace(0.2, 2, 10))
     assert (np.diff(rates[9:]) <= 0).all()
     assert 0 < rates[-1] < 0.01
+    of_passes = [
+        learning_rates({"warmup": 0.1, "learning_rate": 2.0}, 100, number == 0, number == 2) for number in (0, 1, 2)
+    ]
+    assert of_passes[0] == pytest.approx([*rates[:10], *[2.0] * 90])
+    assert of_passes[1].tolist() == [2.0] * 100
+    assert of_passes[2] == pytest.approx(1 + np.cos(np.pi * np.arange(100) / 100))
 
 
 def train(head, rows, valid=None, objective=likelihood, **recipe):
@@ -159,7 +166,8 @@ def test_the_best_pass_is_kept_and_the_same_seed_trains_the_same():
     trained = train(head, [rows], valid, passes=2)
     assert trained.best_pass == 0
     assert np.array_equal(trained.log_p_valid, log_p_of(head, valid, "cpu"))
-    assert trained.facts().keys() == {"best_pass", "valid_loss"}
+    assert trained.facts().keys() == {"best_pass", "passes", "valid_loss"}
+    assert trained.cut_off_at is None
     assert torch.equal(head.parameters[0], start)
     matrices = []
     for _ in range(2):
@@ -214,8 +222,8 @@ def run_folder(tmp_path_factory):
     return folder
 
 
-SHORT = {"passes": 1, "rows": 100, "batch": 32, "learning_rate": 0.01, "betas": [0.9, 0.999], "warmup": 0.1}
-INITIAL = {"random": {"rows": 100, "learning_rate": 0.01}, "copies": {"rows": None, "learning_rate": 0.001}}
+SHORT = {"passes": 2, "patience": 1, "rows": 100, "batch": 32, "betas": [0.9, 0.999], "warmup": 0.1}
+INITIAL = {"random": {"rows": 100, "learning_rates": 0.01}, "copies": {"rows": None, "learning_rates": [0.001, 0.01]}}
 SETTINGS = {
     "output_embeddings": {
         "h": ["att", "ffn"],
@@ -237,7 +245,7 @@ def test_the_steps_train_without_fairseq(run_folder, tmp_path):
     for family, own in SETTINGS.items():
         given = {
             "hypothesis": family,
-            "settings": own | {"recipe": SHORT},
+            "settings": own | {"recipe": SHORT | ({} if "initial" in own else {"learning_rates": [0.01, 0.03]})},
             "seed": 1,
             "main": {},
             "temperature": {},

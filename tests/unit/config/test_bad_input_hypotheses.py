@@ -57,13 +57,18 @@ SETTINGS = [
     ("additional-linear", "recipe.betas", [0.9], "two numbers"),
     ("additional-linear", "recipe.betas", [0.9, 1], "below 1"),
     ("additional-linear", "recipe.rows", 0, "at least 1 or null"),
-    ("additional-linear", "recipe.learning_rate", 0, "above 0"),
-    ("additional-linear", "recipe.learning_rate", "1e-3", "above 0"),
+    ("additional-linear", "recipe.learning_rates", 0, "above 0"),
+    ("additional-linear", "recipe.learning_rates", "1e-3", "above 0"),
+    ("additional-linear", "recipe.learning_rates", [1e-3, 0], "above 0"),
+    ("additional-linear", "recipe.learning_rates", [], "one or more"),
+    ("additional-linear", "recipe.patience", 0, "at least 1"),
+    ("additional-linear", "recipe.learning_rate", 1e-3, "known here are passes, patience"),
+    ("clustering", "fine_tuning.patience", 0.5, "at least 1"),
     ("additional-linear", "recipe.passes", 0, "at least 1"),
     ("additional-linear", "recipe.warm_up", 0.1, "known here are passes"),
     ("softmax-capacity", "h", ["att", "attention"], "att or ffn"),
     ("softmax-capacity", "n", ["two"], "a whole number"),
-    ("softmax-capacity", "initial", {"zeros": {"rows": None, "learning_rate": 0.1}}, "known here are random, copies"),
+    ("softmax-capacity", "initial", {"zeros": {"rows": None, "learning_rates": 0.1}}, "known here are random, copies"),
     ("softmax-capacity", "initial", {"random": {"rows": None}}, "missing"),
     ("softmax-capacity", "initial", ["random"], "a section"),
     ("adaptive-capacity", "extra", ["length"], "frequency or loss"),
@@ -149,7 +154,7 @@ def test_every_component_of_the_main_result_may_be_named():
 
 def test_the_components_of_a_disabled_hypothesis_are_told():
     key, message = problem(with_changes("softmax-capacity", enabled=False))
-    assert key == "hypotheses.input-representation.candidates"
+    assert key == "hypotheses.input-representation.against"
     assert "a component of softmax-capacity, which makes none in this run; enable softmax-capacity" in message
 
 

@@ -193,11 +193,20 @@ def test_a_hypothesis_goes_with_the_one_that_it_only_compares_with():
     config, lines = disabled("softmax-capacity")
     check_combinations(config)
     out = {name for name, entry in config["hypotheses"].items() if not entry["enabled"]}
-    assert out == {"softmax-capacity", "adaptive-capacity", "over-parameterisation", "interpolated-loss"}
+    of_learned = {"input-representation", "learned-embedding"}
+    assert out == {"softmax-capacity", "adaptive-capacity", "interpolated-loss"} | of_learned
     assert "hypotheses.adaptive-capacity: left out, as softmax-capacity is disabled" in lines
-    assert config["hypotheses"]["input-representation"]["candidates"] == ["additional-linear-att"]
-    assert any(line.startswith("hypotheses.input-representation.candidates: softmax-capacity-att-1v") for line in lines)
-    assert len(lines) == len(out)
+    assert len(lines) == len(out) - 1  # all but the one that the config disables
+
+
+def test_a_hypothesis_with_other_candidates_loses_only_those_that_are_left_out():
+    config = config_of()
+    config["hypotheses"]["softmax-capacity"]["enabled"] = False
+    both = {"candidates": ["softmax-capacity-att-1v-random", "additional-linear-att"]}
+    config["hypotheses"]["learned-embedding"] |= both
+    _, lines = complete(config)
+    assert config["hypotheses"]["learned-embedding"]["candidates"] == ["additional-linear-att"]
+    assert any(line.startswith("hypotheses.learned-embedding.candidates: softmax-capacity-att-1v") for line in lines)
 
 
 def test_a_hypothesis_goes_with_the_one_that_it_comes_after():

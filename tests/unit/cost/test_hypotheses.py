@@ -38,10 +38,17 @@ def own(monkeypatch, tmp_path):
 
 
 def test_heads_by_hand():
-    """For att and ffn a head of one and one of two embeddings a type, from random weights and from copies."""
-    likely = work_of(DEMO, "softmax-capacity").likely
+    """For att and ffn a head of one and one of two embeddings a type, from random weights and from copies.
+
+    Each has two passes, random weights at three rates, copies at one.
+    """
+    config = copy.deepcopy(DEMO.config)
+    initial = {"random": {"rows": None, "learning_rates": [1, 2, 3]}, "copies": {"rows": 100000, "learning_rates": 1}}
+    config["hypotheses"]["softmax-capacity"]["settings"]["initial"] = initial
+    config["hypotheses"]["softmax-capacity"]["settings"]["recipe"]["passes"] = 2
+    likely = work_of(replace(DEMO, config=config), "softmax-capacity").likely
     matrix = 128 * 8160
-    trained, evaluated = 6 * matrix * (404231 + 100000), 2 * matrix * EVALUATED
+    trained, evaluated = 6 * matrix * 2 * (3 * 404231 + 100000), 2 * matrix * EVALUATED
     assert likely == {"head_flops": pytest.approx((trained + evaluated) * (1 + 2) * 2), "seconds": SECONDS}
 
 
@@ -50,6 +57,15 @@ def test_heads_that_another_setting_counts():
     matrix = 128 * 8160
     likely = work_of(DEMO, "adaptive-capacity").likely
     assert likely["head_flops"] == pytest.approx((6 * matrix * 404231 + 2 * matrix * EVALUATED) * 2 * 2)
+
+
+def test_rates_count_for_a_recipe_of_its_own():
+    config = copy.deepcopy(DEMO.config)
+    config["hypotheses"]["additional-linear"]["settings"]["recipe"] |= {"rows": 5000, "learning_rates": [1, 2]}
+    matrix = 128 * 8160
+    once, both = (work_of(run, "additional-linear").likely for run in (DEMO, replace(DEMO, config=config)))
+    assert once["head_flops"] == pytest.approx(6 * matrix * 404231 + 2 * matrix * EVALUATED)
+    assert both["head_flops"] == pytest.approx(6 * matrix * 2 * 5000 + 2 * matrix * EVALUATED)
 
 
 def test_temperatures_by_hand():

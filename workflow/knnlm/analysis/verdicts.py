@@ -124,8 +124,9 @@ def share_table(components: Table, replicates: Replicates, main: dict, level: fl
 def input_representation_table(components: Table, shares: Table, entries: dict[str, dict], main: dict) -> Table:
     """Return the table of INPUT_COLUMNS, the paper's Table 2: the exact kNN, and learned embeddings on the same inputs.
 
-    `shares` is what `share_table` made of `components`. The learned embeddings are the candidates of the entry
-    `input-representation`, if there is one. They have no metric: their similarity is the inner product.
+    `shares` is what `share_table` made of `components`. The learned embeddings are what the entry
+    `input-representation` compares, if there is one: its candidates, and what they stand against. They have no metric:
+    their similarity is the inner product.
     """
     test = components[components["split"] == JUDGED_ON]
     exact = (test["mask"] == "real") & (test["score"] == "real") & (test["fraction"] == 1) & tuned(test)
@@ -133,6 +134,7 @@ def input_representation_table(components: Table, shares: Table, entries: dict[s
     if INPUT_HYPOTHESIS in entries:
         patterns, by_name = entries[INPUT_HYPOTHESIS]["candidates"], test.set_index("component")
         chosen += [*_candidates(INPUT_HYPOTHESIS, patterns, by_name, main, set(entries)).index]
+        chosen.append(resolved_name(entries[INPUT_HYPOTHESIS]["against"] or BASE, main))
     rows = shares[shares["component"].isin(chosen)]
     return rows.assign(similarity=rows["metric"].astype(object).fillna("ip"))[INPUT_COLUMNS].reset_index(drop=True)
 

@@ -65,9 +65,11 @@ def main_name(main: dict, variant: str = "exact-real") -> str:
 def resolved_name(name: str, main: dict) -> str:
     """Return a component's name with its braces filled.
 
-    {main} and {approximate} are the main component, {l2} and {ip} the exact one with this metric.
+    {main}, {approximate} and {approximate-real} are the main component as each search finds and scores it, {l2} and
+    {ip} the exact one with this metric.
     """
     names = {"main": main_name(main), "approximate": main_name(main, "approximate-faiss")}
+    names["approximate-real"] = main_name(main, "approximate-real")
     names |= {metric: main_name(main | {"metric": metric}) for metric in ("l2", "ip")}
     for word, meant in names.items():
         name = name.replace(f"{{{word}}}", meant)

@@ -1,12 +1,13 @@
 """Training heads on stored states: batches read from the store as they lie there, Adam, the pass that is best on valid.
 
-One recipe serves every head: the rate rises, then falls to zero along a cosine; no dropout; the same batches for all.
+One recipe serves every head (docs/paper.md#trained-heads): no dropout, the same batches for all, passes at one rate
+until valid stops improving, and a last pass in which the rate falls to zero.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from knnlm.components.adam import Adam
 from knnlm.components.heads import Batch, Head, Objective, OutputEmbedding, even_rows, even_slices
+from knnlm.components.recipes import Watch
 from knnlm.datastore.shuffle import prefix_rows
 from knnlm.datastore.store import Datastore
 from knnlm.retrieval.blocks import slices
@@ -46,16 +48,22 @@ class Rows:
 
 @dataclass(frozen=True)
 class Trained:
-    """The pass that a training kept (0: before the first, no `train_loss`: NaN) and its mean losses, nats per token."""
+    """The pass that a training kept (0: before the first, no `train_loss`: NaN) and its mean losses, nats per token.
+
+    `cut_off_at` is the end of its passes at which valid was still improving, None where it had stopped.
+    """
 
     best_pass: int
     train_loss: float
     valid_loss: float
     log_p_valid: np.ndarray  # of the gold, float32 (n,), nats
+    passes: int = 0  # that were made
+    cut_off_at: str | None = None
 
     def facts(self) -> dict[str, float]:
         """Return what a step reports of it."""
-        facts = {"best_pass": self.best_pass, "train_loss": self.train_loss, "valid_loss": self.valid_loss}
+        facts = {"best_pass": self.best_pass, "passes": self.passes}
+        facts |= {"train_loss": self.train_loss, "valid_loss": self.valid_loss}
         return {name: value for name, value in facts.items() if not math.isnan(value)}
 
 
@@ -102,12 +110,16 @@ def loss_and_log_p(head: Head, rows: Rows, objective: Objective, device: str) ->
     return total / len(rows.gold), np.concatenate(found)
 
 
-def learning_rates(recipe: dict, updates: int) -> np.ndarray:
-    """Return the learning rate of every update, (updates,): a straight rise over the share `warmup`, then a cosine."""
-    warmup = max(1, round(recipe["warmup"] * updates))
+def learning_rates(recipe: dict, updates: int, is_first: bool = True, is_last: bool = True) -> np.ndarray:
+    """Return the learning rate of every update of a pass, (updates,).
+
+    It rises in a straight line over the share `warmup` of the first pass, and falls to zero along a cosine in the last.
+    """
     update = np.arange(updates)
+    warmup = max(1, round(recipe["warmup"] * updates)) if is_first else 0
+    rise = (update + 1) / warmup if is_first else np.ones(updates)
     cosine = np.cos(np.pi * np.clip((update - warmup) / max(1, updates - warmup), 0, 1))
-    return recipe["learning_rate"] * np.minimum((update + 1) / warmup, (1 + cosine) / 2)
+    return recipe["learning_rate"] * np.minimum(rise, (1 + cosine) / 2 if is_last else 1)
 
 
 def train_head(
@@ -115,31 +127,46 @@ def train_head(
 ) -> Trained:
     """Train a head's parameters in place; leave it as it was after the best pass on valid, or before the first.
 
-    `recipe` holds `passes`, `batch` (rows an update), `learning_rate`, `betas` and `warmup` (share of all updates).
-    Batches are neighbouring rows of a chunk, which stand there in random order; `seed` draws the order of the batches
-    anew for every pass. Memory: the parameters, five times, and one tile.
+    `recipe` holds `passes` (at most), `patience`, `batch` (rows an update), `learning_rate`, `betas` and `warmup`
+    (share of a pass). Passes at the full rate go on until valid has not improved for `patience` of them, or one is
+    left. The last pass starts from the best, and its rate falls to zero. Batches are neighbouring rows of a chunk,
+    which stand there in random order; `seed` draws the order of the batches anew for every pass. Memory: the
+    parameters, five times, and one tile.
     """
     blocks = [(part, some) for part in rows for some in even_slices(len(part.gold), recipe["batch"])]
-    rates = iter(learning_rates(recipe, recipe["passes"] * len(blocks)).tolist())
     head.wide = wide_dtype(head.wide, device)
-    optimiser = Adam(head.parameters, tuple(recipe["betas"]))
+    optimiser, limit = Adam(head.parameters, tuple(recipe["betas"])), recipe["passes"]
     best = Trained(0, math.nan, *loss_and_log_p(head, valid, objective, device))
-    kept = [parameter.clone() for parameter in head.parameters]
-    for number in progress(range(1, recipe["passes"] + 1), label):
-        total = 0.0
-        for place in np.random.default_rng([seed, number]).permutation(len(blocks)):
+    kept, watch = [parameter.clone() for parameter in head.parameters], Watch(recipe["patience"], best.valid_loss)
+    has_stopped = is_cut_off = is_last = False
+    for number in progress(range(1, limit + 1), label):
+        if is_last := has_stopped or number == limit:
+            is_cut_off = not has_stopped and watch.best_pass == number - 1
+            restore(head, kept)
+        total, rates = 0.0, learning_rates(recipe, len(blocks), number == 1, is_last).tolist()
+        order = np.random.default_rng([seed, number]).permutation(len(blocks))
+        for place, rate in zip(order, rates, strict=True):
             part, some = blocks[place]
             with training_precision():
                 total += head.accumulate(part.batch(some, device), objective)
-            optimiser.step(next(rates))
+            optimiser.step(rate)
         valid_loss, log_p = loss_and_log_p(head, valid, objective, device)
-        if valid_loss < best.valid_loss:
+        if watch.improves(valid_loss):
             best = Trained(number, total / sum(len(part.gold) for part in rows), valid_loss, log_p)
             kept = [parameter.clone() for parameter in head.parameters]
-    for parameter, value in zip(head.parameters, kept, strict=True):
-        parameter.copy_(value)
+        has_stopped = watch.has_stopped
+        if is_last:
+            break
+    restore(head, kept)
+    for parameter in head.parameters:
         parameter.grad = None
-    return best
+    return replace(best, passes=number, cut_off_at="the last pass" if is_cut_off and best.best_pass else None)
+
+
+def restore(head: Head, parameters: list[torch.Tensor]) -> None:
+    """Give a head its earlier parameters back."""
+    for parameter, value in zip(head.parameters, parameters, strict=True):
+        parameter.copy_(value)
 
 
 def wide_dtype(dtype: torch.dtype, device: str) -> torch.dtype:

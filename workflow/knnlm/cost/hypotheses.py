@@ -48,8 +48,15 @@ def said_by(run: Run, name: str) -> dict[str, list]:
 
 
 def _values(settings: dict, path: str) -> list:
-    """Return a setting's values: `a.*.b` of every section in `a`; `a for each b` as often as `b` has entries."""
+    """Return a setting's values: `a.*.b` of every section in `a`; `a for each b` as often as `b` has entries.
+
+    Where both have a star, `a.*.b for each a.*.c`, each section in `a` counts its own.
+    """
     path, _, each = path.partition(" for each ")
+    if "*" in path and "*" in each:
+        (place, of_one), (_, each_of_one) = path.split(".*.", 1), each.split(".*.", 1)
+        sections = (section for found in _values(settings, place) for section in found.values())
+        return [value for section in sections for value in _values(section, f"{of_one} for each {each_of_one}")]
     found = [settings]
     for key in path.split("."):
         found = [value for section in found for value in (section.values() if key == "*" else [section[key]])]
@@ -164,5 +171,6 @@ def _clusters(run: Run, said: dict) -> Work:
     lists = math.sqrt(centroids) * 4  # a row is compared with these and the centroids in some, or all of a flat index
     compared = centroids if k_means["factory"] == "Flat" else lists + centroids * min(1, k_means["nprobe"] / lists)
     rows = (sample * k_means["iterations"] + run.train) * 3 * len(said["hidden_states"])
-    held = max(sample, 2 * min(sum(said["held_rows"]), run.train))  # in float32; rows of the words and a copy
+    most = max((min(count or run.train, run.train) for count in said["held_rows"]), default=0)
+    held = max(sample, 2 * most)  # in float32; rows of the words and a copy
     return Work(SINGLE * run.width * held, likely=Counter(exact_flops=2.0 * run.width * compared * rows))

@@ -10,7 +10,7 @@ from knnlm.hypotheses.trained_heads import generator, trained_head
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {"noise": "amount", "recipe": "recipe"}
-WORK = {"rows": "recipe.rows", "passes": "recipe.passes"}
+WORK = {"rows": "recipe.rows for each recipe.learning_rates", "passes": "recipe.passes"}
 
 
 def initial_head(inputs: Inputs) -> OutputEmbedding:

@@ -15,6 +15,7 @@ from knnlm.components.centroids import Clusters, Sample
 from knnlm.components.head_training import store_rows
 from knnlm.components.interpolation import best_mixture
 from knnlm.components.knn import GoldShare
+from knnlm.components.recipes import Watch, best_rate, cut_off, rates_of
 from knnlm.components.word_centroids import Centroids, WordRows
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
@@ -29,17 +30,17 @@ SETTINGS = {
     "kept": "count",
     "k_means": "k_means",
     "words": "word_clusters",
-    "fine_tuning": {"properties": {"passes": "count", "rows": "count", "batch": "count", "learning_rate": "positive"}},
+    "fine_tuning": "fine_tuning",
 }
 WORK = {
     "hidden_states": "h",
-    "rows": "words.rows, fine_tuning.rows",
+    "rows": "words.rows, fine_tuning.rows for each fine_tuning.learning_rates",
     "passes": "fine_tuning.passes",
     "components": "h",
     "temperatures": "h, kinds.*",
     "k_means": "k_means",
     "centroids_a_word": "ratio",
-    "held_rows": "words.rows",
+    "held_rows": "words.rows, fine_tuning.rows",
 }
 FINE_TUNED = "fine-tuned"
 Made = tuple[Clusters, dict[str, float]]  # clusters and what was measured of them
@@ -96,10 +97,10 @@ def rows_of_words(inputs: Inputs, h: str) -> WordRows:
     return word_centroids.sorted_by_word(*sampled_rows(inputs, h, inputs.settings["words"]["rows"]))
 
 
-def sampled_rows(inputs: Inputs, h: str, rows: int) -> Sample:
-    """Return about `rows` keys and their values: a prefix of every chunk."""
+def sampled_rows(inputs: Inputs, h: str, rows: int | None) -> Sample:
+    """Return about `rows` keys, None for all, and their values: a prefix of every chunk."""
     found = store_rows(inputs.store, h, rows)
-    return inputs.store.sample(h, rows), np.concatenate([part.gold for part in found])
+    return inputs.store.sample(h, rows or inputs.store.rows), np.concatenate([part.gold for part in found])
 
 
 # Which clusters there are: those of all keys, and those of single words.
@@ -124,8 +125,9 @@ def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters
     """Return the component that clusters make, its temperature tuned on what is kept for each query."""
     share = {split: gold_share(inputs, split, h, metric, clusters) for split in EVALUATED}
     count, width = clusters.centroids.shape
-    # P(w|c) is added too, where it is not one word
-    added = count * width + (clusters.distribution.nnz if clusters.distribution.nnz > count else 0)
+    pairs = clusters.distribution.nnz  # of a centroid and a word that it stands for
+    added = count * width + (pairs if pairs > count else 0)  # P(w|c) is added too, where it is not one word
+    facts = facts | {"pairs of word and centroid": pairs, "pairs as a share of the store": pairs / inputs.store.rows}
     described = {"h": h, "metric": metric, "k": min(inputs.settings["kept"], count), "rows": count, "series": kind}
     component = inputs.component(f"{h}-{metric}-{kind}", added_parameters=added, **described)
     return inputs.tuned(component, lambda split, temperature: share[split](temperature), **facts)
@@ -140,16 +142,25 @@ def gold_share(inputs: Inputs, split: str, h: str, metric: str, clusters: Cluste
 
 
 def trained(inputs: Inputs, h: str, metric: str, start: Clusters, temperature: float) -> Result:
-    """Train centroids at the temperature that was best for them; tune it again for the pass that is best on valid."""
-    recipe, losses = inputs.settings["fine_tuning"], []
+    """Train centroids at the temperature that was best for them; tune it again for the rate and pass best on valid."""
+    recipe, found, losses, best = inputs.settings["fine_tuning"], {}, {}, start
     sample = sampled_rows(inputs, h, recipe["rows"])
-    for points in centroids.fine_tune(start, sample, metric, temperature, recipe, inputs.seed, inputs.device):
-        clusters = Clusters(points, start.distribution)
-        log_p = gold_share(inputs, "valid", h, metric, clusters)(temperature)
-        losses.append(best_mixture(inputs.log_p_base["valid"], log_p)[0])
-        if losses[-1] == min(losses):
-            best = clusters
-    return evaluated(inputs, FINE_TUNED, h, metric, best, {"best pass": float(np.argmin(losses) + 1)})
+    for rate in rates_of(recipe):
+        given = metric, temperature, recipe | {"learning_rate": rate}, inputs.seed, inputs.device
+        watch = Watch(recipe["patience"])
+        for points in centroids.fine_tune(start, sample, *given):
+            clusters = Clusters(points, start.distribution)
+            log_p = gold_share(inputs, "valid", h, metric, clusters)(temperature)
+            if watch.improves(best_mixture(inputs.log_p_base["valid"], log_p)[0]):
+                best = clusters
+            if watch.has_stopped:
+                break
+        losses[rate], found[rate] = watch.lowest, (best, watch)
+    rate, end = best_rate(losses)
+    clusters, watch = found[rate]
+    at_last = "the last pass" if watch.best_pass == recipe["passes"] else None
+    facts = {"best_pass": watch.best_pass, "passes": watch.passes, "learning_rate": rate} | cut_off(at_last, end)
+    return evaluated(inputs, FINE_TUNED, h, metric, clusters, facts)
 
 
 def components(inputs: Inputs) -> Results:

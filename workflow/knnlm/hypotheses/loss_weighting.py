@@ -19,7 +19,7 @@ NEEDS = ("states", "datastore", "model", "components", "index")
 SETTINGS = {"h": "states", "sample_rows": "count", "recipe": "recipe"}
 WORK = {
     "hidden_states": "h", "components": "h", "queries": "sample_rows",
-    "rows": "recipe.rows", "passes": "recipe.passes",
+    "rows": "recipe.rows for each recipe.learning_rates", "passes": "recipe.passes",
 }  # fmt: skip
 ROWS_AT_ONCE = 65536  # training tokens whose neighbours are in memory
 

@@ -6,11 +6,14 @@ import torch
 
 from knnlm.components.heads import MixtureOfSoftmaxes
 from knnlm.hypotheses.inputs import Inputs, Results
-from knnlm.hypotheses.trained_heads import generator, trained_head
+from knnlm.hypotheses.trained_heads import generator, of_sizes, trained_head
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {"h": "states", "K": "counts", "noise": "amount", "recipe": "recipe"}
-WORK = {"hidden_states": "h", "heads": "K", "rows": "recipe.rows", "passes": "recipe.passes", "components": "h, K"}
+WORK = {
+    "hidden_states": "h", "components": "h, K", "heads": "K",
+    "rows": "recipe.rows for each recipe.learning_rates", "passes": "recipe.passes",
+}  # fmt: skip
 
 
 def initial_head(inputs: Inputs, h: str, K: int) -> MixtureOfSoftmaxes:
@@ -26,7 +29,12 @@ def initial_head(inputs: Inputs, h: str, K: int) -> MixtureOfSoftmaxes:
 
 def components(inputs: Inputs) -> Results:
     """Yield a trained mixture for each input and K."""
+    yield from of_sizes(inputs, inputs.settings["K"], mixtures(inputs))
+
+
+def mixtures(inputs: Inputs) -> Results:
+    """Yield the mixtures of each input, K ascending."""
     for h in inputs.settings["h"]:
-        for K in inputs.settings["K"]:
+        for K in sorted({*inputs.settings["K"]}):
             head = partial(initial_head, inputs, h, K)
             yield trained_head(inputs, f"{h}-{K}", head, h, inputs.settings["recipe"], series=h, x=K)

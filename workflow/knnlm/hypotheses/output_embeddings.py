@@ -10,7 +10,7 @@ import numpy as np
 from knnlm.components.head_training import store_log_p
 from knnlm.components.heads import OutputEmbedding, adaptive_rows, copied_weights, even_rows
 from knnlm.hypotheses.inputs import Inputs, Results
-from knnlm.hypotheses.trained_heads import generator, random_head, trained_head
+from knnlm.hypotheses.trained_heads import generator, of_sizes, random_head, trained_head
 
 NEEDS = ("states", "datastore", "model")
 SETTINGS = {
@@ -24,14 +24,14 @@ SETTINGS = {
 }
 WORK = {
     "hidden_states": "h", "components": "h, n, extra", "heads": "n, total_ratio for each extra",
-    "rows": "initial.*.rows", "passes": "recipe.passes",
+    "rows": "initial.*.rows for each initial.*.learning_rates", "passes": "recipe.passes",
 }  # fmt: skip
 
 
 def layouts(inputs: Inputs) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield name, curve and the type of each row, int (R,), of every output matrix that the settings ask for."""
     types = len(inputs.output_embedding)
-    for n in inputs.settings["n"]:
+    for n in sorted({*inputs.settings["n"]}):
         yield f"{n}v", "", even_rows(types, n)
     for extra in inputs.settings["extra"]:
         rows = round(inputs.settings["total_ratio"] * types)
@@ -57,7 +57,12 @@ def initial_head(inputs: Inputs, initial: str, row_types: np.ndarray) -> OutputE
 
 
 def components(inputs: Inputs) -> Results:
-    """Yield a trained head for each layout, input and way to begin; each way has its own rows and learning rate."""
+    """Yield a trained head for each layout, input and way to begin; each way has its own rows and learning rates."""
+    yield from of_sizes(inputs, inputs.settings["n"] or [1], heads(inputs))
+
+
+def heads(inputs: Inputs) -> Results:
+    """Yield the heads, smaller layouts first."""
     for layout, curve, row_types in layouts(inputs):
         x = len(row_types) / len(inputs.output_embedding)
         for h in inputs.settings["h"]:

@@ -4,14 +4,18 @@ A question says what differs: its head, its objective, the rows it trains on, an
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from knnlm.components.head_training import Rows, log_p_of, store_rows, train_head
 from knnlm.components.heads import Head, Objective, OutputEmbedding, likelihood, random_weights
+from knnlm.components.interpolation import best_mixture
+from knnlm.components.recipes import best_rate, cut_off, rates_of, rises_at_end
 from knnlm.corpus.text import EVALUATED
-from knnlm.hypotheses.inputs import Inputs, Result
+from knnlm.hypotheses.inputs import Inputs, Result, Results
 
 
 def generator(inputs: Inputs) -> torch.Generator:
@@ -32,23 +36,46 @@ def trained_head(
 ) -> Result:  # fmt: skip
     """Return the component `name`: what `make_head` returns, trained by `recipe` (as in `train_head`) on states `h`.
 
-    `with_ffn` gives the head the states `ffn` beside. `store_log_p_base` holds the base LM's log p for the rows of
-    the store, float32 (rows,) in nats for each chunk, where the objective mixes with it. `place` are fields of
-    Component (`series`, `x`). An attempt that was cut off keeps the heads that it has finished.
+    It is trained anew for each of the recipe's `learning_rates`; the rate with the lowest loss on valid is kept, and
+    the facts say whether passes or rates ended too early. `with_ffn` gives the head the states `ffn` beside.
+    `store_log_p_base` holds the base LM's log p for the rows of the store, float32 (rows,) in nats for each chunk,
+    where the objective mixes with it. `place` are fields of Component (`series`, `x`). An attempt that was cut off
+    keeps the heads that it has finished, rate by rate.
     """
 
     def evaluated_rows(split: str) -> Rows:
         ffn = inputs.queries(split, "ffn") if with_ffn else None
         return Rows(inputs.queries(split, h), inputs.gold[split], ffn, inputs.log_p_base[split])
 
-    def make() -> Result:
+    def at_rate(rate: float, label: str) -> Result:
         head = make_head()
         evaluated = {split: evaluated_rows(split) for split in EVALUATED}
         rows = store_rows(inputs.store, h, recipe["rows"], with_ffn, store_log_p_base)
-        trained = train_head(head, rows, evaluated["valid"], objective, recipe, inputs.seed, inputs.device, name)
+        of_rate = recipe | {"learning_rate": rate}
+        trained = train_head(head, rows, evaluated["valid"], objective, of_rate, inputs.seed, inputs.device, label)
         added = sum(parameter.numel() for parameter in head.parameters)
         component = inputs.component(name, h=h, added_parameters=added, rows=head.rows, **place)
         log_p = {"valid": trained.log_p_valid, "test": log_p_of(head, evaluated["test"], inputs.device)}
-        return Result(component, log_p, trained.facts())
+        print(f"{label}: {trained.valid_loss:.4f} nats a token on valid, after pass {trained.best_pass}", flush=True)
+        return Result(component, log_p, trained.facts() | {"learning_rate": rate} | cut_off(trained.cut_off_at))
 
-    return inputs.kept(name, make)
+    labels = {rate: f"{name} at {rate:g}" for rate in rates_of(recipe)}
+    tried = {rate: inputs.kept(label, partial(at_rate, rate, label)) for rate, label in labels.items()}
+    rate, end = best_rate({rate: result.facts["valid_loss"] for rate, result in tried.items()})
+    facts = tried[rate].facts
+    return replace(tried[rate], facts=facts | cut_off(facts.get("cut_off_at"), end))
+
+
+def of_sizes(inputs: Inputs, sizes: list[int], results: Results) -> Results:
+    """Pass results on; those of the largest of `sizes` say so where they are the best of their curve on valid.
+
+    `results` come with ascending sizes (`x`); the curves (`series`) may alternate. The loss is that of the mixture.
+    """
+    losses: dict[str | None, dict[float, float]] = {}
+    for result in results:
+        of_curve = losses.setdefault(result.component.series, {})
+        of_curve[result.component.x] = best_mixture(inputs.log_p_base["valid"], result.log_p["valid"])[0]
+        if result.component.x == max(sizes) and rises_at_end(of_curve):
+            facts = result.facts | cut_off(result.facts.get("cut_off_at"), "the largest size")
+            result = replace(result, facts=facts)
+        yield result
