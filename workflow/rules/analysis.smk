@@ -225,6 +225,20 @@ rule redraw:
         "logged {log} python -m knnlm.steps redraw --settings {params.settings:q} --folders {params.folders:q}"
 
 
+rule findings:
+    """The page of findings, docs/findings.md, from the tables of the reference runs as they are in results."""
+    log:
+        "<logs>/findings.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        folder=placed("results"),
+        page=placed("docs/findings.md"),
+    shell:
+        "logged {log} python -m knnlm.steps findings --folder {params.folder:q} --page {params.page:q}"
+
+
 rule plan:
     """Print rows, bytes, peak memory, FLOPs and, with measured rates, hours of every stage before anything runs."""
     input:
