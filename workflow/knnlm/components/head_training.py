@@ -5,7 +5,7 @@ until valid stops improving, and a last pass in which the rate falls to zero.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from knnlm.running.progress import progress
 
 CPU_FACTS = Path("/proc/cpuinfo")
 ROWS_AT_ONCE = 16384  # of stored states on the device when they are evaluated
+Loss = Callable[[np.ndarray], float]  # takes log p of the gold tokens, float32 (n,) in nats; returns nats a token
 DTYPES = {"states": torch.float32, "gold": torch.int64, "ffn": torch.float32, "log_p_base": torch.float32}
 
 
@@ -50,7 +51,8 @@ class Rows:
 class Trained:
     """The pass that a training kept (0: before the first, no `train_loss`: NaN) and its mean losses, nats per token.
 
-    `cut_off_at` is the end of its passes at which valid was still improving, None where it had stopped.
+    `train_loss` is that of the objective, `valid_loss` that by which passes are judged. `cut_off_at` is the end of its
+    passes at which valid was still improving, None where it had stopped.
     """
 
     best_pass: int
@@ -100,14 +102,9 @@ def store_log_p(store: Datastore, output_embedding: np.ndarray, rows: int | None
     return [log_p_of(base, part, device) for part in parts]
 
 
-def loss_and_log_p(head: Head, rows: Rows, objective: Objective, device: str) -> tuple[float, np.ndarray]:
-    """Return the objective's mean over the rows, nats per token, and log p of the gold, float32 (n,), nats."""
-    total, found = 0.0, [np.empty(0, np.float32)]
-    for batch in rows.batches(device):
-        log_p = head.log_p(batch)
-        total += float(objective(log_p, batch)[0].double().sum())
-        found.append(log_p.float().cpu().numpy())
-    return total / len(rows.gold), np.concatenate(found)
+def loss_alone(log_p: np.ndarray) -> float:
+    """Return the nats a token of a head by itself, from log p of the gold tokens, float32 (n,): a Loss."""
+    return -float(log_p.mean(dtype=np.float64))
 
 
 def learning_rates(recipe: dict, updates: int, is_first: bool = True, is_last: bool = True) -> np.ndarray:
@@ -123,10 +120,12 @@ def learning_rates(recipe: dict, updates: int, is_first: bool = True, is_last: b
 
 
 def train_head(
-    head: Head, rows: list[Rows], valid: Rows, objective: Objective, recipe: dict, seed: int, device: str, label: str
-) -> Trained:
+    head: Head, rows: list[Rows], valid: Rows, objective: Objective, loss_of: Loss, recipe: dict,
+    seed: int, device: str, label: str,
+) -> Trained:  # fmt: skip
     """Train a head's parameters in place; leave it as it was after the best pass on valid, or before the first.
 
+    `loss_of` gives the loss by which passes are judged from log p of valid's gold tokens.
     `recipe` holds `passes` (at most), `patience`, `batch` (rows an update), `learning_rate`, `betas` and `warmup`
     (share of a pass). Passes at the full rate go on until valid has not improved for `patience` of them, or one is
     left. The last pass starts from the best, and its rate falls to zero. Batches are neighbouring rows of a chunk,
@@ -136,7 +135,8 @@ def train_head(
     blocks = [(part, some) for part in rows for some in even_slices(len(part.gold), recipe["batch"])]
     head.wide = wide_dtype(head.wide, device)
     optimiser, limit = Adam(head.parameters, tuple(recipe["betas"])), recipe["passes"]
-    best = Trained(0, math.nan, *loss_and_log_p(head, valid, objective, device))
+    log_p = log_p_of(head, valid, device)  # (n,)
+    best = Trained(0, math.nan, loss_of(log_p), log_p)
     kept, watch = [parameter.clone() for parameter in head.parameters], Watch(recipe["patience"], best.valid_loss)
     has_stopped = is_cut_off = is_last = False
     for number in progress(range(1, limit + 1), label):
@@ -150,8 +150,8 @@ def train_head(
             with training_precision():
                 total += head.accumulate(part.batch(some, device), objective)
             optimiser.step(rate)
-        valid_loss, log_p = loss_and_log_p(head, valid, objective, device)
-        if watch.improves(valid_loss):
+        log_p = log_p_of(head, valid, device)
+        if watch.improves(valid_loss := loss_of(log_p)):
             best = Trained(number, total / sum(len(part.gold) for part in rows), valid_loss, log_p)
             kept = [parameter.clone() for parameter in head.parameters]
         has_stopped = watch.has_stopped

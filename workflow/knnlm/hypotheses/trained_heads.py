@@ -36,23 +36,26 @@ def trained_head(
 ) -> Result:  # fmt: skip
     """Return the component `name`: what `make_head` returns, trained by `recipe` (as in `train_head`) on states `h`.
 
-    It is trained anew for each of the recipe's `learning_rates`; the rate with the lowest loss on valid is kept, and
-    the facts say whether passes or rates ended too early. `with_ffn` gives the head the states `ffn` beside.
-    `store_log_p_base` holds the base LM's log p for the rows of the store, float32 (rows,) in nats for each chunk,
-    where the objective mixes with it. `place` are fields of Component (`series`, `x`). An attempt that was cut off
-    keeps the heads that it has finished, rate by rate.
+    It is trained anew for each of the recipe's `learning_rates`. Passes and rates are judged on valid by what they are
+    for, the mixture with the base LM; the facts say whether passes or rates ended too early. `with_ffn` gives the head
+    the states `ffn` beside. `store_log_p_base` holds the base LM's log p for the rows of the store, float32 (rows,) in
+    nats for each chunk, where the objective mixes with it. `place` are fields of Component (`series`, `x`). An attempt
+    that was cut off keeps the heads that it has finished, rate by rate.
     """
 
     def evaluated_rows(split: str) -> Rows:
         ffn = inputs.queries(split, "ffn") if with_ffn else None
         return Rows(inputs.queries(split, h), inputs.gold[split], ffn, inputs.log_p_base[split])
 
+    def mixed_loss(log_p: np.ndarray) -> float:
+        return best_mixture(inputs.log_p_base["valid"], log_p)[0]
+
     def at_rate(rate: float, label: str) -> Result:
         head = make_head()
         evaluated = {split: evaluated_rows(split) for split in EVALUATED}
         rows = store_rows(inputs.store, h, recipe["rows"], with_ffn, store_log_p_base)
-        of_rate = recipe | {"learning_rate": rate}
-        trained = train_head(head, rows, evaluated["valid"], objective, of_rate, inputs.seed, inputs.device, label)
+        how = recipe | {"learning_rate": rate}, inputs.seed, inputs.device, label
+        trained = train_head(head, rows, evaluated["valid"], objective, mixed_loss, *how)
         added = sum(parameter.numel() for parameter in head.parameters)
         component = inputs.component(name, h=h, added_parameters=added, rows=head.rows, **place)
         log_p = {"valid": trained.log_p_valid, "test": log_p_of(head, evaluated["test"], inputs.device)}

@@ -7,7 +7,7 @@ import torch
 
 from knnlm.analysis.significance import bootstrap
 from knnlm.components.catalogue import knn_components, retrievals
-from knnlm.components.head_training import Rows, train_head, training_precision
+from knnlm.components.head_training import Rows, loss_alone, train_head, training_precision
 from knnlm.components.heads import OutputEmbedding, even_rows, likelihood, random_weights
 from knnlm.components.interpolation import optimal_weight
 from knnlm.components.knn import GoldShare
@@ -83,9 +83,9 @@ def looped_bootstrap(sums: np.ndarray, words: np.ndarray, resamples: int, seed: 
 def epoch(rows: Rows, weights: torch.Tensor, types: int, batch: int, device: str) -> torch.Tensor:
     """Pass once over all rows: read, both products, softmax, gradient, Adam; return a trained copy of the matrix."""
     head = OutputEmbedding(weights.clone(), even_rows(types, len(weights) // types), types)
-    recipe = {"passes": 1, "batch": batch, "learning_rate": 1e-3, "betas": [0.9, 0.999], "warmup": 0.1}
+    recipe = {"passes": 1, "patience": 1, "batch": batch, "learning_rate": 1e-3, "betas": [0.9, 0.999], "warmup": 0.1}
     one = Rows(rows.states[:1], rows.gold[:1])  # the loss on valid is no part of an epoch
-    train_head(head, [rows], one, likelihood, recipe, seed=1, device=device, label="epoch")
+    train_head(head, [rows], one, likelihood, loss_alone, recipe, seed=1, device=device, label="epoch")
     return head.parameters[0]
 
 
