@@ -1,8 +1,11 @@
 """A small run: components with random log-probabilities, for the tests of tables and of the step that makes them."""
 
+from dataclasses import asdict
+
 import numpy as np
 
-from knnlm.analysis.tables import DESCRIPTION, HYPOTHESIS, Split, component_table
+from knnlm.analysis.tables import Split, component_table
+from knnlm.components.catalogue import Component
 
 CONTINUATION = np.array([False] * 4 + [True] * 3 + [False] * 5)
 OFFSETS = {
@@ -16,7 +19,7 @@ REFERENCE = "knn-att-l2-exact-real"
 
 
 def describe(name, **facts):
-    return dict.fromkeys([*DESCRIPTION, *HYPOTHESIS]) | {"component": name, "family": "lm"} | facts
+    return asdict(Component(name, "lm")) | facts
 
 
 def descriptions():

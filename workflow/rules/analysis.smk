@@ -14,6 +14,7 @@ rule tables:
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
         documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATED),
         continuation=rules.binarise.output.continuation,
+        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         loss=rules.train_lm.output.loss,
         hypotheses=of_hypotheses("results/<run>/hypotheses/{hypothesis}.json"),
         hypotheses_valid=behind_manifest(of_hypotheses("results/<run>/hypotheses/{hypothesis}.valid.npy")),
@@ -58,7 +59,7 @@ rule tables:
         "logged {log} python -m knnlm.steps tables --settings {params.settings:q}"
         " --descriptions {input.base} {input.descriptions} {input.hypotheses} --tokens {input.tokens}"
         " --documents {input.documents} --continuation {input.continuation} --temperatures {input.temperatures}"
-        " --loss {input.loss} --facts {input.facts} --speeds {input.speeds}"
+        " --chunks {input.chunks} --loss {input.loss} --facts {input.facts} --speeds {input.speeds}"
         ' --folder "$(dirname {output.summary})" --only {params.only:q}'
 
 
@@ -73,6 +74,7 @@ use rule tables as main_tables with:
         tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
         documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATED),
         continuation=rules.binarise.output.continuation,
+        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
         loss=rules.train_lm.output.loss,
         hypotheses=[],
         facts=[],

@@ -16,6 +16,7 @@ from knnlm.errors import KnnlmError
 from knnlm.language_model.convergence import CONVERGENCE_COLUMNS
 from knnlm.steps import tables as tables_step
 from knnlm.storage.arrays import load_array, save_array
+from knnlm.storage.manifests import write_manifest
 
 ENTRY = {"question": "Do zero rows matter?", "paper": "silent", "share": None, "against": "{main}", "candidates": None}
 SETTINGS = {
@@ -61,6 +62,9 @@ def folder(run, tmp_path, monkeypatch):
     (tmp_path / "padding.facts.csv").write_text(
         "hypothesis,component,quantity,value\npadding,padding-0.1,recall,0.50\npadding,,rows,7\n"
     )
+    for number, rows in enumerate((100, 300)):
+        norms = {"att": 4.0 + number, "ffn": 20.0}
+        write_manifest(tmp_path / f"chunk-{number}.json", kind="datastore chunk", rows=rows, squared_norms=norms)
     return tmp_path
 
 
@@ -71,6 +75,7 @@ def step(output, settings=SETTINGS, facts=("padding.facts.csv",)):
         "tokens": ["tokens-valid.npy", "tokens-test.npy"],
         "documents": ["documents-valid.npy", "documents-test.npy"],
         "temperatures": ["a.temperature.csv", "b.temperature.csv"],
+        "chunks": ["chunk-0.json", "chunk-1.json"],
         "facts": facts,
     }
     paths = {name: [Path(path) for path in of_name] for name, of_name in files.items()}
@@ -107,6 +112,11 @@ def test_the_step_writes_the_same_tables_twice(run, folder):
         .sort_index()
     )
     expected = run[-1].set_index(["component", "split"]).sort_index()
+    keys = (
+        expected["h"].map({"att": 4.75, "ffn": 20.0}).where(expected["metric"].notna())
+    )  # of chunks of 100 and 300 rows
+    expected["temperature_per_squared_norm"] = expected["temperature"] / keys
+    assert written["temperature_per_squared_norm"].notna().sum() > 0
     pd.testing.assert_frame_equal(written, expected, check_dtype=False, rtol=1e-9)
     assert written.loc[("knn-ffn-ip-exact-real", "test"), "temperature_status"] == "edge"
     assert (folder / "once/loss.csv").read_text() == (folder / "loss.csv").read_text()
@@ -216,6 +226,10 @@ def save_base(folder, log_p, checkpoint="abc"):
         (
             lambda folder: (folder / "base.json").write_text('[{"component": "other"}]'),
             "base.json: not a readable manifest",
+        ),
+        (
+            lambda folder: write_manifest(folder / "chunk-1.json", kind="datastore chunk", rows=300),
+            "chunk-1.json: has no norms of its keys",
         ),
         (lambda folder: (folder / "b.temperature.csv").write_text(""), "b.temperature.csv: not a readable table"),
         (

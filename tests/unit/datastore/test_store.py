@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from knnlm.datastore.shuffle import prefix_rows, shuffled_order
-from knnlm.datastore.store import open_datastore
+from knnlm.datastore.store import mean_squared_norms, open_datastore, read_squared_norms
 from knnlm.errors import KnnlmError
 from knnlm.storage.arrays import save_array
 from knnlm.storage.manifests import write_manifest
@@ -127,3 +127,22 @@ def test_keys_of_the_wrong_size_are_refused_by_name(tmp_path):
     save_array(tmp_path / "chunk-1" / "att.npy", np.zeros((19, WIDTH), np.float16))
     with pytest.raises(KnnlmError, match=r"chunk-1/att\.npy"):
         store.chunks[1].keys_of("att")
+
+
+def test_squared_norms_are_those_of_a_sample_and_weigh_chunks_by_their_rows(tmp_path):
+    random = np.random.default_rng(3)
+    keys = {
+        h: (scale * random.standard_normal((30_000, 8))).astype(np.float16) for h, scale in (("att", 3), ("ffn", 5))
+    }
+    found = mean_squared_norms(keys, random.permutation(30_000))
+    assert found == pytest.approx({"att": 9 * 8, "ffn": 25 * 8}, rel=0.02)
+    whole = mean_squared_norms({"att": keys["att"][:500]}, np.arange(500))
+    assert whole["att"] == pytest.approx((keys["att"][:500].astype(np.float64) ** 2).sum(1).mean())
+    of_last = {"squared_norms": {"att": 5.0, "ffn": 7.0}}
+    manifests = write_chunks(tmp_path, (30, 10), **of_last)
+    with pytest.raises(KnnlmError, match=r"chunk-0/manifest\.json: has no norms of its keys; delete the datastore"):
+        read_squared_norms(manifests)
+    assert read_squared_norms(manifests[1:]) == {"att": 5.0, "ffn": 7.0}
+    more = tmp_path / "more.json"
+    write_manifest(more, kind="datastore chunk", rows=30, squared_norms={"att": 9.0, "ffn": 7.0})
+    assert read_squared_norms([manifests[1], more]) == {"att": 8.0, "ffn": 7.0}

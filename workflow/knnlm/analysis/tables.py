@@ -3,6 +3,7 @@
 λ is tuned on valid and used on every split. Perplexities are of words; a gain is the base LM's minus the mixture's.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,8 +19,9 @@ from knnlm.running.progress import progress
 
 BASE = "base"
 TUNED_ON = "valid"
+SCALED = "temperature_per_squared_norm"  # in units of the mean ‖k‖² of the keys, so that LMs can be compared
 DESCRIPTION = ["component", "family", "h", "metric", "mask", "score"]
-DESCRIPTION += ["temperature", "fraction", "k", "added_parameters"]
+DESCRIPTION += ["temperature", SCALED, "fraction", "k", "added_parameters"]
 HYPOTHESIS = ["temperature_status", "rows", "hypothesis", "series", "x"]  # what else is known of a component
 COMPONENT_COLUMNS = [*DESCRIPTION, "split", "tokens", "words", "documents", "units", "ppl_alone", "lambda"]
 COMPONENT_COLUMNS += ["ppl", "ppl_low", "ppl_high", "oracle", "gain", "gain_low", "gain_high"]
@@ -73,14 +75,16 @@ def tuned(components: pd.DataFrame) -> pd.Series:
 
 
 def component_table(
-    descriptions: Sequence[dict], read: Reader, splits: Sequence[Split], reference: str, level: float
-) -> pd.DataFrame:
+    descriptions: Sequence[dict], read: Reader, splits: Sequence[Split], reference: str, level: float,
+    squared_norms: dict[str, float] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Return the table of COMPONENT_COLUMNS: the base LM first, then every component in the order given, by split.
 
     `descriptions` are the components' JSON descriptions. `read` fetches one component's log p; only one is held at a
     time beside the base LM's. The base LM's row has λ = 0 and gain 0. Intervals cover with probability `level` each;
-    that of a gain is of the paired difference (`intervals`), and a split of one unit has NaN. Raises KnnlmError if
-    there is no base LM or no component `reference`, or a name stands twice.
+    that of a gain is of the paired difference (`intervals`), and a split of one unit has NaN. `squared_norms` are the
+    mean ‖k‖² of the store's keys by h (`SCALED` is NaN without). Raises KnnlmError if there is no base LM or no
+    component `reference`, or a name stands twice.
     """
     _check_names([description["component"] for description in descriptions], reference)
     base = {split.name: read(BASE, split.name) for split in splits}
@@ -91,6 +95,7 @@ def component_table(
         name = known["component"]
         log_p = {split.name: read(name, split.name) for split in splits}  # (T,) each
         weight = 0.0 if name == BASE else optimal_weight(base[TUNED_ON], log_p[TUNED_ON])
+        told = known | {SCALED: _scaled_temperature(known, squared_norms or {})}
         for split in splits:
             own, beside = log_p[split.name], base[split.name]
             mixture = interpolate(beside, own, weight)  # (T,)
@@ -104,7 +109,7 @@ def component_table(
                 # the share on which both, the component and the reference, help or do not (docs/paper.md#evaluation)
                 "agreement": agreement(beside, own, log_p_reference[split.name]),
             }
-            facts = {key: known[key] for key in (*DESCRIPTION, *HYPOTHESIS)}
+            facts = {key: told[key] for key in (*DESCRIPTION, *HYPOTHESIS)}
             sizes = {"split": split.name, "tokens": split.tokens.size, "words": split.words}
             sizes |= {"documents": split.units.documents, "units": split.units.size}
             rows.append(facts | sizes | measures)
@@ -113,6 +118,13 @@ def component_table(
         nats = log_perplexities(np.stack(sums[split.name]), split.unit_words)  # (components, 1 + units)
         _add_gains_and_intervals(table, (table["split"] == split.name).to_numpy(), nats, level)
     return table[COMPONENT_COLUMNS].astype(COLUMN_TYPES)
+
+
+def _scaled_temperature(known: dict, squared_norms: dict[str, float]) -> float:
+    """Return τ in units of the keys' mean ‖k‖², NaN for what is compared with no keys or has no temperature."""
+    if known["metric"] is None or known["temperature"] is None or known["h"] not in squared_norms:
+        return math.nan
+    return known["temperature"] / squared_norms[known["h"]]
 
 
 def index_table(components: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:

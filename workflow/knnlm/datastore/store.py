@@ -18,6 +18,8 @@ from knnlm.errors import KnnlmError
 from knnlm.storage.arrays import Rows, load_array, rows_in_order, save_array
 from knnlm.storage.manifests import read_manifest
 
+NORMS_OF = 10_000  # keys of a chunk whose squared norms are averaged
+
 
 def save_chunk(
     folder: Path, att: np.ndarray, ffn: np.ndarray, tokens: np.ndarray, first: int, order: np.ndarray
@@ -32,6 +34,12 @@ def save_chunk(
     for path, array in files.items():
         save_array(path, array[order])
     return list(files)
+
+
+def mean_squared_norms(keys: dict[str, np.ndarray], sample: np.ndarray) -> dict[str, float]:
+    """Return the mean ‖k‖² of each array of keys, float16 (rows, width), on the rows of `sample`, int (any,)."""
+    rows = sample[:NORMS_OF]
+    return {h: float(np.square(of_h[rows].astype(np.float64)).sum(axis=1).mean()) for h, of_h in keys.items()}
 
 
 @dataclass(frozen=True)
@@ -131,3 +139,16 @@ def open_datastore(manifests: list[str | Path]) -> Datastore:
         found = f"holds {position} rows for {first['corpus_tokens']} training tokens"
         raise KnnlmError(f"{first_path.parent.parent}: {found}; delete it and rerun.")
     return Datastore(tuple(chunks), first["checkpoint"])
+
+
+def read_squared_norms(manifests: list[str | Path]) -> dict[str, float]:
+    """Return the mean squared norm of the keys of a store by h (`att`, `ffn`), as its chunks have noted it.
+
+    Temperatures are compared in units of it. Raises KnnlmError, naming the file, if a chunk has no such note.
+    """
+    facts = [read_manifest(path, kind="datastore chunk") for path in manifests]
+    for fact, path in zip(facts, manifests, strict=True):
+        if "squared_norms" not in fact:
+            raise KnnlmError(f"{path}: has no norms of its keys; delete the datastore folder and rerun.")
+    norms, rows = [fact["squared_norms"] for fact in facts], [fact["rows"] for fact in facts]
+    return {h: float(np.average([of_chunk[h] for of_chunk in norms], weights=rows)) for h in norms[0]}

@@ -26,4 +26,5 @@ def main(settings: dict, job: Job, model: Path, dictionary: Path, tokens: Path, 
     files = store.save_chunk(chunk, att, ffn, text, first, order)
     facts = {"rows": len(order), "width": lm.width, "first_position": first, "corpus_tokens": len(text)}
     facts |= {"chunk": number, "chunks": chunks, "checkpoint": verified(model), "settings": settings}
+    facts |= {"squared_norms": store.mean_squared_norms({"att": att, "ffn": ffn}, order)}
     write_manifest(chunk / "manifest.json", files, kind="datastore chunk", **facts)

@@ -10,6 +10,7 @@ import pandas as pd
 from knnlm.analysis import tables, verdicts, wording
 from knnlm.components import catalogue, columns, temperature
 from knnlm.corpus.text import EVALUATED
+from knnlm.datastore.store import read_squared_norms
 from knnlm.errors import KnnlmError
 from knnlm.language_model.convergence import Convergence, convergence
 from knnlm.storage.arrays import load_array
@@ -19,8 +20,8 @@ from knnlm.storage.tables import DIGITS, RERUN, read_table, read_text_table, wri
 
 def main(
     settings: dict, descriptions: Sequence[Path], tokens: Sequence[Path], documents: Sequence[Path], continuation: Path,
-    temperatures: Sequence[Path], loss: Path, facts: Sequence[Path], folder: Path, speeds: Sequence[Path] = (),
-    only: Sequence[str] = (),
+    temperatures: Sequence[Path], chunks: Sequence[Path], loss: Path, facts: Sequence[Path], folder: Path,
+    speeds: Sequence[Path] = (), only: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Make every table first, then write them to a folder, all or `only` some: a mistake in one leaves none."""
     main_component, rule, hypotheses = settings["main"], settings["verdict"], settings["hypotheses"]
@@ -31,7 +32,8 @@ def main(
     splits = read_splits(tokens, documents, continuation, significance["block"])
     described, read = open_components(descriptions, splits)
     reference = catalogue.main_name(main_component)
-    components = tables.component_table(described, read, splits, reference, level)
+    norms = read_squared_norms(chunks)
+    components = tables.component_table(described, read, splits, reference, level, norms)
     replicates = verdicts.perplexity_replicates(components, read, splits)
     judged = verdicts.verdict_table(hypotheses, components, replicates, main_component, rule, certainty)
     shares = verdicts.share_table(components, replicates, main_component, level)
