@@ -9,23 +9,25 @@ include: "workflow/rules/checks.smk"
 
 
 CONFIG, HYPOTHESES_CONFIG = own_file("config/config.yaml"), own_file("config/hypotheses.yaml")
-check_files(CONFIG, HYPOTHESES_CONFIG)
+CHOSEN, MAKERS = config.pop("variant", (None, None)) if IN_MODULE else (None, None)  # of a variant
+VARIANTS = {}
 
+if MAKERS is None:
+    check_files(CONFIG, HYPOTHESES_CONFIG)
+    GIVEN = deepcopy(config)
 
-GIVEN = deepcopy(config)
+    configfile: CONFIG
+    configfile: HYPOTHESES_CONFIG
 
-
-configfile: CONFIG
-configfile: HYPOTHESES_CONFIG
-
-
-config = over_own_files(config)
-check(config)
-forget_sizes(config, GIVEN)
-validate(config, "workflow/schemas/config.schema.yaml")
-CHOSEN = complete(config)
-check_combinations(config)
-check_cache()
+    config = over_own_files(config)
+    check(config)
+    forget_sizes(config, GIVEN)
+    validate(config, SCHEMA)
+    OPEN = deepcopy(config)
+    CHOSEN, MAKERS = complete(config), variants.makers(config, [])
+    check_combinations(config)
+    VARIANTS = complete_variants(OPEN, config)
+    check_cache()
 
 
 include: "workflow/rules/steps.smk"
@@ -39,6 +41,15 @@ report: "workflow/report/workflow.rst"
 pathvars:
     run=config["name"],
     logs="results/<run>/logs",
+    corpus=f"results/{MAKERS['corpus']}/corpus",
+    lm=f"results/{MAKERS['language_model']}/lm",
+    states=f"results/{MAKERS['language_model']}/states",
+    base=f"results/{MAKERS['language_model']}/components/base",
+    datastore=f"results/{MAKERS['datastore']}/datastore",
+    index=f"results/{MAKERS['datastore']}/index",
+    neighbours=f"results/{MAKERS['retrieval']}/neighbours",
+    components=f"results/{MAKERS['retrieval']}/components",
+    hypotheses=f"results/{MAKERS['hypotheses']}/hypotheses",
     query_block="block-{block}/" if config["resources"]["query_blocks"] > 1 else "",
 
 
@@ -52,14 +63,16 @@ wildcard_constraints:
     hypothesis="|".join(HYPOTHESES) or "(?!)",
 
 
-include: "workflow/rules/corpus.smk"
-include: "workflow/rules/language_model.smk"
-include: "workflow/rules/datastore.smk"
-include: "workflow/rules/retrieval.smk"
-include: "workflow/rules/hypotheses.smk"
+for stage, maker in MAKERS.items():
+    if maker == config["name"]:
+
+        include: f"workflow/rules/{stage}.smk"
+
+
+include: "workflow/rules/check_size.smk"
+include: "workflow/rules/variants.smk"
 include: "workflow/rules/analysis.smk"
 include: "workflow/rules/performance.smk"
-include: "workflow/rules/seeds.smk"
 
 
 onstart:
@@ -73,9 +86,9 @@ onerror:
 
 
 rule all:
-    """Tables and figures of the main result and of every hypothesis that trains no LM; with `seeds`, once for each."""
+    """Tables and figures of the main result and of every hypothesis that trains no LM; or those of every variant."""
     default_target: IS_DEFAULT
     input:
-        rules.seed_tables.output if config["seeds"] else rules.figures.input,
+        over_variants() or rules.figures.input,
         store_files(),
     localrule: True

@@ -5,22 +5,22 @@ OF_TABLES = ["seed", "corpus.tokeniser", "lm.training.patience", "significance",
 rule tables:
     """Interpolate every component with the base LM: perplexities, intervals and curves."""
     input:
-        base=rules.evaluation_states.output.base,
-        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATED)),
-        descriptions=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.json"),
-        valid=behind_manifest(every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.valid.npy")),
-        test=behind_manifest(every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.test.npy")),
-        temperatures=every_retrieval("results/<run>/components/knn-{h}-{metric}-{search}.temperature.csv"),
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
-        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATED),
-        continuation=rules.binarise.output.continuation,
-        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        loss=rules.train_lm.output.loss,
-        hypotheses=of_hypotheses("results/<run>/hypotheses/{hypothesis}.json"),
-        hypotheses_valid=behind_manifest(of_hypotheses("results/<run>/hypotheses/{hypothesis}.valid.npy")),
-        hypotheses_test=behind_manifest(of_hypotheses("results/<run>/hypotheses/{hypothesis}.test.npy")),
-        facts=of_hypotheses("results/<run>/hypotheses/{hypothesis}.facts.csv"),
-        speeds=of_hypotheses("results/<run>/hypotheses/{hypothesis}.speeds.csv"),
+        base="<base>.json",
+        base_log_p=behind_manifest(collect("<base>.{split}.npy", split=EVALUATED)),
+        descriptions=every_retrieval("<components>/knn-{h}-{metric}-{search}.json"),
+        valid=behind_manifest(every_retrieval("<components>/knn-{h}-{metric}-{search}.valid.npy")),
+        test=behind_manifest(every_retrieval("<components>/knn-{h}-{metric}-{search}.test.npy")),
+        temperatures=every_retrieval("<components>/knn-{h}-{metric}-{search}.temperature.csv"),
+        tokens=collect("<corpus>/tokens/{split}.npy", split=EVALUATED),
+        documents=collect("<corpus>/tokens/{split}.documents.npy", split=EVALUATED),
+        continuation="<corpus>/tokens/continuation.npy",
+        chunks=collect("<datastore>/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        loss="<lm>/loss.csv",
+        hypotheses=of_hypotheses("<hypotheses>/{hypothesis}.json"),
+        hypotheses_valid=behind_manifest(of_hypotheses("<hypotheses>/{hypothesis}.valid.npy")),
+        hypotheses_test=behind_manifest(of_hypotheses("<hypotheses>/{hypothesis}.test.npy")),
+        facts=of_hypotheses("<hypotheses>/{hypothesis}.facts.csv"),
+        speeds=of_hypotheses("<hypotheses>/{hypothesis}.speeds.csv"),
         code=sources("tables"),
     output:
         components=table("components"),
@@ -66,16 +66,16 @@ rule tables:
 use rule tables as main_tables with:
     """The main result alone, before there are hypotheses: the base LM, and the kNN of the main pair's exact search."""
     input:
-        base=rules.evaluation_states.output.base,
-        base_log_p=behind_manifest(collect("results/<run>/components/base.{split}.npy", split=EVALUATED)),
-        descriptions=of_main("results/<run>/components/knn-{h}-{metric}-exact.json"),
-        log_p=behind_manifest(of_main("results/<run>/components/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATED)),
-        temperatures=of_main("results/<run>/components/knn-{h}-{metric}-exact.temperature.csv"),
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
-        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=EVALUATED),
-        continuation=rules.binarise.output.continuation,
-        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        loss=rules.train_lm.output.loss,
+        base="<base>.json",
+        base_log_p=behind_manifest(collect("<base>.{split}.npy", split=EVALUATED)),
+        descriptions=of_main("<components>/knn-{h}-{metric}-exact.json"),
+        log_p=behind_manifest(of_main("<components>/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATED)),
+        temperatures=of_main("<components>/knn-{h}-{metric}-exact.temperature.csv"),
+        tokens=collect("<corpus>/tokens/{split}.npy", split=EVALUATED),
+        documents=collect("<corpus>/tokens/{split}.documents.npy", split=EVALUATED),
+        continuation="<corpus>/tokens/continuation.npy",
+        chunks=collect("<datastore>/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        loss="<lm>/loss.csv",
         hypotheses=[],
         facts=[],
         speeds=[],
@@ -115,6 +115,41 @@ rule main_picture:
     shell:
         "logged {log} python -m knnlm.steps plot --figure temperature --settings {params.settings:q}"
         " --table {input.table} --components {input.components} --pdf {output.pdf} --png {output.png}"
+
+
+rule helped_tokens:
+    """Ask which tokens the main kNN component helps: by frequency, place in word and document, and what may follow."""
+    input:
+        corpus="<corpus>/tokens/manifest.json",
+        tokens=collect("<corpus>/tokens/{split}.npy", split=EVALUATED),
+        documents=collect("<corpus>/tokens/{split}.documents.npy", split=EVALUATED),
+        train=behind_manifest("<corpus>/tokens/train.npy"),
+        continuation="<corpus>/tokens/continuation.npy",
+        dictionary="<corpus>/dictionary.txt",
+        base="<base>.json",
+        base_log_p=behind_manifest(collect("<base>.{split}.npy", split=EVALUATED)),
+        components=of_main("<components>/knn-{h}-{metric}-exact.json"),
+        component_log_p=behind_manifest(of_main("<components>/knn-{h}-{metric}-exact.{split}.npy", split=EVALUATED)),
+        code=sources("helped_tokens"),
+    output:
+        tokens=table("helped_tokens", "which tokens are helped"),
+        types=table("helped_types", "word types helped and hurt most"),
+    log:
+        "<logs>/helped_tokens.log",
+    group:
+        "tables"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: asked("helped_tokens", "threads")
+    resources:
+        **asks("helped_tokens"),
+    params:
+        settings=settings("main"),
+    shell:
+        "logged {log} python -m knnlm.steps helped_tokens --settings {params.settings:q} --corpus {input.corpus}"
+        " --tokens {input.tokens} --documents {input.documents} --train {input.train}"
+        " --continuation {input.continuation} --dictionary {input.dictionary} --base {input.base}"
+        " --components {input.components} --table {output.tokens} --types-table {output.types}"
 
 
 rule main_result:
@@ -198,17 +233,15 @@ rule figures:
     """Every figure; nothing is computed again that is up to date."""
     input:
         collect("results/<run>/figures/{figure}.{kind}", figure=FIGURES, kind=["pdf", "png"]),
-        of_hypotheses(
-            "results/<run>/figures/hypothesis-{hypothesis}.png", "results/<run>/figures/hypothesis-{hypothesis}.pdf"
-        ),
+        hypothesis_figures,
         rules.verdict_picture.output,
     localrule: True
 
 
 rule hypotheses:
-    """Everything, and the hypotheses that need another training of the LM; with `seeds`, once for each."""
+    """Everything, and the hypotheses that need another training of the LM; or those of every variant."""
     input:
-        "results/<run>/tables/verdicts_over_seeds.csv" if config["seeds"] else rules.figures.input,
+        over_variants() or rules.figures.input,
         store_files(),
     localrule: True
 

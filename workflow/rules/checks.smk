@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
-from snakemake.utils import update_config
+from snakemake.utils import update_config, validate
 
 # The folder of these rules: `workflow.basedir` is that of another Snakefile where this one is a module.
 if not isinstance(workflow.current_basedir, os.PathLike):
@@ -16,9 +16,10 @@ if not isinstance(workflow.current_basedir, os.PathLike):
     )
 LIBRARY = Path(workflow.current_basedir).parent
 ROOT = LIBRARY.parent
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 sys.path.insert(0, str(LIBRARY))
 
-from knnlm.config import checks, files, schema, sizes
+from knnlm.config import checks, files, schema, sizes, variants
 from knnlm.errors import KnnlmError
 from knnlm.storage import locks
 
@@ -40,7 +41,7 @@ for path in (Path(".snakemake"), Path(".snakemake/log"), *Path(".snakemake/log")
 def stop_at_mistake(check, *given):
     """Call a check; a user's mistake ends Snakemake with its sentence. A WorkflowError would name lines of code too."""
     try:
-        check(*given)
+        return check(*given)
     except KnnlmError as error:
         sys.exit(f"Error: {error}")
 
@@ -56,7 +57,7 @@ def own_file(path):
 def over_own_files(given):
     """Return the config that a module is given, over the workflow's own files: Snakemake reads none for a module.
 
-    A config with every section, such as that of one seed, is complete and returned as it is.
+    A config with every section is complete and returned as it is.
     """
     if not IN_MODULE or given.keys() >= schema.read_schema()["properties"].keys():
         return given
@@ -107,13 +108,37 @@ def complete(given):
 
 
 def check_combinations(given):
-    """Stop with one sentence if keys that are right by themselves cannot go together.
+    """Stop with one sentence if keys that are right by themselves cannot go together."""
+    stop_at_mistake(checks.check_combinations, without_counted(given))
 
-    Once tokens have been counted, `check_size` compares them, and those that the config gives count for nothing.
+
+def without_counted(given):
+    """Return a config without token counts if tokens have been counted: `check_size` compares them then."""
+    _, makers = given.get("variant", (None, {"corpus": given["name"]}))
+    if os.path.exists(placed(f"results/{makers['corpus']}/corpus/tokens/manifest.json")):
+        return given | {"corpus": given["corpus"] | {"token_counts": None}}
+    return given
+
+
+def complete_variants(given, main):
+    """Return the config of each variant by its run's name, complete and checked; `given` has open sizes, `main` none.
+
+    Beside its config, a variant has what was chosen for it, and the run that makes each stage's files, under `variant`.
     """
-    if os.path.exists(placed(f"results/{given['name']}/corpus/tokens/manifest.json")):
-        given = given | {"corpus": given["corpus"] | {"token_counts": None}}
-    stop_at_mistake(checks.check_combinations, given)
+    found = {}
+    for name, overlay in stop_at_mistake(variants.overlays, given).items():
+        try:
+            own = variants.applied(given, name, overlay)
+            checks.check(own, schema.read_schema())
+            if own["hypotheses"].keys() != given["hypotheses"].keys():
+                validate(own, SCHEMA)  # defaults of a new entry
+            chosen, _ = sizes.complete(own)
+            own["variant"] = chosen, variants.makers(own, [main, *found.values()])
+            checks.check_combinations(without_counted(own))
+        except KnnlmError as error:
+            sys.exit(f"Error: {str(error).replace('config key ', f'config key variants.{name}.', 1)}")
+        found[own["name"]] = own
+    return found
 
 
 # Whether runs share what takes long to make. If not, no rule offers it, since Snakemake prints a line for every offer.
@@ -140,8 +165,8 @@ def check_cache_folder(folder):
 
 
 def lock_runs():
-    """Lock this run and its seeds until Snakemake ends; stop with one sentence if another Snakemake works on one."""
-    for name in [config["name"], *(f"{config['name']}-seed-{seed}" for seed in config["seeds"])]:
+    """Lock this run and its variants until Snakemake ends; stop with one sentence if another Snakemake works on one."""
+    for name in (config["name"], *VARIANTS):
         folder = Path(placed("results"), name)
         try:
             folder.mkdir(parents=True, exist_ok=True)

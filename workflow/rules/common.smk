@@ -17,10 +17,11 @@ JOINED = {"exact": NEIGHBOUR_ARRAYS, "approximate": [*NEIGHBOUR_ARRAYS, "real"]}
 # What such a search must know: the number of its block, and how many there are.
 BLOCK = {"block": lambda wildcards: [int(wildcards.block), len(QUERY_BLOCKS)]} if JOINED else {}
 BINARY = [
-    *collect("results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
-    "results/<run>/corpus/binary/dict.txt",
+    *collect("<corpus>/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
+    "<corpus>/binary/dict.txt",
 ]
-TOKENS = placed(f"results/{config['name']}/corpus/tokens/manifest.json")
+TOKENS = placed(f"results/{MAKERS['corpus']}/corpus/tokens/manifest.json")
+SEEDS = variants.of_seeds_alone(config)  # the runs of other seeds
 # Tokens that the config gives, for `check_size`. They are none of its parameters: correcting them must repeat nothing.
 GIVEN_TOKENS = " ".join(str((config["corpus"]["token_counts"] or {}).get(split, "")) for split in SPLITS)
 # Figures of the measurement of performance, each drawn from the table of its name.
@@ -104,20 +105,31 @@ def every_retrieval(pattern):
     return collect(pattern, h=retrieval["h"], metric=retrieval["metrics"], search=["approximate", "exact"])
 
 
-def every_seed(file, **fields):
-    """List a file of the runs of all seeds, filled with these fields."""
-    return collect(f"results/{config['name']}-seed-{{seed}}/{file}", seed=config["seeds"], **fields)
+def rule_prefix(run):
+    """Return what stands before the names of a variant's rules."""
+    return f"{run.removeprefix(config['name'] + '-').replace('-', '_')}_"
+
+
+def of_runs(names, file):
+    """List a file of several runs."""
+    return collect("results/{name}/{file}", name=names, file=file)
 
 
 def run_folders():
-    """List the folders of the results: one, or one for each seed."""
-    return [f"results/{config['name']}-seed-{seed}" for seed in config["seeds"]] or [f"results/{config['name']}"]
+    """List the folders of the results: one, or one for each variant."""
+    return of_runs(VARIANTS or [config["name"]], "")
 
 
 def store_files():
-    """List the files of the datastore, of all seeds."""
+    """List the files of the datastore; those of variants are among what `over_variants` lists."""
     files = ["manifest.json", *(f"{array}.npy" for array in CHUNK_ARRAYS)]
-    return collect("{run}/datastore/chunk-{chunk}/{file}", run=run_folders(), chunk=CHUNKS, file=files)
+    return [] if VARIANTS else collect("<datastore>/chunk-{chunk}/{file}", chunk=CHUNKS, file=files)
+
+
+def over_variants():
+    """List the tables over all variants, and what `all` makes of each; nothing where there are none."""
+    each = [getattr(rules, f"{rule_prefix(run)}all").input for run in VARIANTS]
+    return [*each, *(rules.seed_tables.output if SEEDS else [])]
 
 
 def corpus_files(wildcards):

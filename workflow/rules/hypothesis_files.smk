@@ -63,20 +63,18 @@ def needed(what, pattern, **fields):
 def hypothesis_arrays(wildcards):
     """List the arrays that a hypothesis reads; the manifests of all of them are inputs of their own."""
     arrays = {
-        "states": filled("results/<run>/states/{split}.{h}.npy", h=["att", "ffn"]),
-        "datastore": filled("results/<run>/datastore/chunk-{chunk}/{array}.npy", array=CHUNK_ARRAYS),
-        "neighbours": filled(
-            "results/<run>/neighbours/{h}-{metric}-{search}/{split}.{array}.npy", array=NEIGHBOUR_ARRAYS
-        ),
+        "states": filled("<states>/{split}.{h}.npy", h=["att", "ffn"]),
+        "datastore": filled("<datastore>/chunk-{chunk}/{array}.npy", array=CHUNK_ARRAYS),
+        "neighbours": filled("<neighbours>/{h}-{metric}-{search}/{split}.{array}.npy", array=NEIGHBOUR_ARRAYS),
         "components": needed_components("valid.npy", "test.npy")(wildcards),
         "training": [
-            *filled("results/<run>/corpus/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
-            *filled("results/<run>/corpus/tokens/{split}.lines.npy", split=SPLITS),
-            *filled("results/<run>/corpus/tokens/train.npy"),
+            *filled("<corpus>/binary/{split}.{kind}", split=SPLITS, kind=["bin", "idx"]),
+            *filled("<corpus>/tokens/{split}.lines.npy", split=SPLITS),
+            *filled("<corpus>/tokens/train.npy"),
         ],
     }
     of_needs = [path for need in needs(wildcards) for path in arrays.get(need, [])]
-    return filled("results/<run>/components/base.{split}.npy") + of_needs
+    return filled("<base>.{split}.npy") + of_needs
 
 
 def needed_components(*kinds):
@@ -85,8 +83,8 @@ def needed_components(*kinds):
     def files(wildcards):
         if "components" not in needs(wildcards):
             return []
-        knn = every_retrieval([f"results/<run>/components/knn-{{h}}-{{metric}}-{{search}}.{kind}" for kind in kinds])
-        earlier = [f"results/<run>/hypotheses/{{earlier}}.{kind}" for kind in kinds]
+        knn = every_retrieval([f"<components>/knn-{{h}}-{{metric}}-{{search}}.{kind}" for kind in kinds])
+        earlier = [f"<hypotheses>/{{earlier}}.{kind}" for kind in kinds]
         return knn + collect(earlier, earlier=entry_of(wildcards)["after"])
 
     return files
@@ -94,14 +92,22 @@ def needed_components(*kinds):
 
 def shown_hypotheses():
     """List the hypotheses of tables and figures; one that trains an LM only if that is asked for or was done before."""
-    wanted = EVERY_HYPOTHESIS in workflow.dag_settings.targets
-    done = {name for name in TRAINED if Path(placed(f"results/{config['name']}/hypotheses/{name}.json")).exists()}
+    targets = [target for target in workflow.dag_settings.targets if target.endswith("hypotheses")]
+    wanted = any(EVERY_HYPOTHESIS.startswith(target.removesuffix("hypotheses")) for target in targets)
+    made = placed(f"results/{MAKERS['hypotheses']}/hypotheses")
+    done = {name for name in TRAINED if Path(made, f"{name}.json").exists()}
     return [name for name in HYPOTHESES if name not in TRAINED or wanted or name in done]
 
 
 def of_hypotheses(*patterns):
     """Return the function that fills the name of every shown hypothesis into paths."""
     return lambda wildcards: collect(patterns, hypothesis=shown_hypotheses())
+
+
+def hypothesis_figures(wildcards):
+    """List the figures of all shown hypotheses, of this run also where another one's rule asks."""
+    folder = f"results/{config['name']}/figures"
+    return collect("{folder}/hypothesis-{name}.{kind}", folder=folder, name=shown_hypotheses(), kind=["png", "pdf"])
 
 
 def questions(wildcards):

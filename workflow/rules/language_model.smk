@@ -2,13 +2,13 @@ rule train_lm:
     """Train the base LM with fairseq; started again after a crash, it goes on from its last checkpoint."""
     input:
         binary=behind_manifest(BINARY),
-        corpus=rules.binarise.output.manifest,
+        corpus="<corpus>/tokens/manifest.json",
         checked="results/<run>/corpus/large_enough_for_training",
         code=sources("train_lm"),
     output:
-        model="results/<run>/lm/model.pt",
-        loss="results/<run>/lm/loss.csv",
-        manifest="results/<run>/lm/manifest.json",
+        model="<lm>/model.pt",
+        loss="<lm>/loss.csv",
+        manifest="<lm>/manifest.json",
     log:
         "<logs>/train_lm.log",
     cache: SHARED
@@ -32,19 +32,19 @@ rule evaluation_states:
     input:
         model=behind_manifest(rules.train_lm.output.model),
         of_model=rules.train_lm.output.manifest,
-        dictionary=rules.bpe.output.dictionary,
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
-        lines=collect("results/<run>/corpus/tokens/{split}.lines.npy", split=EVALUATED),
+        dictionary="<corpus>/dictionary.txt",
+        tokens=collect("<corpus>/tokens/{split}.npy", split=EVALUATED),
+        lines=collect("<corpus>/tokens/{split}.lines.npy", split=EVALUATED),
         code=sources("evaluation_states"),
     output:
-        manifest="results/<run>/states/manifest.json",
-        valid_att="results/<run>/states/valid.att.npy",
-        valid_ffn="results/<run>/states/valid.ffn.npy",
-        test_att="results/<run>/states/test.att.npy",
-        test_ffn="results/<run>/states/test.ffn.npy",
-        base="results/<run>/components/base.json",
-        base_valid="results/<run>/components/base.valid.npy",
-        base_test="results/<run>/components/base.test.npy",
+        manifest="<states>/manifest.json",
+        valid_att="<states>/valid.att.npy",
+        valid_ffn="<states>/valid.ffn.npy",
+        test_att="<states>/test.att.npy",
+        test_ffn="<states>/test.ffn.npy",
+        base="<base>.json",
+        base_valid="<base>.valid.npy",
+        base_test="<base>.test.npy",
     log:
         "<logs>/evaluation_states.log",
     cache: SHARED

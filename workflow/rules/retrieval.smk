@@ -1,20 +1,20 @@
 rule retrieve_exact:
     """Find every evaluation token's true k nearest rows of the store."""
     input:
-        states="results/<run>/states/manifest.json",
-        queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATED)),
-        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
+        states="<states>/manifest.json",
+        queries=behind_manifest(collect("<states>/{split}.{{h}}.npy", split=EVALUATED)),
+        chunks=collect("<datastore>/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        contexts=behind_manifest(collect("<datastore>/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
         trained=[],
         filled=[],
         checked="results/<run>/corpus/large_enough_for_retrieval",
         code=sources("retrieve"),
     output:
-        manifest=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>manifest.json"),
-        valid_ids=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>valid.ids.npy"),
-        valid_similarities=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>valid.similarities.npy"),
-        test_ids=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>test.ids.npy"),
-        test_similarities=of_block("results/<run>/neighbours/{h}-{metric}-exact/<query_block>test.similarities.npy"),
+        manifest=of_block("<neighbours>/{h}-{metric}-exact/<query_block>manifest.json"),
+        valid_ids=of_block("<neighbours>/{h}-{metric}-exact/<query_block>valid.ids.npy"),
+        valid_similarities=of_block("<neighbours>/{h}-{metric}-exact/<query_block>valid.similarities.npy"),
+        test_ids=of_block("<neighbours>/{h}-{metric}-exact/<query_block>test.ids.npy"),
+        test_similarities=of_block("<neighbours>/{h}-{metric}-exact/<query_block>test.similarities.npy"),
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-exact.log",
     cache: SHARED
@@ -35,24 +35,24 @@ rule retrieve_exact:
 use rule retrieve_exact as retrieve_approximate with:
     """Find every evaluation token's k nearest rows with FAISS, and score them again with the stored keys."""
     input:
-        states="results/<run>/states/manifest.json",
-        queries=behind_manifest(collect("results/<run>/states/{split}.{{h}}.npy", split=EVALUATED)),
-        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        contexts=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
-        trained=behind_manifest(rules.train_index.output.trained),
-        trained_manifest=rules.train_index.output.manifest,
-        filled=behind_manifest(collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.faiss", chunk=CHUNKS)),
-        filled_manifests=collect("results/<run>/index/{{h}}-{{metric}}/chunk-{chunk}.json", chunk=CHUNKS),
+        states="<states>/manifest.json",
+        queries=behind_manifest(collect("<states>/{split}.{{h}}.npy", split=EVALUATED)),
+        chunks=collect("<datastore>/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        contexts=behind_manifest(collect("<datastore>/chunk-{chunk}/{{h}}.npy", chunk=CHUNKS)),
+        trained=behind_manifest("<index>/{h}-{metric}/trained.faiss"),
+        trained_manifest="<index>/{h}-{metric}/trained.json",
+        filled=behind_manifest(collect("<index>/{{h}}-{{metric}}/chunk-{chunk}.faiss", chunk=CHUNKS)),
+        filled_manifests=collect("<index>/{{h}}-{{metric}}/chunk-{chunk}.json", chunk=CHUNKS),
         checked="results/<run>/corpus/large_enough_for_retrieval",
         code=sources("retrieve"),
     output:
-        manifest=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>manifest.json"),
-        valid_ids=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.ids.npy"),
-        valid_scores=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.similarities.npy"),
-        valid_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>valid.real.npy"),
-        test_ids=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.ids.npy"),
-        test_scores=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.similarities.npy"),
-        test_real=of_block("results/<run>/neighbours/{h}-{metric}-approximate/<query_block>test.real.npy"),
+        manifest=of_block("<neighbours>/{h}-{metric}-approximate/<query_block>manifest.json"),
+        valid_ids=of_block("<neighbours>/{h}-{metric}-approximate/<query_block>valid.ids.npy"),
+        valid_scores=of_block("<neighbours>/{h}-{metric}-approximate/<query_block>valid.similarities.npy"),
+        valid_real=of_block("<neighbours>/{h}-{metric}-approximate/<query_block>valid.real.npy"),
+        test_ids=of_block("<neighbours>/{h}-{metric}-approximate/<query_block>test.ids.npy"),
+        test_scores=of_block("<neighbours>/{h}-{metric}-approximate/<query_block>test.similarities.npy"),
+        test_real=of_block("<neighbours>/{h}-{metric}-approximate/<query_block>test.real.npy"),
     log:
         "<logs>/retrieve/<query_block>{h}-{metric}-approximate.log",
     cache: SHARED  # not inherited
@@ -65,7 +65,7 @@ use rule retrieve_exact as retrieve_approximate with:
 
 
 for search, arrays in JOINED.items():
-    neighbours = f"results/<run>/neighbours/{{h}}-{{metric}}-{search}"
+    neighbours = f"<neighbours>/{{h}}-{{metric}}-{search}"
 
     rule:
         """Put the neighbours of all blocks of queries together, as one search of all queries writes them."""
@@ -99,20 +99,18 @@ for search, arrays in JOINED.items():
 rule knn_components:
     """Tune the temperature on valid and turn stored neighbours into log-probabilities of the gold tokens."""
     input:
-        neighbours="results/<run>/neighbours/{h}-{metric}-{search}/manifest.json",
-        ids=behind_manifest(
-            collect("results/<run>/neighbours/{{h}}-{{metric}}-{{search}}/{split}.ids.npy", split=EVALUATED)
-        ),
-        chunks=collect("results/<run>/datastore/chunk-{chunk}/manifest.json", chunk=CHUNKS),
-        targets=behind_manifest(collect("results/<run>/datastore/chunk-{chunk}/values.npy", chunk=CHUNKS)),
-        tokens=collect("results/<run>/corpus/tokens/{split}.npy", split=EVALUATED),
-        continuation=rules.binarise.output.continuation,
-        base=rules.evaluation_states.output.base,
+        neighbours="<neighbours>/{h}-{metric}-{search}/manifest.json",
+        ids=behind_manifest(collect("<neighbours>/{{h}}-{{metric}}-{{search}}/{split}.ids.npy", split=EVALUATED)),
+        chunks=collect("<datastore>/chunk-{chunk}/manifest.json", chunk=CHUNKS),
+        targets=behind_manifest(collect("<datastore>/chunk-{chunk}/values.npy", chunk=CHUNKS)),
+        tokens=collect("<corpus>/tokens/{split}.npy", split=EVALUATED),
+        continuation="<corpus>/tokens/continuation.npy",
+        base="<base>.json",
         code=sources("knn_components"),
     output:
-        descriptions="results/<run>/components/knn-{h}-{metric}-{search}.json",
-        log_p=collect("results/<run>/components/knn-{{h}}-{{metric}}-{{search}}.{split}.npy", split=EVALUATED),
-        curves="results/<run>/components/knn-{h}-{metric}-{search}.temperature.csv",
+        descriptions="<components>/knn-{h}-{metric}-{search}.json",
+        log_p=collect("<components>/knn-{{h}}-{{metric}}-{{search}}.{split}.npy", split=EVALUATED),
+        curves="<components>/knn-{h}-{metric}-{search}.temperature.csv",
     log:
         "<logs>/knn_components/{h}-{metric}-{search}.log",
     priority: first("knn_components")

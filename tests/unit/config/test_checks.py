@@ -72,6 +72,7 @@ def test_every_key_is_described_and_bounded(key, subschema):
     assert subschema["description"].endswith(".")
     if subschema.get("type") == "object" or subschema.get("type") == ["object", "null"]:
         free = {
+            "variants": dict,
             "hypotheses": dict,
             "hypotheses.<name>.settings": bool,
         }  # names of the user's own, and what the steps check

@@ -19,7 +19,7 @@ def run_step() -> Callable[[Path, dict], None]:
     def run(output: Path, section: dict) -> None:
         texts = [output / "text" / f"{split}.txt" for split in SPLITS]
         documents = [output / "text" / f"{split}.documents.npy" for split in SPLITS]
-        settings = {"seed": 1, "corpus": {"normalisation": "nfc"} | section}
+        settings = {"seed": 1, "corpus": {"normalisation": "nfc", "share": 1.0} | section}
         corpus_text.main(settings, texts, documents, output / "text" / "manifest.json")
 
     return run

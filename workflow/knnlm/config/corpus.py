@@ -38,7 +38,11 @@ def training_bytes(config: dict) -> tuple[int, int] | None:
     """Return the likely and the fewest possible bytes of the training text; None where the text is not here.
 
     The two differ for a folder, dealt to the splits at random: at worst, valid and test get the largest documents.
+    Of a share of the text, these are the bytes of the share.
     """
+    if (share := config["corpus"]["share"]) < 1:
+        whole = training_bytes({"corpus": config["corpus"] | {"share": 1}})
+        return whole and (round(share * whole[0]), round(share * whole[1]))
     corpus, text = config["corpus"], config["corpus"]["text"]
     try:
         if corpus["source"] != "text":
@@ -52,6 +56,19 @@ def training_bytes(config: dict) -> tuple[int, int] | None:
         return round((1 - sum(shares)) * sum(sizes)), sum(sizes[: max(len(sizes) - evaluated, 0)])
     except (KnnlmError, OSError, TypeError, ValueError):  # the check of the paths says what is wrong with them
         return None
+
+
+def is_drawn_by_seed(corpus: dict) -> bool:
+    """Return whether the seed tells which documents the splits have: those of a folder, or a share of the text."""
+    return corpus["share"] < 1 or (corpus["source"] == "text" and corpus["text"]["folder"] is not None)
+
+
+def shaping(config: dict) -> dict:
+    """Return what shapes the text and its tokens: the corpus without other sources, the seed where it plays a part."""
+    corpus = config["corpus"]
+    seed = config["seed"] if is_drawn_by_seed(corpus) else None
+    sections = {key: value for key, value in corpus.items() if key == corpus["source"] or not isinstance(value, dict)}
+    return sections | {"token_counts": None, "seed": seed}
 
 
 def text_files(corpus: dict) -> list[str]:

