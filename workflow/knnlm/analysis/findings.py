@@ -101,10 +101,16 @@ def page(folder: Path) -> str:
 
 
 def texts_table(runs: Sequence[Run]) -> str:
-    """Return the table of the runs: text, size, base LM and kNN-LM."""
-    head = ["run", "text", "keys", "words of test", "intervals rest on", "base LM", "it is", "with kNN", "gain"]
+    """Return the table of the runs, the paper's first: text, size, base LM and kNN-LM."""
+    head = ["run", "text", "keys", "words", "intervals rest on", "base LM", "it is", "with kNN", "gain"]
     head += ["of the perplexity", "λ", "τ"]
-    rows = []
+    paper = WORDS["paper"]
+    gain, digits = paper["base"] - paper["knn"], decimals(paper["base"])
+    rows = [
+        ["the paper", paper["text"], f"{paper['keys']:,}", f"{paper['words']:,}", "", f"{paper['base']:.{digits}f}", ""]
+    ]
+    rows[0] += [f"{paper['knn']:.{digits}f}", f"{gain:.{digits}f}", _percent(gain / paper["base"], 1)]
+    rows[0] += [f"{paper['lambda']:.3f}", ""]
     for run in runs:
         base, knn = run.base, run.knn
         rests_on = units_in_words(base) if "units" in base else UNKNOWN
