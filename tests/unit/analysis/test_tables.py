@@ -142,7 +142,7 @@ def test_helped_and_agreement_are_counted_token_by_token(run):
 
 def test_what_is_known_of_a_hypothesis_component_stands_in_the_table_and_not_in_the_main_result(run):
     table = run[-1]
-    assert list(table)[-7:] == [*HYPOTHESIS, "helped", "agreement"]
+    assert list(table)[-8:] == [*HYPOTHESIS, "helped", "agreement"]
     row = table[table["component"] == "padding-0.1"].iloc[0]
     assert (row["rows"], row["hypothesis"], row["series"], row["x"]) == (1100, "padding", "exact", 10.0)
     shown = summary(table, 0.9).splitlines()

@@ -9,8 +9,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import logsumexp
 from stores import brute_force, known, true_similarities
 
+from knnlm.components.catalogue import Component, missing_line
 from knnlm.components.interpolation import interpolate
-from knnlm.components.knn import PAIRS_AT_ONCE, GoldShare, gold_matches, halvings, knn_scorer, log_p_knn
+from knnlm.components.knn import PAIRS_AT_ONCE, GoldShare, gold_matches, halvings, knn_scorer, log_p_knn, missing_share
 from knnlm.storage.arrays import load_array, save_array
 
 TEMPERATURES = st.floats(-2, 4).map(lambda exponent: 10.0**exponent)
@@ -77,7 +78,7 @@ def test_temperatures_worked_out_together_are_those_of_the_formula(retrieval, te
     """Halves and quarters too, whose terms are squares of others, far below where float32 ends."""
     ids, similarities, values, gold = retrieval
     temperatures = sorted({part for whole in temperatures for part in (whole, whole / 2, whole / 4, whole / 8)})
-    share = GoldShare(similarities, gold_matches(ids, values, gold), ahead=temperatures)
+    share = GoldShare(similarities, gold_matches(ids, values, gold), ahead=[temperatures[::2], temperatures])
     for temperature in temperatures:
         found, expected = share(temperature), formula(*retrieval, temperature)
         assert np.array_equal(np.isneginf(found), np.isneginf(expected))
@@ -90,7 +91,7 @@ def test_the_terms_of_a_large_block_are_right_to_a_millionth():
     similarities = -generator.gamma(2, 20, (700, 1024)).astype(np.float32)  # more than one block
     assert similarities.size > PAIRS_AT_ONCE["cpu"]
     matches, grid = generator.random((700, 1024)) < 0.05, [0.1, 0.2, 0.4, 1.0, 2.0, 3.0, 4.0, 8.0, 50.0]
-    together, alone = GoldShare(similarities, matches, ahead=grid), GoldShare(similarities, matches)
+    together, alone = GoldShare(similarities, matches, ahead=[grid]), GoldShare(similarities, matches)
     exact = similarities.astype(np.float64)
     for temperature in grid:
         expected = logsumexp(exact / temperature, axis=1, b=matches) - logsumexp(exact / temperature, axis=1)
@@ -185,3 +186,22 @@ def test_fewer_neighbours_are_those_of_a_search_for_fewer(count):
         hits = nearest[values[nearest] == token]
         expected = logsumexp(row[hits] / temperature) - logsumexp(row[nearest] / temperature) if len(hits) else -np.inf
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_search_that_finds_too_few_says_so():
+    ids = np.arange(200).reshape(2, 100)
+    found = {"valid": (ids, ids), "test": (np.where(ids < 196, ids, -1), ids)}
+    assert missing_share(found) == 4 / 400
+    known = {share: missing_line(Component("knn", "knn", missing=share)) for share in (None, 0.01, 0.954)}
+    assert known[None] is known[0.01] is None
+    assert known[0.954].startswith("knn: 95.4% of the neighbours are missing")
+    assert known[0.954].endswith("raise index.nprobe or lower retrieval.k")
+
+
+def test_temperatures_known_ahead_keep_the_digits_of_their_group():
+    """What tunes with one group and what has a second one behind it must come to the same τ, to the last digit."""
+    generator = np.random.default_rng(4)
+    similarities, matches = generator.normal(0, 5, (50, 20)).astype(np.float32), generator.random((50, 20)) < 0.3
+    few, all_of_them = [1.0, 8.0, 30.0], [1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0]
+    alone, before = (GoldShare(similarities, matches, ahead=groups) for groups in ([few], [few, all_of_them]))
+    assert all(np.array_equal(alone(temperature), before(temperature)) for temperature in few)

@@ -78,5 +78,3 @@ def test_the_loss_is_that_of_the_best_mixture_and_the_component_gets_its_minimum
     assert found.temperature == pytest.approx(2, rel=2e-3)
     assert found.temperature_status == "optimum"
     assert 1.5 not in calls  # every third point of the grid
-    tuned(Component("x", "knn"), loss, search, step=1)
-    assert 1.5 in calls

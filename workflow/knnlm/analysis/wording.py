@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from knnlm.analysis.tables import BASE, main_result, tuned
+from knnlm.components.catalogue import Component, missing_line
 from knnlm.language_model.convergence import LAST, Convergence
 
 QUESTION_WIDTH = 44
@@ -37,7 +38,9 @@ def summary(components: pd.DataFrame, level: float) -> str:
     shown["oracle"] = [f"{value:.{digits}f}" for value in test["oracle"]]
     sizes = {"tokens": first["tokens"], "words": first["words"], "units": units_in_words(first)}
     heading = TEXTS["summary"].format(**sizes, level=level)
-    return heading + shown.drop(columns="component").to_string(index=False) + "\n"
+    rows = components[components["split"] == "test"][["component", "family", "missing"]].to_dict("records")
+    warnings = "".join(f"Warning: {line}.\n" for row in rows if (line := missing_line(Component(**row))))
+    return heading + shown.drop(columns="component").to_string(index=False) + "\n" + warnings
 
 
 def verdict_text(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:

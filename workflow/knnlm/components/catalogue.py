@@ -16,6 +16,7 @@ SEARCHES = {"approximate": ("approximate-faiss", "approximate-real"), "exact": (
 UNTUNED_TEMPERATURE = 1.0
 # Families whose components hold the kNN's own vote, in whatever variant: they cannot explain what it adds.
 OF_NEIGHBOURS = {"knn", "approximate_search", "neighbour_counts", "padding", "ensembling", "stolen_probabilities"}
+MOST_MISSING = 0.01  # of a component's neighbours: above it, a warning
 GRID_STEP = 3  # the search for the best temperature begins with every third of the grid; figures show all of it
 
 
@@ -24,8 +25,8 @@ class Component:
     """One component; its fields stand in the tables under the same names.
 
     `temperature` is None until it has been tuned on valid. `rows` counts the vectors that a query is compared with (the
-    paper's N_ds). A component of a hypothesis carries the hypothesis's name, and, where the hypothesis has curves, its
-    curve (`series`) and its place on it (`x`).
+    paper's N_ds), `missing` is the share of its neighbours that the search did not find. A component of a hypothesis
+    carries the hypothesis's name, and, where the hypothesis has curves, its curve (`series`) and its place on it (`x`).
     """
 
     component: str
@@ -40,6 +41,7 @@ class Component:
     k: int | None = None
     added_parameters: int = 0
     rows: int | None = None
+    missing: float | None = None
     hypothesis: str | None = None
     series: str | None = None
     x: float | None = None
@@ -55,6 +57,14 @@ BASE = Component("base", "lm")
 def may_explain(component: str, family: str) -> bool:
     """Return whether a component could explain the kNN's gain: neither the base LM nor a variant of the kNN is one."""
     return component != BASE.component and family not in OF_NEIGHBOURS
+
+
+def missing_line(component: Component) -> str | None:
+    """Say how many of a component's neighbours are missing, and what to do; None where they are few or it has none."""
+    if not (component.missing or 0) > MOST_MISSING:
+        return None
+    found = f"{component.missing:.1%} of the neighbours are missing, as the lists that are visited hold too few rows"
+    return f"{component.component}: {found}; raise index.nprobe or lower retrieval.k"
 
 
 def main_name(main: dict, variant: str = "exact-real") -> str:

@@ -11,6 +11,7 @@ from knnlm.retrieval.blocks import slices
 PAIRS_AT_ONCE = {"cpu": 2**19, "cuda": 2**26}  # of a query and a neighbour: on a CPU they stay in the cache
 QUERIES_MATCHED = 512  # so that a block's values stay in the cache
 SQUARINGS = 2  # in a row: each doubles the relative error of a term, 6e-8 at first
+Ahead = Sequence[Sequence[float]]  # groups of temperatures
 Neighbours = dict[str, tuple[np.ndarray, np.ndarray]]  # of each split: ids, int32 (n, k), similarities, float32 (n, k)
 
 
@@ -26,6 +27,11 @@ def gold_matches(ids: np.ndarray, values: np.ndarray, gold: np.ndarray) -> np.nd
     return found
 
 
+def missing_share(found: Neighbours) -> float:
+    """Return the share of the neighbours of all splits that a search has not found, whose id is −1."""
+    return sum(np.count_nonzero(ids < 0) for ids, _ in found.values()) / sum(ids.size for ids, _ in found.values())
+
+
 class GoldShare:
     """log p_kNN of the gold tokens at any temperature: `GoldShare(similarities, matches)(τ)` (docs/paper.md#knn-lm).
 
@@ -33,11 +39,12 @@ class GoldShare:
     few in the numerator: those few are kept apart. It holds n · k float32 on the device.
     """
 
-    def __init__(self, similarities: np.ndarray, matches: np.ndarray, device: str = "cpu", ahead: Sequence[float] = ()):
+    def __init__(self, similarities: np.ndarray, matches: np.ndarray, device: str = "cpu", ahead: Ahead = ()):
         """Take similarities, float32 (n, k), −inf for none, and matches, bool (n, k).
 
         Where a neighbour stands for several words, matches are the gold token's share of it, float32 (n, k). The
-        denominators of the temperatures `ahead` are worked out now, together: faster, where many are wanted.
+        denominators of the temperatures `ahead` are worked out now, each group together: faster, where many are wanted.
+        Their last digits depend on the group.
         """
         best = np.maximum(similarities.max(axis=1, keepdims=True), np.finfo(np.float32).min)  # (n, 1)
         distances = np.subtract(similarities, best)  # (n, k) ≤ 0, exact: s/τ would lose its differences to rounding
@@ -50,7 +57,10 @@ class GoldShare:
         shares = np.ones(1, np.float32) if matches.dtype == bool else matches.ravel()[places]
         parts = (torch.from_numpy(part).to(device) for part in (distances, counts, of_gold, nearest, shares))
         self.distances, self.counts, self.of_gold, self.nearest, self.shares = parts
-        self.known = dict(zip(ahead, self.log_totals(ahead), strict=True))
+        self.known = {}
+        for group in ahead:
+            new = [temperature for temperature in group if temperature not in self.known]
+            self.known |= dict(zip(new, self.log_totals(new), strict=True))
 
     def __call__(self, temperature: float) -> np.ndarray:
         """Return log p_kNN at this temperature, float32 (n,) in nats, −inf where no neighbour has the token."""
@@ -104,12 +114,12 @@ def log_p_knn(similarities: np.ndarray, matches: np.ndarray, temperature: float,
 
 def knn_scorer(
     found: Neighbours, values: np.ndarray, gold: dict[str, np.ndarray], device: str = "cpu",
-    ahead: dict[str, Sequence[float]] | None = None,
+    ahead: dict[str, Ahead] | None = None,
 ) -> Callable[[str, float], np.ndarray]:  # fmt: skip
     """Return the function of (split, temperature) that gives log p_kNN of the gold tokens, float32 (n,) in nats.
 
-    values: int32 (rows,) by id; gold: int32 (n,) of each split. `ahead` are temperatures of splits that will be asked
-    for.
+    values: int32 (rows,) by id; gold: int32 (n,) of each split. `ahead` are groups of temperatures of splits that will
+    be asked for.
     """
     shares = {
         split: GoldShare(similarities, gold_matches(ids, values, gold[split]), device, (ahead or {}).get(split, ()))

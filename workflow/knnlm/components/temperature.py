@@ -25,13 +25,17 @@ def mixed_loss(log_p_at: Callable[[float], np.ndarray], log_p_base: np.ndarray) 
     return cache(lambda temperature: best_mixture(log_p_base, log_p_at(temperature)))
 
 
-def tuned(component: Component, loss: Loss, search: dict, step: int = GRID_STEP) -> Component:
-    """Return the component with the τ that minimises `loss`.
+def first_tried(search: dict) -> list[float]:
+    """Return the temperatures that the search begins with, for every component the same: a part of the grid."""
+    return search["grid"][::GRID_STEP]
 
-    `search` is the config's section `temperature`: the range from `low` to `high`, and its `grid`, of which the search
-    begins with every `step`-th point.
+
+def tuned(component: Component, loss: Loss, search: dict) -> Component:
+    """Return the component with the τ that minimises `loss`; equal components get equal ones.
+
+    `search` is the config's section `temperature`: the range from `low` to `high`, and its `grid`.
     """
-    grid, low, high = search["grid"][::step], search["low"], search["high"]
+    grid, low, high = first_tried(search), search["low"], search["high"]
     return component.tuned(*tune_temperature(lambda temperature: loss(temperature)[0], grid, low, high))
 
 

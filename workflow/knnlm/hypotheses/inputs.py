@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnlm.components.catalogue import BASE, GRID_STEP, Component
+from knnlm.components.catalogue import BASE, Component, missing_line
 from knnlm.components.columns import checkpoint_of, find_component
 from knnlm.components.interpolation import count_words
-from knnlm.components.knn import Neighbours, knn_scorer
-from knnlm.components.temperature import mixed_loss, tuned
+from knnlm.components.knn import Neighbours, knn_scorer, missing_share
+from knnlm.components.temperature import first_tried, mixed_loss, tuned
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.hypotheses.results import KEPT, Result, keep, kept
@@ -209,8 +209,11 @@ class Inputs:
         The temperature is tuned, unless a component `same` has the same neighbours: then it is that one's.
         """
         described = {"mask": MASKS[search], "score": MASKS[search], "k": found["valid"][0].shape[1]}
+        described |= {"missing": missing_share(found)}
         component = self.component(name, **self.main, fraction=1.0, rows=len(values), **described, **place)
-        ahead = {"valid": self.temperature["grid"][::GRID_STEP]} if same is None else {}
+        if line := missing_line(component):
+            print(f"warning: {line}", flush=True)
+        ahead = {"valid": [first_tried(self.temperature)]} if same is None else {}
         log_p_at = knn_scorer(found, values, self.gold, self.device, ahead)
         if same is None:
             return self.tuned(component, log_p_at)

@@ -51,7 +51,7 @@ def temperatures(grid: list[float], retrieval: Retrieval, store: Datastore, benc
 
 def best_weights(near: np.ndarray, matches: np.ndarray, log_p_base: np.ndarray, grid: list[float]) -> list[float]:
     """Return the best λ at each temperature; `near` float32 (n, k), `matches` bool (n, k), `log_p_base` (n,) nats."""
-    share = GoldShare(near, matches, ahead=grid)
+    share = GoldShare(near, matches, ahead=[grid])
     return [optimal_weight(log_p_base, share(temperature)) for temperature in grid]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from knnlm.components import catalogue, columns, temperature
 from knnlm.components.interpolation import count_words
-from knnlm.components.knn import Neighbours, knn_scorer
+from knnlm.components.knn import Neighbours, knn_scorer, missing_share
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import Datastore, open_datastore
 from knnlm.running.progress import progress
@@ -37,13 +37,16 @@ def main(
     wanted = catalogue.knn_components(settings, **of_search)
     for component in progress(wanted, f"components {' '.join(of_search.values())}"):
         is_tuned, is_end = component.temperature is None, component.fraction in (fractions[0], fractions[-1])
-        step = 1 if is_end else catalogue.GRID_STEP
-        ahead = {"valid": search["grid"][::step], "test": search["grid"] if is_end else []} if is_tuned else {}
-        score = knn_scorer(load_scores(neighbours, manifest, component, sizes), values, gold, "cpu", ahead)
-        component = replace(component, rows=store.rows_below(component.fraction))
+        whole_grid = [search["grid"]] if is_end else []
+        ahead = {"valid": [temperature.first_tried(search), *whole_grid], "test": whole_grid} if is_tuned else {}
+        found = load_scores(neighbours, manifest, component, sizes)
+        score, missing = knn_scorer(found, values, gold, "cpu", ahead), missing_share(found)
+        component = replace(component, rows=store.rows_below(component.fraction), missing=missing)
+        if line := catalogue.missing_line(component):
+            print(f"warning: {line}", flush=True)
         if is_tuned:
             loss = temperature.mixed_loss(partial(score, "valid"), log_p_base["valid"])
-            component = temperature.tuned(component, loss, search, step)
+            component = temperature.tuned(component, loss, search)
             if is_end:
                 rows += temperature.curve(component, loss, partial(score, "test"), log_p_base, words, search["grid"])
         done.append(component)
