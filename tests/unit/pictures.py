@@ -13,6 +13,8 @@ QUESTION = (
     "give the same gain as it?"
 )
 ABOUT = {"name": "wide", "question": QUESTION, "x_label": "embeddings per word type"}
+ABOUT |= {"against": None, "candidates": None}
+RULE = {"explains": 0.5, "margin": 0.02}
 WIDTHS = (1, 2, 4, 8, 64)
 
 
@@ -56,26 +58,43 @@ def components_table() -> pd.DataFrame:
 
 
 def verdicts_table() -> pd.DataFrame:
-    shares = [
-        (0.6, 0.4, 0.8, "supported"),
-        (0.1, -0.2, 0.2, "refuted"),
-        (0.3, 0.1, 9.0, "inconclusive"),
-        (np.nan, np.nan, np.nan, "inconclusive"),
+    unknown = (np.nan,) * 3
+    shares = [  # reaches, removes
+        ((0.6, 0.4, 0.8), (0.7, 0.6, 0.8), "explains"),
+        ((0.1, -0.2, 0.2), (0.0, -0.01, 0.01), "does nothing"),
+        ((0.3, 0.1, 9.0), unknown, "better"),
+        (unknown, unknown, "inconclusive"),
     ]
-    facts = [
-        {
-            "hypothesis": f"h{n}",
-            "question": QUESTION if n else "Why?",
-            "paper": ("supported", "silent")[n % 2],
-            "agrees": "no",
-        }
-        for n in range(4)
+    columns = [f"{name}{end}" for name in ("reaches", "removes") for end in ("", "_low", "_high")]
+    rows = []
+    for n, (reaches, removes, verdict) in enumerate(shares):
+        known = {"hypothesis": f"h{n}", "question": QUESTION if n else "Why?", "paper": ("supported", "silent")[n % 2]}
+        known |= {"agrees": "no", "verdict": verdict} | dict(zip(columns, (*reaches, *removes), strict=True))
+        rows.append(known)
+    return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
+
+
+def shares_table() -> pd.DataFrame:
+    """Three components that no question chose, one of them a kNN; two that questions chose; a second seed's LM."""
+    known = [
+        ("plain", "new", 0.5, 0.1, None),
+        (REFERENCE, "knn", 1.0, 1.0, None),
+        ("far", "new", 9.0, -9.0, None),
+        ("wide-att-1", "new", 0.8, 0.3, "wide"),
+        ("many-variant-1", "new", 0.2, 0.15, "many, more"),
+        ("second-seed-lm", "lm", 0.9, 0.4, "second-seed"),
     ]
-    ends = [
-        dict(zip(("share", "share_low", "share_high", "verdict"), share, strict=True)) | {"threshold": 0.25 * (n > 0)}
-        for n, share in enumerate(shares)
-    ]
-    return pd.DataFrame([fact | end for fact, end in zip(facts, ends, strict=True)], columns=VERDICT_COLUMNS)
+    rows = pd.DataFrame(known, columns=["component", "family", "reaches", "removes", "answers"])
+    rows["hypothesis"] = rows["answers"].str.partition(",")[0]
+    for name, reach in (("reaches", 0.1), ("removes", 0.05)):
+        rows[f"{name}_low"], rows[f"{name}_high"] = rows[name] - reach, rows[name] + reach
+    return rows
+
+
+def remaining_table() -> pd.DataFrame:
+    names, left = ["base", "first", "second"], np.array([1.0, 0.4, 0.25])
+    rows = pd.DataFrame({"step": range(3), "component": names, "remaining": left})
+    return rows.assign(remaining_low=[1.0, 0.3, 0.2], remaining_high=[1.0, 0.5, 0.35])
 
 
 def helped_table() -> pd.DataFrame:

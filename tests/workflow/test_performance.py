@@ -48,6 +48,7 @@ def test_every_stage_is_measured_without_a_run(new_project):
     # of a finished run: the report's first page has both
     (results / "tables/verdicts.rst").write_text("None yet.\n\n.. verdicts\n\nNone yet.\n")
     (results / "report").mkdir()
-    (results / "report/verdict_picture.rst").write_text("None yet.\n")
+    for picture in ("remaining", "explanations", "verdicts"):
+        (results / f"report/{picture}_picture.rst").write_text("None yet.\n")
     project("performance", "--report", "performance.html")
     assert "as a share of what it is measured against" in (project.folder / "performance.html").read_text()

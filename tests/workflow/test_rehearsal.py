@@ -21,6 +21,8 @@ import yaml
 from slurm_cluster import Cluster, unavailable
 from wikitext_zip import NAME, wikitext_zip
 
+from knnlm.analysis.rule import VERDICTS
+
 pytestmark = pytest.mark.release
 
 GPU = {"resources": {"gpus": 1, "training_gpus": 1, "threads": 2}}
@@ -104,7 +106,7 @@ def test_every_hypothesis_has_a_verdict(rehearsal):
     entries = yaml.safe_load((rehearsal.folder / "config/hypotheses.yaml").read_text())["hypotheses"]
     verdicts = rehearsal.table("verdicts")
     assert set(verdicts["hypothesis"]) == set(entries)
-    assert verdicts["verdict"].isin(["supported", "refuted", "inconclusive", "unknown"]).all()
+    assert verdicts["verdict"].isin(VERDICTS).all()
     assert (rehearsal.folder / "results/rehearsal/report.html").stat().st_size > 1e6
 
 

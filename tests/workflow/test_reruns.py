@@ -28,12 +28,14 @@ FIGURES = [
     "lambda",
     "loss",
     "verdicts",
+    "explanations",
+    "remaining",
     "parameters",
     "helped_tokens",
     "indexes",
 ]
 PLOTS = {f"plot_{figure}" for figure in FIGURES} | {f"plot_hypothesis {name}" for name in WITH_STEP}
-PLOTS |= {"verdict_picture"}
+PLOTS |= {f"front_picture {picture}" for picture in ("remaining", "explanations", "verdicts")}
 TABLES = {"tables"} | PLOTS
 CORPUS = {"bpe", "binarise"} | {f"check_size {stage}" for stage in CHECKS}
 LM = {"train_lm", "evaluation_states"}
@@ -107,7 +109,7 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
     [
         pytest.param("figures: {dpi: 80}", "figures: {dpi: 90}", PLOTS, id="dpi"),
         pytest.param("resamples: 1000", "resamples: 999", TABLES, id="resamples"),
-        pytest.param("resamples: 1000}", "resamples: 1000}\nverdict: {share: 0.3}", TABLES, id="verdict"),
+        pytest.param("resamples: 1000}", "resamples: 1000}\nverdict: {explains: 0.4}", TABLES, id="verdict"),
         pytest.param(
             "30.0, 100.0]",
             "30.0, 99.0]",

@@ -31,7 +31,8 @@ rule tables:
         convergence=table("convergence", "has the base LM converged?"),
         convergence_rst="results/<run>/tables/convergence.rst",
         verdicts=table("verdicts"),
-        shares=table("shares", "share of the gain, every component"),
+        shares=table("shares", "reaches and removes, every component"),
+        remaining=table("remaining", "what is left of the gain"),
         input_representation=table("input_representation"),
         facts=table("facts", "what else was measured"),
         indexes=table("indexes", "kinds of index"),
@@ -180,7 +181,7 @@ for picture, drawn_from in FIGURES.items():
             "../../envs/cpu.yaml"
         params:
             figure=picture,
-            settings=settings("figures", "main"),
+            settings=settings("figures", "main", "verdict"),
         shell:
             "logged {log} python -m knnlm.steps plot --figure {params.figure} --settings {params.settings:q}"
             " --table {input.table} --components {input.components} --pdf {output.pdf} --png {output.png}"
@@ -212,20 +213,20 @@ rule plot_hypothesis:
         " --pdf {output.pdf} --png {output.png}"
 
 
-rule verdict_picture:
-    """Turn the picture of the verdicts into text that the first page of the report includes."""
+rule front_picture:
+    """Turn a picture into text that the first page of the report includes."""
     input:
-        "results/<run>/figures/verdicts.png",
+        "results/<run>/figures/{picture}.png",
     output:
-        "results/<run>/report/verdict_picture.rst",
+        "results/<run>/report/{picture}_picture.rst",
     log:
-        "<logs>/verdict_picture.log",
+        "<logs>/front_picture/{picture}.log",
     localrule: True
     conda:
         "../../envs/cpu.yaml"
     shell:
         "{{ echo '.. image:: data:image/png;base64,'; base64 {input} | sed 's/^/   /';"
-        " echo '   :alt: Share of the gain that each explanation reaches; the table below has the numbers.'; }}"
+        " echo '   :alt: The figure {wildcards.picture}; its table has the numbers.'; }}"
         " > {output} 2> {log}"
 
 
@@ -234,7 +235,7 @@ rule figures:
     input:
         collect("results/<run>/figures/{figure}.{kind}", figure=FIGURES, kind=["pdf", "png"]),
         hypothesis_figures,
-        rules.verdict_picture.output,
+        collect("results/<run>/report/{picture}_picture.rst", picture=FRONT_PICTURES),
     localrule: True
 
 
@@ -254,7 +255,7 @@ rule redraw:
     conda:
         "../../envs/cpu.yaml"
     params:
-        settings=settings("figures", "main", tables=FIGURES, hypotheses=all_shown),
+        settings=settings("figures", "main", "verdict", tables=FIGURES, hypotheses=all_shown),
         folders=run_folders(),
     shell:
         "logged {log} python -m knnlm.steps redraw --settings {params.settings:q} --folders {params.folders:q}"

@@ -24,6 +24,7 @@ TOKENS = placed(f"results/{MAKERS['corpus']}/corpus/tokens/manifest.json")
 SEEDS = variants.of_seeds_alone(config)  # the runs of other seeds
 # Tokens that the config gives, for `check_size`. They are none of its parameters: correcting them must repeat nothing.
 GIVEN_TOKENS = " ".join(str((config["corpus"]["token_counts"] or {}).get(split, "")) for split in SPLITS)
+FRONT_PICTURES = ["remaining", "explanations", "verdicts"]  # the figures on the report's first page
 # Figures of the measurement of performance, each drawn from the table of its name.
 PERFORMANCE_FIGURES = ["performance", "scaling"]
 # Keys that shape the work of the main result, the text left aside; the measurement of performance does the same work.

@@ -112,14 +112,14 @@ def hypothesis_figures(wildcards):
 
 def questions(wildcards):
     """Return of every hypothesis what is asked and compared, not how its components are made."""
-    wanted = ("question", "paper", "share", "against", "candidates")
+    wanted = ("question", "asks", "paper", "paper_reaches", "paper_perplexity", "against", "candidates", "facts")
     return {name: {key: entry[key] for key in wanted} for name, entry in registry.active(config).items()}
 
 
 def shown_of(name):
     """Return what the figure of a hypothesis says of it."""
     entry = config["hypotheses"][name]
-    return {"name": name, "question": entry["question"], "x_label": entry["x_label"]}
+    return {"name": name} | {key: entry[key] for key in ("question", "x_label", "against", "candidates")}
 
 
 def shown(wildcards):

@@ -5,17 +5,31 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pictures import RULE, remaining_table, shares_table, verdicts_table
 
 from knnlm.errors import KnnlmError
 from knnlm.figures.catalogue import FIGURES
 from knnlm.figures.plots import EMPTY_WITHOUT_HYPOTHESES
 from knnlm.steps import plot, redraw
 
-TABLES = Path(__file__).parents[3] / "results" / "sotu" / "tables"
+SOTU = Path(__file__).parents[3] / "results" / "sotu" / "tables"
+MADE_UP = {"verdicts": verdicts_table, "shares": shares_table, "remaining": remaining_table}
 MAIN = {"h": "att", "metric": "l2"}
 HYPOTHESIS = "sparsification"
-ABOUT = {"name": HYPOTHESIS, "question": "Why?", "x_label": "k'"}
+ABOUT = {"name": HYPOTHESIS, "question": "Why?", "x_label": "k'", "against": None, "candidates": None}
 DRAWN = FIGURES | {f"hypothesis-{HYPOTHESIS}": "components"}
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory) -> Path:
+    """Every table that is drawn: those of sotu, and small ones of what explains the gain."""
+    folder = tmp_path_factory.mktemp("tables")
+    for name in set(FIGURES.values()):
+        if name in MADE_UP:
+            MADE_UP[name]().to_csv(folder / f"{name}.csv", index=False)
+        else:
+            shutil.copy(SOTU / f"{name}.csv", folder)
+    return folder
 
 
 def sentence(function, *arguments) -> str:
@@ -28,27 +42,28 @@ def sentence(function, *arguments) -> str:
     return message
 
 
-def drawn(path: Path, figure: str):
-    """Draw a figure from the table at `path`."""
+def drawn(tables: Path, path: Path, figure: str):
+    """Draw a figure from the table at `path`; `tables` has that of the components."""
     about = ABOUT if figure.startswith("hypothesis-") else None
-    return plot.drawn(path, figure, plot.read_csv(path), plot.read_csv(TABLES / "components.csv"), MAIN, about)
+    components = plot.read_csv(tables / "components.csv")
+    return plot.drawn(path, figure, plot.read_csv(path), components, MAIN, about, RULE)
 
 
-def edited(folder: Path, name: str, lines) -> Path:
+def edited(tables: Path, folder: Path, name: str, lines) -> Path:
     """Write a copy of a table whose lines are changed, and return its path."""
     path = folder / f"{name}.csv"
-    path.write_text("".join(lines((TABLES / f"{name}.csv").read_text().splitlines(keepends=True))))
+    path.write_text("".join(lines((tables / f"{name}.csv").read_text().splitlines(keepends=True))))
     return path
 
 
 @pytest.mark.parametrize("figure", DRAWN)
-def test_a_table_without_a_column_is_named_or_the_column_is_not_needed(figure, tmp_path):
+def test_a_table_without_a_column_is_named_or_the_column_is_not_needed(figure, tables, tmp_path):
     name = DRAWN[figure]
-    whole, needed = pd.read_csv(TABLES / f"{name}.csv"), []
+    whole, needed = pd.read_csv(tables / f"{name}.csv"), []
     for column in whole:
         whole.drop(columns=column).to_csv(tmp_path / f"{name}.csv", index=False)
         try:
-            drawn(tmp_path / f"{name}.csv", figure)
+            drawn(tables, tmp_path / f"{name}.csv", figure)
         except KnnlmError as error:
             assert str(error).startswith(f"{tmp_path}/{name}.csv: figure {figure}: there is no column ")
             assert column in str(error)
@@ -57,17 +72,20 @@ def test_a_table_without_a_column_is_named_or_the_column_is_not_needed(figure, t
 
 
 @pytest.mark.parametrize("figure", DRAWN)
-def test_a_table_of_a_header_alone_is_named_but_where_there_need_be_no_hypothesis(figure, tmp_path):
-    path = edited(tmp_path, DRAWN[figure], lambda lines: lines[:1])
+def test_a_table_of_a_header_alone_is_named_but_where_there_need_be_no_hypothesis(figure, tables, tmp_path):
+    path = edited(tables, tmp_path, DRAWN[figure], lambda lines: lines[:1])
     if figure in EMPTY_WITHOUT_HYPOTHESES:
-        assert drawn(path, figure).axes
+        assert drawn(tables, path, figure).axes
     else:
-        assert sentence(drawn, path, figure) == f"{path}: figure {figure}: its table has no rows; remake the tables."
+        assert (
+            sentence(drawn, tables, path, figure)
+            == f"{path}: figure {figure}: its table has no rows; remake the tables."
+        )
 
 
 @pytest.mark.parametrize("name", sorted(set(FIGURES.values())))
-def test_a_column_of_numbers_that_has_a_word_is_named(name, tmp_path):
-    whole = pd.read_csv(TABLES / f"{name}.csv", dtype=object)
+def test_a_column_of_numbers_that_has_a_word_is_named(name, tables, tmp_path):
+    whole = pd.read_csv(tables / f"{name}.csv", dtype=object)
     for column in plot.NUMBERS & set(whole):
         changed = whole.copy()
         changed.loc[len(changed) // 2, column] = "many"
@@ -77,7 +95,7 @@ def test_a_column_of_numbers_that_has_a_word_is_named(name, tmp_path):
         )
 
 
-def test_all_that_is_drawn_as_a_number_is_known_as_one():
+def test_all_that_is_drawn_as_a_number_is_known_as_one(tables):
     """What is left out is in tables alone."""
     shown_only = {
         "k",
@@ -92,17 +110,17 @@ def test_all_that_is_drawn_as_a_number_is_known_as_one():
         "learning_rate",
         "tokens_per_second",
     }
-    tables = [pd.read_csv(TABLES / f"{name}.csv").dropna(axis="columns", how="all") for name in FIGURES.values()]
-    numeric = {column for table in tables for column, kind in table.dtypes.items() if kind.kind in "if"}
+    read = [pd.read_csv(tables / f"{name}.csv").dropna(axis="columns", how="all") for name in FIGURES.values()]
+    numeric = {column for table in read for column, kind in table.dtypes.items() if kind.kind in "if"}
     assert numeric - plot.NUMBERS == shown_only | {"low", "high"}
 
 
-def test_redraw_names_a_table_that_does_not_tell_the_hypotheses(tmp_path):
-    shutil.copytree(TABLES, tmp_path / "tables")
-    pd.read_csv(TABLES / "components.csv").drop(columns="hypothesis").to_csv(
+def test_redraw_names_a_table_that_does_not_tell_the_hypotheses(tables, tmp_path):
+    shutil.copytree(tables, tmp_path / "tables")
+    pd.read_csv(tables / "components.csv").drop(columns="hypothesis").to_csv(
         tmp_path / "tables" / "components.csv", index=False
     )
-    settings = {"main": MAIN, "figures": {"dpi": 40}, "tables": FIGURES, "hypotheses": {}}
+    settings = {"main": MAIN, "verdict": RULE, "figures": {"dpi": 40}, "tables": FIGURES, "hypotheses": {}}
     said = sentence(redraw.main, settings, [tmp_path])
     assert said == f"{tmp_path}/tables/components.csv: there is no column 'hypothesis'; remake the tables."
     assert not (tmp_path / "figures").exists()

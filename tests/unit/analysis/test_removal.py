@@ -38,7 +38,7 @@ def with_noise(part: float):
 
 def removes(name, read, splits):
     alone, beside = (Beside(read, splits, KNN).left(part) for part in (None, name))
-    return 1 - beside.gain.sum() / alone.gain.sum()
+    return 1 - beside.gain[0] / alone.gain[0]
 
 
 def test_the_knn_removes_all_of_its_own_gain_and_a_copy_of_the_base_lm_nothing():
@@ -57,6 +57,20 @@ def test_the_knn_mixed_with_noise_is_in_between_and_removes_the_more_the_less_no
     assert found == sorted(found)
 
 
+def test_a_token_to_which_nothing_in_the_mixture_gives_mass_makes_what_is_left_unknown_and_ends_in_no_error():
+    """Valid says that the component needs no base LM beside it; test has a token that it does not know."""
+    split_of = {"valid": (-1.0, -9.0, -9.0), "test": (-np.inf, -9.0, -np.inf)}
+    splits = simulated()[1]
+
+    def read(name, split):
+        component, base, knn = split_of[split]
+        return np.full(TOKENS, {"sure": component, BASE: base, KNN: knn}[name], np.float32)
+
+    left = Beside(read, splits, KNN).left("sure")
+    assert (left.ppl, left.ppl_with_knn) == (np.inf, np.inf)
+    assert np.isnan(left.gain).all()
+
+
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**31))
 def test_the_gain_that_is_left_is_that_of_the_best_weights(seed):
@@ -73,9 +87,10 @@ def test_the_gain_that_is_left_is_that_of_the_best_weights(seed):
 
         free = minimize(lambda free, of=valid: -mixed(free, of).mean(), np.zeros(len(names) - 1), tol=1e-12).x
         losses.append(mixed(free, test))
-    assert left.gain.sum() == pytest.approx((losses[1] - losses[0]).sum(), abs=0.02)
-    assert left.gain.size == DOCUMENTS
-    assert left.gain[0] == pytest.approx((losses[1] - losses[0])[: TOKENS // DOCUMENTS].sum(), abs=0.02)
+    gain = losses[1] - losses[0]  # (T,), a word each
+    assert left.gain.size == 1 + DOCUMENTS
+    assert left.gain[0] == pytest.approx(gain.mean(), abs=1e-5)
+    assert left.gain[1] == pytest.approx(gain[TOKENS // DOCUMENTS :].mean(), abs=1e-5)
     assert [left.ppl, left.ppl_with_knn] == pytest.approx([np.exp(-loss.mean()) for loss in losses], rel=1e-5)
 
 
@@ -95,7 +110,7 @@ def test_the_order_is_that_of_an_exhaustive_search_on_valid():
         assert left.gain_on_valid == pytest.approx(tried[name])
     assert set(held[:2]) == {"half-0", "rest"}  # which together know all that the kNN knows
     assert "copy" not in held
-    whole, first, second = (left.gain.sum() for left in (Beside(read, splits, KNN).left(), steps[0][1], steps[1][1]))
+    whole, first, second = (left.gain[0] for left in (Beside(read, splits, KNN).left(), steps[0][1], steps[1][1]))
     assert second < 0.7 * first < 0.5 * whole
     assert [name for name, _ in in_order(Beside(read, splits, KNN), names, least=0.02, most=1)] == held[:1]
 

@@ -115,6 +115,16 @@ def test_without_a_number_its_answer_is_compared(verdict, paper, agrees):
     assert RULE.agrees(verdict, EXPLANATION, (0.1, 0.2), paper, None) == agrees
 
 
+@pytest.mark.parametrize(
+    ("reaches", "supported", "refuted"),
+    [((0.03, 0.1), "yes", "no"), ((-0.04, 0.01), "no", "yes"), ((-0.2, -0.1), "no", "yes"), ((0.0, 0.03), "", "")],
+)
+def test_a_difference_that_cannot_be_better_is_no_support_even_where_it_may_be_worse(reaches, supported, refuted):
+    verdict = RULE.verdict(DIFFERENCE, reaches, NAN)[0]
+    assert RULE.agrees(verdict, DIFFERENCE, reaches, "supported", None) == supported
+    assert RULE.agrees(verdict, DIFFERENCE, reaches, "refuted", None) == refuted
+
+
 def test_the_paper_s_own_numbers_by_this_rule():
     """21.7547 without kNN, 19.1747 with it, 21.1095 with fine-tuned centroids: a quarter, so something, not half."""
     share = (21.7547 - 21.1095) / (21.7547 - 19.1747)

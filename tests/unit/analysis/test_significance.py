@@ -99,18 +99,19 @@ def test_mean_and_spread_over_seeds_by_hand():
     assert table.loc["knn", "ppl_mean"] == 8.5
     assert table.loc["knn", "gain_std"] == pytest.approx(0.5**0.5)
     assert (table.loc["knn", "ppl_min"], table.loc["knn", "ppl_max"]) == (8.0, 9.0)
-    assert "share_mean" not in table
+    assert "reaches_mean" not in table
 
 
 def test_verdicts_of_seeds_are_counted_and_a_row_that_one_seed_lacks_is_kept():
     key = ["hypothesis", "question", "paper"]
     first = pd.DataFrame(
-        [["a", "A?", "refuted", 0.1, "refuted"], ["b", "B?", "silent", None, "inconclusive"]],
-        columns=[*key, "share", "verdict"],
+        [["a", "A?", "refuted", 0.1, "does nothing"], ["b", "B?", "silent", None, "inconclusive"]],
+        columns=[*key, "reaches", "verdict"],
     )
-    second = pd.DataFrame([["a", "A?", "refuted", 0.3, "inconclusive"]], columns=[*key, "share", "verdict"])
-    table = significance.over_seeds([first, second], key).set_index("hypothesis")
-    assert table.loc["a", ["seeds", "supported", "refuted", "inconclusive"]].tolist() == [2, 0, 1, 1]
-    assert table.loc["a", "share_mean"] == pytest.approx(0.2)
+    second = pd.DataFrame([["a", "A?", "refuted", 0.3, "contributes"]], columns=[*key, "reaches", "verdict"])
+    third = pd.DataFrame([["a", "A?", "refuted", 0.2, "contributes"]], columns=[*key, "reaches", "verdict"])
+    table = significance.over_seeds([first, second, third], key).set_index("hypothesis")
+    assert table.loc["a", ["seeds", "verdicts"]].tolist() == [3, "does nothing 1, contributes 2"]
+    assert table.loc["a", "reaches_mean"] == pytest.approx(0.2)
     assert table.loc["b", "seeds"] == 1
-    assert pd.isna(table.loc["b", "share_mean"])
+    assert pd.isna(table.loc["b", "reaches_mean"])

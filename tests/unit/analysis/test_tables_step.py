@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from runs import BLOCK, CONTINUATION, FRACTIONS, OFFSETS, REFERENCE
 from stores import known
+from toy_components import ENTRY, RULE
 
 from knnlm.analysis.tables import LOSS_COLUMNS
 from knnlm.components.catalogue import BASE, Component
@@ -18,7 +19,7 @@ from knnlm.steps import tables as tables_step
 from knnlm.storage.arrays import load_array, save_array
 from knnlm.storage.manifests import write_manifest
 
-ENTRY = {"question": "Do zero rows matter?", "paper": "silent", "share": None, "against": "{main}", "candidates": None}
+ENTRY = ENTRY | {"question": "Do zero rows matter?", "paper": "silent", "against": "{main}"}
 SETTINGS = {
     "seed": 1,
     "corpus": {"tokeniser": "moses"},
@@ -27,10 +28,10 @@ SETTINGS = {
     "main": {"h": "att", "metric": "l2"},
     "fractions": FRACTIONS,
 }
-SETTINGS |= {"verdict": {"share": 0.25}, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
+SETTINGS |= {"verdict": RULE, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
 TABLES = (
-    "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "input_representation",
-    "facts", "indexes", "convergence",
+    "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "remaining",
+    "input_representation", "facts", "indexes", "convergence",
 )  # fmt: skip
 TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst", "convergence.rst")
 

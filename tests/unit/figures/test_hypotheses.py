@@ -10,6 +10,7 @@ from pictures import (
     MAIN,
     QUESTION,
     REFERENCE,
+    RULE,
     components_table,
     helped_table,
     kinds_table,
@@ -20,6 +21,8 @@ from pictures import (
 from knnlm.errors import KnnlmError
 from knnlm.figures.plots import FIGURES, draw, save
 from knnlm.steps import plot
+
+AGAINST = ABOUT | {"against": "many-variant-2", "candidates": ["wide-ffn-[12]", "not-made-*"]}
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +46,21 @@ def kinds():
 
 
 @pytest.fixture(scope="module")
-def pictures(components, verdicts, helped, kinds):
+def pictures(components, helped, kinds):
     """Every new picture, by name, drawn again at each call."""
     return {
         "hypothesis-wide": lambda: draw("hypothesis-wide", components, None, MAIN, ABOUT),
         "hypothesis-many": lambda: draw(
-            "hypothesis-many", components, None, MAIN, {"name": "many", "question": "Do many?", "x_label": None}
+            "hypothesis-many", components, None, MAIN, ABOUT | {"name": "many", "question": "Do many?", "x_label": None}
         ),
-        "verdicts": lambda: draw("verdicts", verdicts, components, MAIN),
+        "hypothesis-against": lambda: draw("hypothesis-wide", components, None, MAIN, AGAINST),
         "parameters": lambda: draw("parameters", components, components, MAIN),
         "helped_tokens": lambda: draw("helped_tokens", helped, components, MAIN),
         "indexes": lambda: draw("indexes", kinds, components, MAIN),
     }
 
 
-NAMES = ("hypothesis-wide", "hypothesis-many", "verdicts", "parameters", "helped_tokens", "indexes")
+NAMES = ("hypothesis-wide", "hypothesis-many", "hypothesis-against", "parameters", "helped_tokens", "indexes")
 
 
 def horizontal(axes):
@@ -78,7 +81,8 @@ def drawn(axes):
 
 
 def test_every_figure_is_drawn_by_one_of_these_or_the_main_tests():
-    others = {"temperature", "datastore_size", "lambda", "loss", "components", "performance", "scaling"}
+    others = {"verdicts", "explanations", "remaining", "temperature", "datastore_size", "lambda", "loss", "components"}
+    others |= {"performance", "scaling"}
     assert set(FIGURES) == others | {name.partition("-")[0] for name in NAMES}
 
 
@@ -95,7 +99,7 @@ def test_pictures_fit_a_paper_and_are_the_same_twice(pictures, name, tmp_path):
 def test_a_hypothesis_has_a_curve_a_series_on_both_splits(pictures, components):
     picture = pictures["hypothesis-wide"]()
     assert picture.get_suptitle().replace("\n", " ") == QUESTION
-    assert [text.get_text() for text in picture.legends[0].get_texts()] == ["att", "ffn", "best on valid"]
+    assert [text.get_text() for text in picture.legends[0].get_texts()] == ["att", "ffn", "judged"]
     for axes, split in zip(picture.axes, BASE, strict=False):
         rows = components[
             (components["split"] == split) & (components["hypothesis"] == "wide") & components["x"].notna()
@@ -120,6 +124,25 @@ def test_a_hypothesis_has_a_curve_a_series_on_both_splits(pictures, components):
         assert ring == [rows.loc[rows["component"] == "wide-att-64", ["x", "ppl"]].to_numpy().tolist()]
     low, high = picture.axes[0].get_ylim()
     assert low < BASE["valid"] - 8 < BASE["valid"] < high
+
+
+def test_the_ring_is_on_the_best_of_the_candidates_and_the_square_on_what_it_is_compared_with(pictures, components):
+    picture = pictures["hypothesis-against"]()
+    named = [text.get_text() for text in picture.legends[0].get_texts()]
+    assert named == ["att", "ffn", "judged", f"compared with: {AGAINST['against']}"]
+    known = components.set_index(["component", "split"])["ppl"]
+    for axes, split in zip(picture.axes, BASE, strict=False):
+        marks = {
+            line.get_marker(): line.get_xydata().tolist()
+            for line in axes.lines
+            if line.get_markersize() == 7 and len(line.get_xdata())
+        }
+        assert marks == {"o": [[2.0, known["wide-ffn-2", split]]]}  # wide-att-64 is better and no candidate
+        assert known[AGAINST["against"], split] in horizontal(axes)
+    own = draw("hypothesis-wide", components, None, MAIN, AGAINST | {"against": "wide-att-1"})
+    marks = {line.get_marker() for line in own.axes[0].lines if line.get_markersize() == 7 and len(line.get_xdata())}
+    assert marks == {"o", "s"}
+    assert [text.get_text() for text in own.legends[0].get_texts()][2:] == ["judged", "compared with"]
 
 
 def test_components_without_a_place_on_a_curve_are_not_left_out(pictures):
@@ -165,40 +188,7 @@ def test_many_components_make_a_tall_picture_with_the_best_on_top(pictures, comp
     assert picture.get_figheight() > 34 * 0.15
 
 
-def test_verdicts_show_each_interval_as_far_as_it_is_known(pictures):
-    (axes,) = pictures["verdicts"]().axes
-    assert vertical(axes) == {0, 1}
-    ticks = [segment for collection in axes.collections for segment in collection.get_segments()]
-    assert [tick[0, 0] for tick in ticks] == [0, 0.25, 0.25, 0.25]
-    assert all(tick[0, 1] < place < tick[1, 1] for tick, place in zip(ticks, axes.get_yticks(), strict=True))
-    left, right = axes.get_xlim()
-    segments = [
-        line.get_xdata().tolist()
-        for line in axes.lines
-        if len(line.get_xdata()) == 2 and line.get_xdata()[0] != line.get_xdata()[1]
-    ]
-    assert segments == [[0.4, 0.8], [-0.2, 0.2], [0.1, right]]
-    points = [(line.get_marker(), float(line.get_xdata()[0])) for line in axes.lines if len(line.get_xdata()) == 1]
-    assert points == [("o", 0.6), ("s", 0.1), (">", right), ("D", 0.3)]
-    assert left < -0.2
-    assert [text.get_text() for text in axes.texts] == [
-        "supported (paper: supported)",
-        "refuted",
-        "inconclusive (paper: supported)",
-        "inconclusive",
-    ]
-    assert [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()] == [
-        "Why?",
-        QUESTION,
-        QUESTION,
-        QUESTION,
-    ]
-    assert axes.yaxis_inverted()
-
-
-def test_no_verdict_and_no_parameters_are_pictures_too(verdicts, components):
-    (axes,) = draw("verdicts", verdicts.iloc[:0], components, MAIN).axes
-    assert not axes.texts
+def test_no_parameters_are_a_picture_too(components):
     (axes,) = draw("parameters", components[:4], components[:4], MAIN).axes
     assert horizontal(axes) == {0, 7.9}
 
@@ -245,7 +235,7 @@ def test_unknown_intervals_leave_the_points_standing(components, tmp_path):
         assert len(drawn(picture.axes[0])) > 9
 
 
-def test_mistakes_are_named(components, verdicts):
+def test_mistakes_are_named(components):
     for name, table, main, about, message in [
         ("hypothesis-wide", components, MAIN, None, "add hypothesis to the settings"),
         ("hypothesis-wide", components, None, ABOUT, "add main"),
@@ -257,8 +247,7 @@ def test_mistakes_are_named(components, verdicts):
             ABOUT,
             "0 rows of knn-att-l2-exact-real on valid",
         ),
-        ("verdicts", verdicts.drop(columns="threshold"), MAIN, None, "no column 'threshold'"),
-        ("verdicts-x", verdicts, MAIN, None, "unknown"),
+        ("parameters-x", components, MAIN, None, "unknown"),
         ("parameters", components, MAIN, None, "--components"),
     ]:
         with pytest.raises(KnnlmError, match=message):
@@ -272,7 +261,7 @@ def test_the_step_draws_a_hypothesis_and_the_verdicts_from_their_files(component
     shared = {"figures": {"dpi": 50}, "main": MAIN}
     for figure, table, extra in (
         ("hypothesis-wide", "components.csv", {"hypothesis": ABOUT}),
-        ("verdicts", "verdicts.csv", {}),
+        ("verdicts", "verdicts.csv", {"verdict": RULE}),
     ):
         made = Path(f"made/{figure}.pdf"), Path(f"made/{figure}.png")
         plot.main(figure, shared | extra, Path(table), *made, components=Path("components.csv"))
@@ -287,7 +276,7 @@ def test_dollar_signs_are_no_mathematics(components, verdicts, tmp_path):
         ("hypothesis-wide", named, ABOUT | {"question": odd, "x_label": odd}),
         ("verdicts", verdicts.assign(question=odd), None),
     ):
-        picture = draw(figure, table, components, MAIN, about)
+        picture = draw(figure, table, components, MAIN, about, RULE)
         save(picture, tmp_path / f"{figure}.png", 40)
         texts = [text for axes in picture.axes for text in (axes.xaxis.label, *axes.get_yticklabels())] + (
             [picture._suptitle] if picture._suptitle else []

@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from knnlm.analysis.tables import BASE, TUNED_ON, Reader, Split
+from knnlm.analysis.intervals import log_perplexities
+from knnlm.analysis.tables import BASE, JUDGED_ON, TUNED_ON, Reader, Split
 from knnlm.analysis.units import unit_sums
 from knnlm.components.interpolation import perplexity
 from knnlm.components.mixture import mixture, simplex_weights
-
-JUDGED_ON = "test"
 
 
 @dataclass(frozen=True)
 class Left:
     """What the kNN still adds beside the base LM and further components, all weights tuned on valid, as seen on test.
 
-    `gain` has the nats that the kNN adds in each resampling unit, float64 (units,): Σ log p with it − Σ log p without.
+    `gain` has the replicates of the nats a word that the kNN adds, float64 (1 + units,) (`intervals`).
     `ppl` and `ppl_with_knn` are the word perplexities of both mixtures, `gain_on_valid` the nats a token on valid.
     """
 
@@ -66,8 +65,10 @@ class Beside:
         split = next(split for split in self.splits if split.name == JUDGED_ON)
         column = self._stacked(JUDGED_ON, name)
         of_without, of_both = mixture(column[:-1], weights[0]), mixture(column, weights[1])  # (T,) each
-        with np.errstate(invalid="ignore"):  # a token without mass in both mixtures tells nothing: NaN
-            gain = unit_sums(of_both, split.units.offsets) - unit_sums(of_without, split.units.offsets)
+        sums = np.stack([unit_sums(log_p, split.units.offsets) for log_p in (of_without, of_both)])  # (2, units)
+        nats = log_perplexities(sums, split.unit_words)  # (2, 1 + units), per word
+        with np.errstate(invalid="ignore"):  # neither has mass for a token: NaN
+            gain = nats[0] - nats[1]
         ppl, ppl_with_knn = perplexity(of_without, split.words), perplexity(of_both, split.words)
         return Left(gain, ppl, ppl_with_knn, gain_on_valid)
 

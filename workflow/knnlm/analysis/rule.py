@@ -41,12 +41,15 @@ class Rule:
         """Return whether the paper found the same, `yes` or `no`; empty where it has no answer or this run has none.
 
         Its `number`, a share, is compared with the interval of ours, and else class with class (`size`): it is another
-        text. Without a number its answer in words, `supported` or `refuted`, is compared with the verdict.
+        text. Without a number its answer in words, `supported` or `refuted`, is compared with the verdict, or, where a
+        difference is asked for, with whether ours can be better at all.
         """
         if paper == "silent" or verdict == NOT_TESTED or np.isnan(reaches).any():
             return ""
         if number is None:
             matters, ruled_out = verdict in FOUND_TO_MATTER, verdict in RULED_OUT
+            if asks == DIFFERENCE:
+                matters, ruled_out = reaches[0] > self.margin, reaches[1] <= self.margin
             return _yes(matters == (paper == "supported")) if matters or ruled_out else ""
         low, high = reaches
         sizes = {self.size(asks, low), self.size(asks, high)}

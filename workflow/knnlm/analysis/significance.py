@@ -10,8 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-OUTCOMES = ("supported", "refuted", "inconclusive")
-MEASURES = ["temperature", "lambda", "ppl_alone", "ppl", "oracle", "gain", "share"]  # those with a spread over seeds
+MEASURES = [
+    "temperature",
+    "lambda",
+    "ppl_alone",
+    "ppl",
+    "oracle",
+    "gain",
+    "reaches",
+    "removes",
+]  # those with a spread over seeds
 COUNTS_PER_BLOCK = 4_000_000  # 32 MB of counts at a time, however many documents a split has
 
 
@@ -58,13 +66,17 @@ def interval(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
 def over_seeds(tables: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
     """Return one row for each value of the `key` columns, in the first table's order, with mean, spread and counts.
 
-    The standard deviation is that of a sample (n-1); NaN is left out. A verdict is counted by its three outcomes.
+    The standard deviation is that of a sample (n-1); NaN is left out. `verdicts` counts them: `explains 2, worse 1`.
     """
     stacked = pd.concat(tables, ignore_index=True)
     groups = stacked.groupby(key, sort=False)
     columns = [groups.size().rename("seeds")]  # how many tables have the row
     for measure in (name for name in MEASURES if name in stacked):
         columns.append(groups[measure].agg(["mean", "std", "min", "max"]).add_prefix(f"{measure}_"))
-    for said in OUTCOMES if "verdict" in stacked else ():
-        columns.append(groups["verdict"].agg(lambda verdicts, said=said: int((verdicts == said).sum())).rename(said))
+    if "verdict" in stacked:
+        columns.append(groups["verdict"].agg(_counted).rename("verdicts"))
     return pd.concat(columns, axis=1).reset_index()
+
+
+def _counted(verdicts: pd.Series) -> str:
+    return ", ".join(f"{verdict} {count}" for verdict, count in verdicts.value_counts(sort=False).items())

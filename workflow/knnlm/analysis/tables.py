@@ -18,7 +18,7 @@ from knnlm.errors import KnnlmError
 from knnlm.running.progress import progress
 
 BASE = "base"
-TUNED_ON = "valid"
+TUNED_ON, JUDGED_ON = "valid", "test"
 SCALED = "temperature_per_squared_norm"  # in units of the mean ‖k‖² of the keys, so that LMs can be compared
 DESCRIPTION = ["component", "family", "h", "metric", "mask", "score"]
 DESCRIPTION += ["temperature", SCALED, "fraction", "k", "added_parameters"]

@@ -1,5 +1,6 @@
 """The main result and the verdicts as text: for a terminal, and as reStructuredText for the report's first page."""
 
+import itertools
 import math
 import re
 import textwrap
@@ -10,14 +11,17 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from knnlm.analysis.evidence import ENDS
+from knnlm.analysis.rule import DIFFERENCE
 from knnlm.analysis.tables import BASE, main_result, tuned
 from knnlm.components.catalogue import Component, missing_line
 from knnlm.language_model.convergence import LAST, Convergence
 
-QUESTION_WIDTH = 44
+QUESTION_WIDTH = 42
 LINE_WIDTH = 118
 UNKNOWN = "unknown"
 TEXTS = yaml.safe_load((Path(__file__).parents[2] / "report" / "wording.yaml").read_text(encoding="utf-8"))
+TEXT_COLUMNS = ["question, and its best component", "reaches, gain", "removes, beside it", "verdict", "paper", "agrees"]
 MAIN_COLUMNS = ["On test", "Perplexity", "Gain", "λ", "τ"]
 SEARCHES = {("faiss", "faiss"): "approximate search", ("faiss", "real"): "approximate search, real scores"}
 SEARCHES[("real", "real")] = "exact search"
@@ -43,17 +47,25 @@ def summary(components: pd.DataFrame, level: float) -> str:
     return heading + shown.drop(columns="component").to_string(index=False) + "\n" + warnings
 
 
-def verdict_text(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
-    """Return the verdicts as text for a terminal; the digits of the gains follow the base LM's `perplexity`."""
-    lines = textwrap.wrap(TEXTS["rule"].format(**rule, level=level), LINE_WIDTH)
-    lines += ["against the paper: yes, no, or nothing where one of the two has no answer.", ""]
+def rule_in_words(table: pd.DataFrame, rule: dict, level: float, base: pd.Series) -> list[str]:
+    """Return the paragraphs that say what *reaches* and *removes* are, how verdicts follow, and what they rest on."""
+    known = {"level": level, "questions": len(table), "units": units_in_words(base)}
+    return [paragraph.format(**rule, **known) for paragraph in TEXTS["rule"]]
+
+
+def verdict_text(table: pd.DataFrame, rule: dict, level: float, base: pd.Series) -> str:
+    """Return the verdicts as text for a terminal; `base` is the base LM's row of `components.csv` on test."""
+    paragraphs = [textwrap.wrap(text.replace("*", ""), LINE_WIDTH) for text in rule_in_words(table, rule, level, base)]
+    lines = [line for paragraph in paragraphs for line in (*paragraph, "")]
     if table.empty:
         return "\n".join([*lines, TEXTS["no_hypothesis"]])
-    cells = [["question, and its best component", "paper", "gain", "share", "verdict", "agrees"]]
+    cells, digits = [TEXT_COLUMNS], decimals(base["ppl"])
     for row in table.to_dict("records"):
         question = [*textwrap.wrap(row["question"], QUESTION_WIDTH), f"  {row['component']}"]
-        values = [row["paper"], *_gain_and_share(row, decimals(perplexity)), row["verdict"], row["agrees"]]
-        cells += [[question[0], *values], *([line, *[""] * len(values)] for line in question[1:]), [""]]
+        question += [f"  {line}" for text in _remarks(row) for line in textwrap.wrap(text, QUESTION_WIDTH - 2)]
+        reached, removed = _two_numbers(row, digits)
+        columns = [question, reached, removed, [row["verdict"]], [row["paper"]], [row["agrees"]]]
+        cells += [*itertools.zip_longest(*columns, fillvalue=""), [""]]
     widths = [max(len(line[column]) for line in cells if len(line) > column) for column in range(len(cells[0]))]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)) for line in cells)
     return "\n".join([*lines, *(line.rstrip() for line in padded)]) + "\n"
@@ -73,18 +85,30 @@ def main_rst(components: pd.DataFrame, main: dict, level: float) -> str:
     return f"{measured}\n\n{_list_table(lines, (40, 14, 26, 10, 10))}"
 
 
-def verdict_rst(table: pd.DataFrame, rule: dict, level: float, perplexity: float) -> str:
+def verdict_rst(table: pd.DataFrame, rule: dict, level: float, base: pd.Series) -> str:
     """Return the verdicts as reStructuredText: a table that says where one is not the paper's, and the rule."""
-    paragraph = TEXTS["rule"].format(**rule, level=level) + "\n"
+    paragraphs = "\n\n".join(rule_in_words(table, rule, level, base)) + "\n"
     if table.empty:
-        return f"{TEXTS['no_hypothesis']}\n{paragraph}"
-    lines = [["Question, and its best component", "Gain", "Share", "Verdict"]]
+        return f"{TEXTS['no_hypothesis']}\n{paragraphs}"
+    lines = [["Question, and its best component", "Reaches", "Removes", "Verdict"]]
     for row in table.to_dict("records"):
         against = f" (the paper: {row['paper']})" if row["agrees"] == "no" else ""
-        escaped = re.sub(r"([\\*`|_])", r"\\\1", row["question"])
-        question = f"| {escaped}\n       | ``{row['component']}``"
-        lines.append([question, *_gain_and_share(row, decimals(perplexity)), f"**{row['verdict']}**{against}"])
-    return f"{_list_table(lines, (46, 20, 17, 17))}\n{paragraph}"
+        said = [_escaped(row["question"]), f"``{row['component']}``", *map(_escaped, _remarks(row))]
+        numbers = (
+            "\n       | ".join(["| " + lines[0], *lines[1:]]) for lines in _two_numbers(row, decimals(base["ppl"]))
+        )
+        question = "\n       | ".join(["| " + said[0], *said[1:]])
+        lines.append([question, *numbers, f"**{row['verdict']}**{against}"])
+    return f"{_list_table(lines, (44, 20, 20, 16))}\n{paragraphs}"
+
+
+def _remarks(row: dict) -> list[str]:
+    """Return what else is to be said of a verdict: what was measured of its component, and why it is open."""
+    return [text for text in (row["note"], row["why"]) if isinstance(text, str) and text]
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\*`|_])", r"\\\1", text)
 
 
 def units_in_words(row: pd.Series) -> str:
@@ -112,10 +136,19 @@ def decimals(perplexity: float) -> int:
     return max(2, 4 - math.ceil(math.log10(perplexity))) if 1 <= perplexity < math.inf else 2
 
 
-def _gain_and_share(row: dict, digits: int) -> list[str]:
-    gain, share = ([row[f"{name}{end}"] for end in ("", "_low", "_high")] for name in ("gain", "share"))
-    shares = [UNKNOWN if np.isnan(value) else f"{value:.0%}" for value in share]
-    return [_with_ends(gain, digits), f"{shares[0]} [{shares[1]}, {shares[2]}]"]
+def _two_numbers(row: dict, digits: int) -> list[list[str]]:
+    """Return the lines on what a row reaches and what it removes: the share, and what it is in word perplexity."""
+    gain = _with_ends([row[f"gain{end}"] for end in ENDS], digits)
+    reached = [_shares(row, "reaches"), gain]
+    if row["asks"] == DIFFERENCE:
+        return [reached, [""]]
+    return [reached, [_shares(row, "removes"), f"kNN adds {row['ppl'] - row['ppl_with_knn']:.{digits}f}"]]
+
+
+def _shares(row: dict, name: str) -> str:
+    values = [row[f"{name}{end}"] for end in ENDS]
+    share, low, high = (UNKNOWN if np.isnan(value) else f"{round(value, 2) + 0.0:.0%}" for value in values)  # never -0%
+    return f"{share} [{low}, {high}]"
 
 
 def _with_ends(values: list[float], digits: int) -> str:

@@ -2,6 +2,6 @@
 
 FIGURES = {  # each, and the table it is drawn from
     "components": "components", "datastore_size": "datastore_size", "temperature": "temperature", "lambda": "lambda",
-    "loss": "loss", "verdicts": "verdicts", "parameters": "shares", "helped_tokens": "helped_tokens",
-    "indexes": "indexes",
+    "loss": "loss", "verdicts": "verdicts", "explanations": "shares", "remaining": "remaining",
+    "parameters": "shares", "helped_tokens": "helped_tokens", "indexes": "indexes",
 }  # fmt: skip

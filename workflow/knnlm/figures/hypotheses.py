@@ -1,4 +1,4 @@
-"""The pictures of the hypotheses: each of them, all verdicts, gain against added parameters, helped tokens."""
+"""The pictures of the hypotheses: each of them, gain against added parameters, kinds of index, helped tokens."""
 
 import textwrap
 
@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
-from knnlm.components.catalogue import main_name
+from knnlm.analysis.candidates import matching
+from knnlm.analysis.tables import BASE
+from knnlm.components.catalogue import main_name, resolved_name
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.figures import parts
@@ -17,13 +19,14 @@ from knnlm.figures import parts
 COLOURS = (parts.DARK, parts.MIDDLE, parts.LIGHT, "#228833", "#66CCEE", "#AA3377", parts.INK)
 LINES = ("-", parts.DASHED, parts.DOTTED, (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
-VERDICTS = {"supported": (parts.DARK, "o"), "refuted": (parts.MIDDLE, "s"), "inconclusive": ("#707070", "D")}
-SHARES_SHOWN = (-0.6, 1.8)  # shares of the kNN-LM's gain: what lies beyond is an arrow
 ONE_PLACE = 0.02  # places on a curve that differ by no more of themselves are one place on its axis
 LOGARITHMIC_FROM = 1.5  # decades that a curve's values must span
 ROW = 0.175  # inches of a row that has a name
 CHOSEN = {"linestyle": "none", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": parts.INK}
-CHOSEN |= {"markeredgewidth": 1.0, "zorder": 9}
+CHOSEN |= {"markeredgewidth": 1.0, "zorder": 9, "marker": "o"}
+AGAINST = CHOSEN | {"marker": "s"}
+MARKED = {"judged": CHOSEN, "compared with": AGAINST}  # what the verdict of a hypothesis is about
+ELSEWHERE = {"judged": (0, (3, 1, 1, 1)), "compared with": (0, (1, 1.5))}  # the line of what is of another family
 MEAN = {"color": parts.INK, "linewidth": 0.8, "linestyle": (0, (4, 2))}
 
 
@@ -36,7 +39,8 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
         raise KnnlmError(f"figure hypothesis-{name}: its table has no component of this hypothesis; remake the tables.")
     curves, singles = rows[rows["x"].notna()], rows[rows["x"].isna() & (rows["split"] == "test")]
     styles = {name: _style(number) for number, name in enumerate(dict.fromkeys(rows["series"]))}
-    best = rows[rows["split"] == "valid"].sort_values("ppl", kind="stable")["component"].iloc[0]
+    marked = _marked(table, rows, main, about)
+    elsewhere = _elsewhere(table, rows, main, marked)
     heights = [2.5] * (len(curves) > 0) + [0.7 + ROW * len(singles)] * (len(singles) > 0)
     question = textwrap.wrap(parts.plain(about["question"]), 100)
     picture = Figure(figsize=(parts.PAGE, sum(heights) + 0.15 * len(question) + 0.35), layout="constrained")
@@ -44,48 +48,25 @@ def hypothesis(table: pd.DataFrame, components: pd.DataFrame | None, main: dict,
     if len(curves):
         for column, split in enumerate(EVALUATED):
             axes = picture.add_subplot(grid[0, column])
-            _curves(axes, curves[curves["split"] == split], styles, best)
-            _against(axes, table, split, main)
+            _curves(axes, curves[curves["split"] == split], styles, marked)
+            _references(axes, table, split, main, {name: row["ppl"] for name, row in elsewhere[split].items()})
             axes.set(title=split, xlabel=parts.plain(about["x_label"] or "x"), ylabel=parts.PERPLEXITY)
     if len(singles):
         axes = picture.add_subplot(grid[-1, :])
-        _gains(axes, singles, styles, best, f"{about['name']}-")
+        _gains(axes, singles, styles, marked, f"{about['name']}-")
         gain = parts.row_of(table, "test", main_name(main))["gain"]
         axes.axvline(gain, color=parts.PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
         parts.note(axes, f"kNN-LM {gain:.2f}", (gain, 1), (0, 2), parts.HEIGHT, ha="center", color="#606060")
+        for name, row in elsewhere["test"].items():
+            axes.axvline(row["gain"], **_line(name))
     picture.suptitle("\n".join(question), fontsize=10)
     handles = [Line2D([], [], markersize=3.5, label=name, **style) for name, style in styles.items() if name]
-    handles.append(Line2D([], [], marker="o", label="best on valid", **CHOSEN))
-    picture.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), columnspacing=1.4)
-    return picture
-
-
-def verdicts(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | None) -> Figure:
-    """The share of the kNN-LM's gain that each hypothesis reaches, with its interval, threshold and verdict."""
-    names = [textwrap.fill(parts.plain(question), 46) for question in table["question"].astype(str)]
-    heights = np.array([0.14 * (name.count("\n") + 1) + 0.11 for name in names])
-    places = heights.cumsum() - heights / 2
-    picture, axes = parts.page(0.8 + heights.sum())
-    for share in (0, 1):
-        axes.axvline(share, color=parts.INK, linewidth=0.8, zorder=1)
-    half = 0.4 * heights
-    ticks = {"color": parts.INK, "linewidth": 1.6, "linestyle": (0, (1, 0.6)), "zorder": 2}
-    axes.vlines(table["threshold"], places - half, places + half, **ticks)
-    ends = table[["share", "share_low", "share_high"]].to_numpy(np.float64)
-    shown = np.concatenate([ends.ravel(), [0, 1]])
-    limits = parts.margin(*np.clip([np.nanmin(shown), np.nanmax(shown)], *SHARES_SHOWN))
-    for place, known, verdict in zip(places, ends, table["verdict"], strict=True):
-        _interval(axes, place, known, limits, VERDICTS[verdict])
-    for place, row in zip(places, table.to_dict("records"), strict=True):
-        text = f"{row['verdict']} (paper: {row['paper']})" if row["paper"] != "silent" else row["verdict"]
-        style = {"color": VERDICTS[row["verdict"]][0], "fontweight": "bold" if row["agrees"] == "no" else "normal"}
-        parts.note(axes, text, (1, place), (6, 0), parts.WIDTH, va="center", **style)
-    axes.set_yticks(places, names)
-    axes.tick_params(axis="y", length=0, pad=10)
-    axes.spines["left"].set_visible(False)
-    axes.set(ylim=(max(heights.sum(), 0.2), 0), xlim=limits)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel("share of the kNN-LM's gain on test (dotted: the threshold of the question)")
+    own = {name: style for name, style in MARKED.items() if marked[name] in set(rows["component"])}
+    handles += [Line2D([], [], label=name, **style) for name, style in own.items()]
+    others = {name: row["component"] for name, row in elsewhere["test"].items()}
+    handles += [Line2D([], [], label=f"{name}: {other}", **_line(name)) for name, other in others.items()]
+    if handles:
+        picture.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), columnspacing=1.4)
     return picture
 
 
@@ -176,17 +157,42 @@ def _style(number: int) -> dict:
     return {name: choices[number % len(choices)] for name, choices in kinds.items()}
 
 
+def _marked(table: pd.DataFrame, rows: pd.DataFrame, main: dict, about: dict) -> dict[str, str]:
+    """Return the names of the best candidate on valid, which the verdict is on, and of what it is compared with."""
+    valid = table[table["split"] == "valid"]
+    own = valid["component"].isin(rows["component"])
+    patterns = [resolved_name(pattern, main) for pattern in about["candidates"] or []]
+    candidates = valid[matching(valid["component"], patterns) if patterns else own]
+    best = (candidates if len(candidates) else valid[own]).sort_values("ppl", kind="stable")["component"].iloc[0]
+    return {"judged": best, "compared with": resolved_name(about["against"] or BASE, main)}
+
+
+def _elsewhere(table: pd.DataFrame, rows: pd.DataFrame, main: dict, marked: dict[str, str]) -> dict[str, dict]:
+    """Return, by split, the rows of what is marked but neither of this family nor base LM or kNN-LM, by its mark."""
+    known = {*rows["component"], BASE, main_name(main)}
+    names = {name: component for name, component in marked.items() if component not in known}
+    names = {name: component for name, component in names.items() if component in set(table["component"])}
+    return {
+        split: {name: parts.row_of(table, split, component) for name, component in names.items()} for split in EVALUATED
+    }
+
+
+def _line(name: str) -> dict:
+    return {"color": parts.INK, "linewidth": 0.9, "linestyle": ELSEWHERE[name], "zorder": 1}
+
+
 def _by_series(rows: pd.DataFrame, styles: dict[str, dict]) -> list[tuple[dict, pd.DataFrame]]:
     return [(styles[name], part) for name in styles if len(part := rows[rows["series"] == name])]
 
 
-def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) -> None:
-    """Draw one split's perplexity against x with the interval of the gain, and mark the best on valid."""
+def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], marked: dict[str, str]) -> None:
+    """Draw one split's perplexity against x with the interval of the gain, and mark what is judged and compared."""
     for style, curve in _by_series(rows.sort_values("x", kind="stable"), styles):
         bars = {"markersize": 3.2, "elinewidth": 0.6, "capsize": 0}
         axes.errorbar(curve["x"], curve["ppl"], parts.spread(curve, "gain")[::-1], **style, **bars)
-    chosen = rows[rows["component"] == best]
-    axes.plot(chosen["x"], chosen["ppl"], marker="o", **CHOSEN)
+    for name, component in marked.items():
+        if len(chosen := rows[rows["component"] == component]):
+            axes.plot(chosen["x"], chosen["ppl"], **MARKED[name])
     values = np.unique(rows["x"])
     if values[0] > 0 and np.log10(values[-1] / values[0]) > LOGARITHMIC_FROM:
         axes.set_xscale("log")
@@ -201,38 +207,29 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str) 
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if value.is_integer() else f"{value:.3g}")
 
 
-def _against(axes: Axes, table: pd.DataFrame, split: str, main: dict) -> None:
-    """Draw the base LM and the kNN-LM as lines, named beside the axes, and limit the axis to what is worth seeing."""
+def _references(axes: Axes, table: pd.DataFrame, split: str, main: dict, others: dict[str, float]) -> None:
+    """Draw the base LM and the kNN-LM as lines, named beside the axes, and the perplexities of others that are marked.
+
+    The axis is limited to what is worth seeing.
+    """
     base, reference = parts.base_perplexity(table, split), parts.row_of(table, split, main_name(main))["ppl"]
     ends = [segment[:, 1] for container in axes.containers for segment in container[2][0].get_segments()]
-    axes.set_ylim(parts.readable(np.append(np.concatenate(ends), reference), base))
+    axes.set_ylim(parts.readable(np.concatenate([*ends, [reference], [*others.values()]]), base))
     axes.axhline(base, color=parts.INK, linewidth=0.8, zorder=2)
     axes.axhline(reference, color=parts.PALE, linewidth=1, linestyle=(0, (6, 2)), zorder=1)
     for name, ppl, side in (("base LM", base, "bottom"), ("kNN-LM", reference, "top")):
         parts.note(axes, f"{name}\n{ppl:.1f}", (1, ppl), (4, 0), parts.WIDTH, va=side, linespacing=0.95)
+    for name, ppl in others.items():
+        axes.axhline(ppl, **_line(name))
 
 
-def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], best: str, prefix: str) -> None:
-    """Draw the gain of each component with its interval, the largest on top, the one that is best on valid marked."""
+def _gains(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict], marked: dict[str, str], prefix: str) -> None:
+    """Draw the gain of each component with its interval, the largest on top; mark what is judged and compared."""
     rows = rows.sort_values("gain", kind="stable").reset_index(drop=True)
     axes.axvline(0, color=parts.INK, linewidth=0.8)
     for style, part in _by_series(rows, styles):
         parts.gain_bars(axes, part, style)
-    chosen = rows[rows["component"] == best]
-    axes.plot(chosen["gain"], chosen.index, marker="o", **CHOSEN | {"markersize": 8.5})
+    for name, component in marked.items():
+        if len(chosen := rows[rows["component"] == component]):
+            axes.plot(chosen["gain"], chosen.index, **MARKED[name] | {"markersize": 8.5})
     parts.gain_axes(axes, rows, [parts.plain(name.removeprefix(prefix)) for name in rows["component"]], 0.7)
-
-
-def _interval(axes: Axes, place: float, ends: np.ndarray, limits: tuple[float, float], mark: tuple[str, str]) -> None:
-    """Draw a share and its interval: an arrow where it goes on beyond the limits, a number where the share lies so."""
-    (share, low, high), (colour, marker) = ends, mark
-    if low <= high:
-        axes.plot(np.clip([low, high], *limits), [place, place], color=colour, linewidth=1.2, zorder=3)
-        for beyond, limit, arrow in ((low < limits[0], limits[0], "<"), (high > limits[1], limits[1], ">")):
-            if beyond:
-                axes.plot(limit, place, marker=arrow, color=colour, markersize=4.5, clip_on=False, zorder=3)
-    if limits[0] <= share <= limits[1]:
-        axes.plot(share, place, marker=marker, color=colour, markersize=5, linestyle="none", zorder=4)
-    elif not np.isnan(share):
-        side, step = ("right", -8) if share > limits[1] else ("left", 8)
-        parts.note(axes, f"{share:.0%}", (np.clip(share, *limits), place), (step, 3), "data", ha=side, color=colour)

@@ -18,7 +18,8 @@ from knnlm.analysis.tables import main_result
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.figures import parts
-from knnlm.figures.hypotheses import helped_tokens, hypothesis, indexes, parameters, verdicts
+from knnlm.figures.explanations import explanations, remaining, verdicts
+from knnlm.figures.hypotheses import helped_tokens, hypothesis, indexes, parameters
 from knnlm.storage.atomic import atomic
 
 LARGE = {"markersize": 6.5, "markeredgecolor": parts.INK, "markeredgewidth": 0.8}  # the mark of a tuned value
@@ -28,13 +29,14 @@ STYLES = list(zip(COLOURS, MARKERS, ("-", parts.DASHED, parts.DOTTED, (0, (3, 1,
 
 def draw(
     figure: str, table: pd.DataFrame, components: pd.DataFrame | None = None,
-    main: dict | None = None, about: dict | None = None,
+    main: dict | None = None, about: dict | None = None, rule: dict | None = None,
 ) -> Figure:  # fmt: skip
     """Return the picture called `figure`: one of FIGURES, or `hypothesis-<name>` for that of any hypothesis.
 
     Some also need the table `components`, for the base LM and the optima, and `main` = {"h", "metric"}. `about` is what
-    the table does not say: {"name", "question", "x_label"} for a hypothesis. Raises KnnlmError on an unknown name, a
-    missing companion or a table without a needed column or row.
+    the table does not say: {"name", "question", "x_label", "against", "candidates"} for a hypothesis. `rule` is the
+    config's section `verdict`, for the pictures of verdicts. Raises KnnlmError on an unknown name, a missing companion
+    or a table without a needed column or row.
     """
     kind = figure.partition("-")[0]
     if kind not in FIGURES or (kind != figure and kind != "hypothesis"):
@@ -43,14 +45,15 @@ def draw(
         raise KnnlmError(f"figure {figure}: needs the table components.csv too; add --components.")
     if kind in ("temperature", "hypothesis", "parameters", "indexes") and main is None:
         raise KnnlmError(f"figure {figure}: needs to know the main component; add main to the settings.")
-    if kind == "hypothesis" and about is None:
-        raise KnnlmError(f"figure {figure}: needs to know what it is about; add hypothesis to the settings.")
+    extra = about if kind == "hypothesis" else rule if kind in BY_RULE else {}
+    if extra is None:
+        key = "hypothesis" if kind == "hypothesis" else "verdict"
+        raise KnnlmError(f"figure {figure}: needs to know what it is about; add {key} to the settings.")
     if table.empty and kind not in EMPTY_WITHOUT_HYPOTHESES:
         raise KnnlmError(f"figure {figure}: its table has no rows; remake the tables.")
-    extra = (about,) if kind == "hypothesis" else ()
     try:
         with rc_context(fname=parts.STYLE):
-            return FIGURES[kind](table, components, main, *extra)
+            return FIGURES[kind](table, components, main, *([extra] if extra else []))
     except KeyError as error:
         source = "its table or components.csv" if kind in WITH_COMPONENTS else "its table"
         raise KnnlmError(f"figure {figure}: there is no column {error} in {source}; remake the tables.") from None
@@ -205,12 +208,13 @@ def _scaling(table: pd.DataFrame, components: pd.DataFrame | None, main: dict | 
 
 
 WITH_COMPONENTS = ("temperature", "lambda", "parameters", "indexes")
+BY_RULE = ("verdicts", "explanations", "remaining")
 EMPTY_WITHOUT_HYPOTHESES = ("verdicts", "parameters", "indexes")
-FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and for a hypothesis what it is about
+FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and what a hypothesis or a rule says
     "temperature": _temperature, "datastore_size": _datastore_size, "lambda": _lambda, "loss": _loss,
     "components": _components, "verdicts": verdicts, "parameters": parameters, "helped_tokens": helped_tokens,
     "performance": _performance, "scaling": _scaling, "hypothesis": hypothesis,
-    "indexes": indexes,
+    "indexes": indexes, "explanations": explanations, "remaining": remaining,
 }  # fmt: skip
 
 

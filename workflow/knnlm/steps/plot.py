@@ -12,8 +12,9 @@ from knnlm.storage.tables import read_table
 
 # fmt: off
 NUMBERS = {  # the columns of all tables that are drawn as numbers
-    "ppl", "gain", "gain_low", "gain_high", "lambda", "temperature", "fraction", "x", "added_parameters", "share",
-    "share_low", "share_high", "threshold", "update", "loss", "tokens", "helped", "share_of_gain", "ratio", "ratio_low",
+    "ppl", "gain", "gain_low", "gain_high", "lambda", "temperature", "fraction", "x", "added_parameters", "step",
+    "reaches", "reaches_low", "reaches_high", "removes", "removes_low", "removes_high", "remaining", "remaining_low",
+    "remaining_high", "update", "loss", "tokens", "helped", "share_of_gain", "ratio", "ratio_low",
     "ratio_high", "goal", "rows", "seconds", "memory_bytes", "exponent", "recall",
     "bytes_a_row", "queries_a_second",
 }
@@ -23,7 +24,8 @@ NUMBERS = {  # the columns of all tables that are drawn as numbers
 def main(figure: str, settings: dict, table: Path, pdf: Path, png: Path, components: Path | None = None) -> None:
     """Read the tables, draw, and write both pictures."""
     of_components = read_csv(components) if components else None
-    picture = drawn(table, figure, read_csv(table), of_components, settings.get("main"), settings.get("hypothesis"))
+    known = (settings.get(key) for key in ("main", "hypothesis", "verdict"))
+    picture = drawn(table, figure, read_csv(table), of_components, *known)
     for path in (pdf, png):
         save(picture, path, settings["figures"]["dpi"])
 

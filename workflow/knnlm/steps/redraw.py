@@ -24,7 +24,7 @@ def main(settings: dict, folders: Sequence[Path]) -> None:
             figures.append((f"hypothesis-{name}", "components", settings["hypotheses"][name]))
         for name, table, about in progress(figures, f"figures of {folder}"):
             path = folder / "tables" / f"{table}.csv"
-            picture = drawn(path, name, of_run[table], components, settings["main"], about)
+            picture = drawn(path, name, of_run[table], components, settings["main"], about, settings["verdict"])
             for kind in ("pdf", "png"):
                 save(picture, folder / "figures" / f"{name}.{kind}", settings["figures"]["dpi"])
 

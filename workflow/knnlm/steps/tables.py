@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from knnlm.analysis import tables, verdicts, wording
+from knnlm.analysis import evidence, shares, tables, verdicts, wording
 from knnlm.components import catalogue, columns, temperature
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import read_squared_norms
@@ -34,21 +34,20 @@ def main(
     reference = catalogue.main_name(main_component)
     norms = read_squared_norms(chunks)
     components = tables.component_table(described, read, splits, reference, level, norms)
-    replicates = verdicts.perplexity_replicates(components, read, splits)
-    judged = verdicts.verdict_table(hypotheses, components, replicates, main_component, rule, certainty)
-    shares = verdicts.share_table(components, replicates, main_component, level)
-    inputs = verdicts.input_representation_table(components, shares, hypotheses, main_component)
     none = pd.DataFrame(columns=columns.FACT_COLUMNS)
     measured, timed = (
         pd.concat([none, *(read_text_table(path, columns.FACT_COLUMNS) for path in paths)]) for paths in (facts, speeds)
     )
+    found = evidence.gathered(components, read, splits, reference)
+    judged = verdicts.verdict_table(hypotheses, components, found, measured, main_component, rule, certainty)
+    of_each = shares.share_table(components, found, judged, level)
     curves = [read_text_table(path, temperature.CURVE_COLUMNS) for path in temperatures]
     words = wording.TEXTS["words"][settings["corpus"]["tokeniser"]]
     losses = read_text_table(loss, tables.LOSS_COLUMNS)
     lm = judged_training(loss, settings["lm"]["training"]["patience"])
     converged = wording.convergence_text(lm)
     report = f"{converged}\n{wording.main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
-    base = float(components.loc[components["component"] == "base", "ppl"].iloc[-1])
+    base = components[components["component"] == tables.BASE].iloc[-1]  # on test
     made = {
         "components.csv": components,
         "temperature.csv": pd.concat(curves),
@@ -58,8 +57,9 @@ def main(
         "convergence.csv": pd.DataFrame([asdict(lm)]),
         "convergence.rst": converged,
         "verdicts.csv": judged,
-        "shares.csv": shares,
-        "input_representation.csv": inputs,
+        "shares.csv": of_each,
+        "remaining.csv": shares.remaining_table(components, found, read, splits, rule["margin"], level),
+        "input_representation.csv": shares.input_representation_table(components, of_each, hypotheses, main_component),
         "facts.csv": measured,
         "indexes.csv": tables.index_table(components, pd.concat([measured, timed])),
         "summary.txt": f"{converged}\n{wording.summary(components, level)}\n{words}",

@@ -1,0 +1,93 @@
+"""The main result and the verdicts in words, for a terminal and for the report."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from docutils.core import publish_doctree
+from docutils.nodes import entry, strong
+from toy_components import ENTRY, MAIN, RULE, verdicts
+
+from knnlm.analysis.wording import decimals, main_rst, verdict_rst, verdict_text
+
+SOTU = Path(__file__).parents[3] / "results/sotu/tables"
+BASE = {"ppl": 20.0, "documents": 5, "units": 58}
+
+
+def judged():
+    """A table with an awkward question and unknown ends."""
+    table = verdicts(
+        {
+            "new": ENTRY
+            | {"question": "Is *p_x* `all` | there is, or does a \\ stand in a long question that must be wrapped?"},
+            "other": ENTRY | {"paper": "supported"},
+        },
+        0.3,
+    )
+    table.loc[0, ["reaches_low", "reaches_high"]] = np.nan
+    table.loc[0, ["verdict", "why", "agrees"]] = "inconclusive", "no interval is known", ""
+    return table
+
+
+def test_the_text_is_aligned_and_fits_a_terminal():
+    lines = verdict_text(judged(), RULE, 0.9, BASE).splitlines()
+    assert max(map(len, lines)) <= 120
+    header = next(line for line in lines if line.startswith("question, "))
+    column = header.index("verdict")
+    said = [line[column:].split() for line in lines if "%]" in line or "[unknown" in line]
+    assert said == [["inconclusive", "supported"], ["better", "refuted", "no"]]
+    assert "  no interval is known" in lines
+    told = " ".join(lines)
+    assert all(number in told for number in ("50%", "2%", "90%", "2 questions", "5 documents cut into 58 blocks"))
+    assert "No hypothesis" in verdict_text(judged().iloc[:0], RULE, 0.9, BASE)
+
+
+def test_the_rst_is_a_valid_table_of_every_verdict():
+    table = judged()
+    strict = {"halt_level": 2, "report_level": 2}
+    cells = [
+        node.astext()
+        for node in publish_doctree(verdict_rst(table, RULE, 0.9, BASE), settings_overrides=strict).findall(entry)
+    ]
+    assert len(cells) == 4 * 3
+    asked = [" ".join(row[["question", "component", "note", "why"]]).split() for _, row in table.iterrows()]
+    assert [cell.split() for cell in cells[4::4]] == asked
+    said = [
+        f" (the paper: {paper})" if agrees == "no" else ""
+        for paper, agrees in zip(table["paper"], table["agrees"], strict=True)
+    ]
+    assert cells[7::4] == [verdict + other for verdict, other in zip(table["verdict"], said, strict=True)]
+    emptied = publish_doctree(verdict_rst(table.iloc[:0], RULE, 0.9, BASE), settings_overrides=strict)
+    assert not list(emptied.findall(entry)) + list(emptied.findall(strong))
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "gain", "shown"),
+    [
+        (267.26, 0.5, "0.50 [0.25, 1.00]"),
+        (20.0, 0.5, "0.50 [0.25, 1.00]"),
+        (2.1, 0.004, "0.004 [0.002, 0.008]"),
+        (1.0, 0.0004, "0.0004 [0.0002, 0.0008]"),
+    ],
+)
+def test_the_digits_of_a_gain_follow_the_size_of_the_perplexity(perplexity, gain, shown):
+    table = judged().assign(gain=gain, gain_low=gain / 2, gain_high=2 * gain)
+    assert shown in verdict_text(table, RULE, 0.9, BASE | {"ppl": perplexity})
+    assert shown in verdict_rst(table, RULE, 0.9, BASE | {"ppl": perplexity})
+
+
+def test_the_first_table_of_the_report_is_the_main_result():
+    components = pd.read_csv(SOTU / "components.csv").assign(documents=39, units=60)
+    cells = [node.astext() for node in publish_doctree(main_rst(components, MAIN, 0.95)).findall(entry)]
+    assert cells[5:10] == ["base LM", "149.60", "", "", ""]
+    assert cells[-5:] == ["base LM + kNN, exact search", "127.58", "22.02 [14.39, 37.15]", "0.320", "6.73"]
+    assert len(cells) == 5 * 5
+
+
+def test_what_is_not_known_is_said_in_words():
+    table = judged().assign(gain=1.0, gain_low=np.nan, gain_high=np.nan)
+    for text in (verdict_text(table, RULE, 0.9, BASE), verdict_rst(table, RULE, 0.9, BASE)):
+        assert "1.00 [unknown, unknown]" in text
+        assert "nan" not in text
+    assert decimals(np.inf) == decimals(np.nan) == 2
