@@ -46,6 +46,15 @@ def test_a_variant_is_a_target_of_its_own(tmp_path):
     assert jobs_by_rule(announced(tmp_path, "hypotheses", variants=variants))["wide_hypothesis"] > 13
 
 
+def test_a_search_trains_the_lm_of_every_variant_and_nothing_more(tmp_path):
+    wet, wide = {"lm": {"architecture": {"dropout": 0.5}}}, {"lm": {"architecture": {"width": 64}}}
+    said = announced(tmp_path, "lm_search", variants={"wet": wet, "wide": wide, "same": {}})
+    jobs = jobs_by_rule(said)
+    assert jobs.keys() >= {"lm_search", "train_lm", "wet_train_lm", "wide_train_lm"}
+    assert "same_train_lm" not in jobs  # it is that of the main run
+    assert not [rule for rule in jobs if rule.endswith(("evaluation_states", "datastore_chunk", "tables"))]
+
+
 def test_seeds_are_variants_of_the_same_names(tmp_path):
     long = {f"seed-{seed}": {"seed": seed} for seed in (1, 2)}
     short, long = (jobs_by_rule(announced(tmp_path, **keys)) for keys in ({"seeds": [1, 2]}, {"variants": long}))

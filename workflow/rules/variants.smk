@@ -1,3 +1,18 @@
+def trained_lms():
+    """List the runs whose LMs can be compared, this or its variants: name, what changes, patience, and who trains."""
+    overlays = variants.overlays(config)
+    found = []
+    for name, overlay in zip(VARIANTS, overlays.values()):
+        own = VARIANTS[name]
+        told = {"name": name, "changes": variants.changes(overlay), "patience": own["lm"]["training"]["patience"]}
+        found.append(told | {"maker": own["variant"][1]["language_model"]})
+    this = {"name": config["name"], "changes": "", "patience": config["lm"]["training"]["patience"]}
+    return found or [this | {"maker": MAKERS["language_model"]}]
+
+
+LMS = trained_lms()  # before each variant takes its own
+
+
 # Each variant is this workflow again, as a module with a config of its own. What another run makes just so it takes
 # from there. Another seed is the simplest variant.
 for run, own_config in VARIANTS.items():
@@ -11,6 +26,25 @@ for run, own_config in VARIANTS.items():
             own_config
 
     use rule * from one_variant as one_variant*
+
+
+rule lm_search:
+    """Train the base LMs of all variants, and nothing more, and compare their losses on valid."""
+    input:
+        losses=[f"results/{lm['maker']}/lm/loss.csv" for lm in LMS],
+        code=sources("lm_search"),
+    output:
+        table("lm_search", "base LMs of all variants"),
+    log:
+        "<logs>/lm_search.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=json.dumps({"runs": LMS}, sort_keys=True),
+    shell:
+        "logged {log} python -m knnlm.steps lm_search --settings {params.settings:q} --losses {input.losses}"
+        " --table {output}"
 
 
 rule seed_tables:

@@ -10,6 +10,7 @@ from configs import changed, whole, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from knnlm.config import variants
 from knnlm.config.checks import check, check_combinations, warnings
 from knnlm.config.corpus import most_training_tokens, text_files
 from knnlm.config.readme import documentation
@@ -21,6 +22,8 @@ from knnlm.errors import KnnlmError
 ROOT = Path(__file__).parents[3]
 SCHEMA = read_schema()
 OVERLAYS = [(), ("tiny",), ("sotu",), ("wiki",), ("wikitext103",), ("wikitext103", "rehearsal"), ("sotu", "tiny")]
+OVERLAYS += [("search",), ("sotu", "search"), ("wiki", "search")]
+NAMELESS = {"search"}  # variants of whatever run they lie over
 
 
 DEFAULTS, TINY, PAPER = whole({"name": "defaults"}), whole(written("tiny")), whole(written("wikitext103"))
@@ -42,8 +45,10 @@ def test_files_of_the_folder_are_valid(overlays):
     check(config, SCHEMA)
     config = whole(config)
     check_combinations(config)
-    assert config["name"] == (overlays[-1] if overlays else "demo")
+    assert config["name"] == next((name for name in reversed(overlays) if name not in NAMELESS), "demo")
     check(config, SCHEMA)  # what Snakemake fills in is valid as well
+    for name, overlay in variants.overlays(config).items():
+        check_combinations(whole(variants.applied(written(*overlays), name, overlay)))
 
 
 def test_an_overlay_for_every_file_of_the_folder_is_tested():

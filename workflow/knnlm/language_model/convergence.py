@@ -6,10 +6,12 @@ Losses are on valid, in nats per BPE token, one for each validation and in the o
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from knnlm.errors import KnnlmError
+from knnlm.storage.tables import RERUN, read_table
 
 LAST = 3  # validations over which the loss must be flat
 FLAT = 0.01  # nats per BPE token: a smaller change over them is none
@@ -59,6 +61,15 @@ def valid_losses(curve: pd.DataFrame, update: float = math.inf) -> pd.Series:
     """Return the losses on valid up to an update, float64 (validations,), from a table of `training.COLUMNS`."""
     rows = curve[(curve["split"] == "valid") & (curve["update"] <= update)].sort_values("update")
     return rows.set_index("update")["loss"]
+
+
+def read_convergence(loss: Path, patience: int | None) -> Convergence:
+    """Judge the loss curve that a training with this patience has left; KnnlmError, naming the file, if it is none."""
+    kinds = {"update": "int64", "epoch": "int64", "split": "str", "loss": "float64"}
+    try:
+        return convergence(read_table(loss, RERUN, usecols=list(kinds), dtype=kinds), patience)
+    except KnnlmError as error:
+        raise KnnlmError(f"{loss}: {error}") from None
 
 
 def convergence(curve: pd.DataFrame, patience: int | None) -> Convergence:

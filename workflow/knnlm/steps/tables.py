@@ -12,10 +12,10 @@ from knnlm.components import catalogue, columns, temperature
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import read_squared_norms
 from knnlm.errors import KnnlmError
-from knnlm.language_model.convergence import Convergence, convergence
+from knnlm.language_model.convergence import read_convergence
 from knnlm.storage.arrays import load_array
 from knnlm.storage.atomic import atomic
-from knnlm.storage.tables import DIGITS, RERUN, read_table, read_text_table, write_table
+from knnlm.storage.tables import DIGITS, read_text_table, write_table
 
 
 def main(
@@ -44,7 +44,7 @@ def main(
     curves = [read_text_table(path, temperature.CURVE_COLUMNS) for path in temperatures]
     words = wording.TEXTS["words"][settings["corpus"]["tokeniser"]]
     losses = read_text_table(loss, tables.LOSS_COLUMNS)
-    lm = judged_training(loss, settings["lm"]["training"]["patience"])
+    lm = read_convergence(loss, settings["lm"]["training"]["patience"])
     converged = wording.convergence_text(lm)
     report = f"{converged}\n{wording.main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
     base = components[components["component"] == tables.BASE].iloc[-1]  # on test
@@ -73,15 +73,6 @@ def main(
         else:
             write_table(folder / name, content, DIGITS)
     print(made["summary.txt"])
-
-
-def judged_training(loss: Path, patience: int | None) -> Convergence:
-    """Return whether the base LM has converged; raises KnnlmError, naming the file, if it is not a loss curve."""
-    kinds = {"update": "int64", "epoch": "int64", "split": "str", "loss": "float64"}
-    try:
-        return convergence(read_table(loss, RERUN, usecols=list(kinds), dtype=kinds), patience)
-    except KnnlmError as error:
-        raise KnnlmError(f"{loss}: {error}") from None
 
 
 def read_splits(
