@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, PercentFormatter
 
 from knnlm.analysis.candidates import matching
 from knnlm.analysis.tables import BASE
@@ -108,9 +108,12 @@ def indexes(table: pd.DataFrame, components: pd.DataFrame, main: dict) -> Figure
         axes.axhline(exact, color=parts.INK, linewidth=0.8)
         for style, x, ppl in zip(styles, rows[column], rows["ppl"], strict=True):
             axes.plot([x], [ppl], **style)
-        is_wide = rows[column].max() > 10 * rows[column].min()
-        axes.set(xlabel=known[column], xscale="log" if is_wide else "linear")
-    parts.note(panels[0, 0], f"exact search {exact:.1f}", (0, exact), (3, 2), parts.WIDTH)
+        axes.set(xlabel=known[column])
+        if rows[column].max() > 10 * rows[column].min():
+            axes.set_xscale("log")
+            axes.xaxis.set(major_locator=LogLocator(10, (1, 3)), major_formatter="{x:g}")
+            axes.xaxis.set(minor_formatter=NullFormatter())
+    parts.note(panels[0, 0], f"exact search {exact:.1f}", (0, exact), (3, -9), parts.WIDTH)
     ends = [*rows["ppl"], exact]
     panels[0, 0].set(ylabel=f"{parts.PERPLEXITY} on test", ylim=parts.margin(min(ends), max(ends)))
     handles = [Line2D([], [], label=name, **style) for name, style in zip(rows["index"], styles, strict=True)]
