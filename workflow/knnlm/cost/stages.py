@@ -18,8 +18,8 @@ KEY_TYPES = 2  # att and ffn are both stored, whichever is retrieved
 TOKENS_AT_ONCE = 4096  # positions of a batch of states and of its softmax
 COARSE_ITERATIONS, PQ_ITERATIONS, PQ_TRAINING_ROWS = 10, 25, 65536  # FAISS's defaults for k-means
 TEMPERATURES_SEARCHED = 10  # evaluations of the one-dimensional search beside the grid
-WEIGHTS_SEARCHED = 60  # evaluations of the search for λ
-OPERATIONS_OF_A_WEIGHT = 10
+OPERATIONS_OF_A_COMPONENT = 2000  # for a token of valid: λ, all mixtures, and its part in the greedy order
+COMPONENTS_HELD = 15  # at most, beside the base LM
 BYTES_PER_TABLE_ROW = 250
 # Operations of one of each kind, a multiply-add counted as two; all other kinds count for none in the plan.
 TRAINING = ("training_flops", "training_half_flops")  # the second where a GPU makes them in float16
@@ -187,12 +187,12 @@ def components(run: Run) -> Work:
 
 
 def tables(run: Run) -> Work:
-    """Interpolate each component with the base LM and resample, which takes next to no operations."""
+    """Mix each component with the base LM, and with the kNN beside both, and find those that remove most."""
     rows = 2 * (len(run.knn_components) + 1)  # of components.csv: one a component and split
     temperatures = 2 * len(run.pairs) * 3 * len(run.config["temperature"]["grid"])
-    # log p of two components in float64, twice, and the bootstrap's perplexities
-    memory = 4 * 8 * run.evaluated + rows * 8 * run.config["significance"]["resamples"]
-    done = Counter(table_operations=OPERATIONS_OF_A_WEIGHT * rows / 2 * run.tokens["valid"] * WEIGHTS_SEARCHED)
+    # what is held beside the base LM: log p of both splits, and probabilities and shares of the larger one in float64
+    memory = COMPONENTS_HELD * (SINGLE * run.evaluated + 4 * 8 * run.largest_split)
+    done = Counter(table_operations=OPERATIONS_OF_A_COMPONENT * rows / 2 * run.tokens["valid"])
     return Work(memory, BYTES_PER_TABLE_ROW * (2 * rows + temperatures), done, rows=rows)
 
 
