@@ -150,8 +150,13 @@ def test_what_the_lm_has_reached_stands_beside_the_first_number(patience, losses
     (row,) = pd.read_csv(folder / "tables/convergence.csv").to_dict("records")
     assert list(row) == CONVERGENCE_COLUMNS
     assert (row["lm_state"], row["valid_loss"], row["last_update"]) == (state, min(losses), 50 * len(losses))
-    of_report = (folder / "tables/verdicts.rst").read_text().partition(".. list-table")[0]
-    for text in (of_report, *((folder / "tables" / name).read_text() for name in ("summary.txt", "convergence.rst"))):
+    first, verdicts = (folder / "tables/verdicts.rst").read_text().split(".. verdicts")
+    told = [first.partition(".. list-table")[0], verdicts.partition(".. list-table")[0]]
+    assert set(pd.read_csv(folder / "tables/verdicts.csv")["lm_state"]) == {state}
+    for text in (
+        *told,
+        *((folder / "tables" / name).read_text() for name in ("summary.txt", "verdicts.txt", "convergence.rst")),
+    ):
         assert said in " ".join(text.split())
 
 

@@ -56,15 +56,15 @@ def main(
         "loss.csv": losses,
         "convergence.csv": pd.DataFrame([asdict(lm)]),
         "convergence.rst": converged,
-        "verdicts.csv": judged,
+        "verdicts.csv": judged.assign(lm_state=lm.lm_state),
         "shares.csv": of_each,
         "remaining.csv": shares.remaining_table(components, found, read, splits, rule["margin"], level),
         "input_representation.csv": shares.input_representation_table(components, of_each, hypotheses, main_component),
         "facts.csv": measured,
         "indexes.csv": tables.index_table(components, pd.concat([measured, timed])),
         "summary.txt": f"{converged}\n{wording.summary(components, level)}\n{words}",
-        "verdicts.txt": wording.verdict_text(judged, rule, level, base),
-        "verdicts.rst": report + wording.verdict_rst(judged, rule, level, base),
+        "verdicts.txt": f"{converged}\n{wording.verdict_text(judged, rule, level, base)}",
+        "verdicts.rst": f"{report}{converged}\n{wording.verdict_rst(judged, rule, level, base)}",
     }
     for name, content in {name: made[name] for name in only or made}.items():
         if isinstance(content, str):
