@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from knnlm.analysis.evidence import Evidence, gathered
+from knnlm.analysis.intervals import Confidence
 from knnlm.analysis.tables import Split
 from knnlm.analysis.units import Units
 from knnlm.analysis.verdicts import Certainty, verdict_table
@@ -78,4 +79,10 @@ def evidence(documents=TOY) -> tuple[pd.DataFrame, Evidence]:
 def verdicts(entries, level, documents=TOY, facts=NO_FACTS):
     """Return the table of verdicts on entries that look at these components."""
     components, found = evidence(documents)
-    return verdict_table(entries, components, found, facts, MAIN, RULE, Certainty(level, 20_000, 1))
+    certainty = Certainty(confidence(len(documents["base"]), level), 20_000, 1)
+    return verdict_table(entries, components, found, facts, MAIN, RULE, certainty)
+
+
+def confidence(units: int, level: float) -> Confidence:
+    """Return that of units of one size."""
+    return Confidence(level, units - 1)

@@ -90,7 +90,8 @@ def test_intervals_are_those_of_a_plain_paired_jackknife(run):
         gains.append(np.exp(-np.log(base[left]).sum() / words) - np.exp(nats[-1]))
     units = len(gains)
     assert (row["documents"], row["units"]) == (units, units)
-    t = stats.t.ppf(0.95, units - 1)
+    sizes = [is_word[begin:end].sum() for begin, end in itertools.pairwise(offsets)]
+    t = stats.t.ppf(0.95, sum(sizes) ** 2 / sum(size**2 for size in sizes) - 1)  # of nearly as many units of one size
     expected = row["gain"] + t * np.sqrt((units - 1) * np.var(gains)) * np.array([-1, 1])
     np.testing.assert_allclose(row[["gain_low", "gain_high"]].astype(float), expected)
     expected = row["ppl"] * np.exp(t * np.sqrt((units - 1) * np.var(nats)) * np.array([-1, 1]))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from toy_components import APPROXIMATE, ENTRY, MAIN, NO_FACTS, REFERENCE, RULE, TOY, evidence, toy, verdicts
+from toy_components import APPROXIMATE, ENTRY, MAIN, NO_FACTS, REFERENCE, RULE, TOY, confidence, evidence, toy, verdicts
 
 from knnlm.analysis.evidence import Evidence
 from knnlm.analysis.verdicts import VERDICT_COLUMNS, Certainty, papers_share, verdict_table
@@ -21,19 +21,20 @@ def test_two_documents_worked_by_hand():
     assert (row["component"], row["question"], row["paper"]) == ("new-a", "Does it help?", "refuted")
     gain, t = 8 - sqrt(32), tan(0.3 * pi / 2)  # the gain is 4 or 0 with one unit left out: a standard error of 2
     assert [row["gain"], row["gain_low"], row["gain_high"]] == pytest.approx([gain, gain - 2 * t, gain + 2 * t])
-    # the kNN-LM's gain is 6 with a standard error of 1.5 and rises and falls with the candidate's
-    low, high = (gain - 2 * t) / (6 - 1.5 * t), (gain + 2 * t) / (6 + 1.5 * t)
-    assert [row["reaches"], row["reaches_low"], row["reaches_high"]] == pytest.approx([gain / 6, low, high])
+    ends = gain / 6 - t * 2 / 7, gain / 6 + t * 2 / 7  # with one unit left out the kNN-LM's gain is 7 or 4: 4 / 7 and 0
+    assert [row["reaches"], row["reaches_low"], row["reaches_high"]] == pytest.approx([gain / 6, *ends])
     assert (row["verdict"], row["agrees"]) == ("better", "no")
 
 
 def test_a_wider_interval_leaves_it_open():
     row = verdicts({"new": ENTRY}, 0.5).iloc[0]  # t = 1
     assert row["why"] == ""
-    row = verdicts({"new": ENTRY}, 0.55).iloc[0]
+    row = verdicts({"new": ENTRY}, 0.6).iloc[0]
     assert (row["verdict"], row["agrees"], row["why"]) == ("inconclusive", "", "the interval does not tell")
     row = verdicts({"new": ENTRY}, 0.5).iloc[0]
-    assert [row["reaches_low"], row["reaches_high"]] == pytest.approx([(6 - sqrt(32)) / 4.5, (10 - sqrt(32)) / 7.5])
+    assert [row["reaches_low"], row["reaches_high"]] == pytest.approx(
+        [(8 - sqrt(32)) / 6 - 2 / 7, (8 - sqrt(32)) / 6 + 2 / 7]
+    )
     row = verdicts({"new": ENTRY}, 0.9).iloc[0]  # the kNN-LM's own gain may be nothing
     assert row[["reaches_low", "reaches_high"]].isna().all()
     assert row["verdict"] == "inconclusive"
@@ -55,7 +56,7 @@ def test_against_another_component_and_candidates_by_pattern():
     assert table["component"].tolist() == [APPROXIMATE, "new-b"]
     gain, t = 2 - sqrt(8), tan(0.3 * pi / 2)  # with one unit left out -1 or 0, where the kNN-LM's is 7 or 4
     assert [table["gain"][0], table["reaches"][0]] == pytest.approx([gain, gain / 6])
-    ends = (gain - 0.5 * t) / (6 + 1.5 * t), (gain + 0.5 * t) / (6 - 1.5 * t)
+    ends = gain / 6 - t / 14, gain / 6 + t / 14
     assert [table["reaches_low"][0], table["reaches_high"][0]] == pytest.approx(
         ends, rel=0.02
     )  # both at once: the same t
@@ -70,7 +71,7 @@ def test_the_intervals_of_several_questions_are_wider_than_that_of_one():
     one = verdicts({"p": ENTRY}, 0.95, documents).iloc[0]
     all_of_them = verdicts(dict.fromkeys("pqrstu", ENTRY), 0.95, documents).set_index("hypothesis").loc["p"]
     _, found = evidence(documents)
-    alone = pd.Series(found.reaches("p-a").named("reaches", 0.95))
+    alone = pd.Series(found.reaches("p-a").named("reaches", confidence(60, 0.95)))
     assert one[["reaches_low", "reaches_high"]].tolist() == alone[["reaches_low", "reaches_high"]].tolist()
     wider = (all_of_them["reaches_high"] - all_of_them["reaches_low"]) / (one["reaches_high"] - one["reaches_low"])
     bonferroni = stats.t.ppf(1 - 0.025 / 6, 59) / stats.t.ppf(0.975, 59)
@@ -119,7 +120,9 @@ def measured(**left) -> Evidence:
 def judged(found: Evidence, entry: dict = EXPLANATION, facts=NO_FACTS):
     """The row of the verdict on `new-a`, whose perplexity here falls by what it removes."""
     components = toy(TOY)[0]
-    return verdict_table({"new": entry}, components, found, facts, MAIN, RULE, Certainty(0.95, 1000, 1)).iloc[0]
+    return verdict_table(
+        {"new": entry}, components, found, facts, MAIN, RULE, Certainty(confidence(4, 0.95), 1000, 1)
+    ).iloc[0]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from knnlm.analysis.intervals import interval, log_perplexities, ratio_interval
+from knnlm.analysis.intervals import Confidence, interval, log_perplexities, ratio_interval
 from knnlm.analysis.removal import Beside
 from knnlm.analysis.tables import BASE, JUDGED_ON, Reader, Split
 from knnlm.analysis.units import unit_sums
@@ -36,9 +36,9 @@ class Ratio:
         with np.errstate(invalid="ignore"):
             return self.above - self.value * self.below
 
-    def named(self, name: str, level: float) -> dict[str, float]:
+    def named(self, name: str, confidence: Confidence) -> dict[str, float]:
         """Return the ratio and both ends of its interval as the columns of a table."""
-        low, high = ratio_interval(self.above, self.below, level)
+        low, high = ratio_interval(self.above, self.below, confidence)
         return dict(zip((f"{name}{end}" for end in ENDS), (self.value, float(low), float(high)), strict=True))
 
 
@@ -55,10 +55,10 @@ class Evidence:
     left: Replicates
     with_knn: dict[str, float]
 
-    def gain(self, name: str, against: str, level: float) -> dict[str, float]:
+    def gain(self, name: str, against: str, confidence: Confidence) -> dict[str, float]:
         """Return the word perplexity that `name` is better than `against`, and its interval, as columns of a table."""
         gains = self.perplexities[against] - self.perplexities[name]
-        low, high = interval(gains, level)
+        low, high = interval(gains, confidence)
         return {"gain": float(gains[0]), "gain_low": float(low), "gain_high": float(high)}
 
     def reaches(self, name: str, against: str = BASE) -> Ratio:

@@ -2,14 +2,40 @@
 
 A statistic is computed once on the whole split and once without each resampling unit (`units`): its *replicates*,
 float64 (..., 1 + units). Arithmetic on replicates gives the replicates of whatever is computed from them: differences
-of perplexities or of nats, all paired. Their spread is the jackknife's standard error, and Student's t with units − 1
-degrees of freedom turns it into an interval. A ratio has Fieller's interval (docs/intervals.md).
+of perplexities or of nats, ratios of such, all paired. Their spread is the jackknife's standard error, and Student's t
+turns it into an interval. Of the methods that were compared it is the one that covers, also where units are few or of
+unequal length (docs/intervals.md).
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 ROUNDING = 1e-9  # of a spread, in units of the largest among several statistics
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The probability `level` with which an interval covers, and the degrees of `freedom` of the t that makes it so."""
+
+    level: float
+    freedom: float
+
+    @classmethod
+    def of(cls, words: np.ndarray, level: float) -> "Confidence":
+        """Return that of units of so many `words`, (units,): as many degrees as units less one if all are of one size.
+
+        Units of unequal size count as fewer, Kish's effective number (Σ words)² / Σ words².
+        """
+        words = np.asarray(words, np.float64)
+        with np.errstate(invalid="ignore"):  # no word at all: NaN
+            return cls(level, float(words.sum() ** 2 / np.square(words).sum() - 1))
+
+    @property
+    def quantile(self) -> float:
+        """Return the t within which a standardised statistic stays with probability `level`; NaN with one unit."""
+        return float(stats.t.ppf((1 + self.level) / 2, self.freedom)) if self.freedom > 0 else np.nan
 
 
 def totals(values: np.ndarray) -> np.ndarray:
@@ -26,67 +52,63 @@ def log_perplexities(sums: np.ndarray, words: np.ndarray) -> np.ndarray:
     """
     impossible = np.isneginf(sums)
     finite = np.where(impossible, 0.0, sums)
-    # (components, units) of what is left without each unit
-    left, without_mass = totals(finite), totals(impossible.astype(np.float64))
+    # (components, 1 + units) each: nats, and whether a token without mass is among them
+    left, without_mass = totals(finite), totals(impossible.astype(np.float64)) > 0
     with np.errstate(divide="ignore", invalid="ignore"):  # no word is left: NaN
-        return np.where(without_mass > 0, np.inf, -left / totals(words))
+        return np.where(without_mass, np.inf, -left / totals(words))
 
 
-def interval(replicates: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the interval that covers the statistic with probability `level`, each float64 (...).
+def interval(replicates: np.ndarray, confidence: Confidence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the interval of a statistic, each float64 (...), from its `replicates` (..., 1 + units).
 
-    `replicates` is (..., 1 + units). Both ends are NaN where a replicate is not finite, and with one unit.
+    Both ends are NaN where a replicate is not finite, and with one unit.
     """
-    value = replicates[..., 0]
-    reach = quantile(replicates, level) * np.sqrt(_covariance(replicates, replicates))
     with np.errstate(invalid="ignore"):
-        return value - reach, value + reach
+        reach = confidence.quantile * standard_error(replicates)
+        return replicates[..., 0] - reach, replicates[..., 0] + reach
 
 
-def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return Fieller's interval of numerator / denominator, each end float64 (...): every ratio r that t allows.
+def standard_error(replicates: np.ndarray) -> np.ndarray:
+    """Return the jackknife's standard error of a statistic from its `replicates` (..., 1 + units): float64 (...)."""
+    units = replicates.shape[-1] - 1
+    with np.errstate(invalid="ignore"):
+        return np.sqrt((units - 1) / units * np.square(_centred(replicates)).sum(axis=-1))
 
-    Both are replicates (..., 1 + units) of statistics whose difference numerator − r · denominator is tested against 0
-    for every r. Where the denominator's own interval reaches 0 nothing is known of the ratio, and both ends are NaN.
+
+def ratio_interval(
+    numerators: np.ndarray, denominators: np.ndarray, confidence: Confidence
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the interval of numerator / denominator, each float64 (...), from replicates (..., 1 + units).
+
+    Where the denominator's own interval reaches 0 nothing is known of the ratio, and both ends are NaN.
     """
-    above, below = numerators[..., 0], denominators[..., 0]
-    squared = quantile(denominators, level) ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        # (below² − t² v) r² − 2 (above · below − t² c) r + (above² − t² u) ≤ 0
-        leading = below**2 - squared * _covariance(denominators, denominators)
-        middle = above * below - squared * _covariance(numerators, denominators)
-        last = above**2 - squared * _covariance(numerators, numerators)
-        root = np.sqrt(np.maximum(middle**2 - leading * last, 0.0))  # below 0 by rounding alone
-        known = (leading > 0) & (below > 0)
-        return np.where(known, (middle - root) / leading, np.nan), np.where(known, (middle + root) / leading, np.nan)
+        ends = interval(numerators / denominators, confidence)
+    known = interval(denominators, confidence)[0] > 0
+    low, high = (np.where(known, end, np.nan) for end in ends)
+    return low, high
 
 
-def simultaneous_level(replicates: np.ndarray, level: float, resamples: int, seed: int) -> float:
-    """Return the level at which each of several intervals must be made so that all cover at once with `level`.
+def simultaneous(replicates: np.ndarray, confidence: Confidence, resamples: int, seed: int) -> Confidence:
+    """Return the confidence that each of several intervals needs so that all cover at once with `confidence.level`.
 
-    `replicates` (statistics, 1 + units) tells how the statistics depend on each other; that of a ratio r is numerator −
-    r · denominator. The largest of their t values is drawn `resamples` times from the multivariate t of the
-    jackknife's correlations. Statistics that are constant or not finite are left out.
+    `replicates` (statistics, 1 + units) tells how the statistics depend on each other. The largest of their t values is
+    drawn `resamples` times from the multivariate t of the jackknife's correlations. Statistics that are constant or not
+    finite are left out.
     """
-    freedom, spread = replicates.shape[-1] - 2, _centred(replicates)
+    spread = _centred(replicates)
     with np.errstate(invalid="ignore"):
-        scale = np.sqrt(np.square(spread).sum(axis=-1, keepdims=True))
+        scale = np.sqrt(np.square(spread).sum(axis=-1))  # (statistics,)
         # what rounding alone makes vary is constant: the share of the reference itself
-        varying = np.isfinite(scale[..., 0]) & (scale[..., 0] > ROUNDING * np.nanmax(scale, initial=0.0))
-    if freedom < 1 or varying.sum() < 2:
-        return level
-    standard = (spread / np.where(scale > 0, scale, 1.0))[varying]  # (statistics, units), of length 1 each
-    generator = np.random.default_rng(seed)
-    correlation, centre = standard @ standard.T, np.zeros(len(standard))
-    normal = generator.multivariate_normal(centre, correlation, size=resamples, method="eigh")
-    largest = np.abs(normal).max(axis=1) / np.sqrt(generator.chisquare(freedom, resamples) / freedom)
-    return float(1 - 2 * stats.t.sf(np.quantile(largest, level), freedom))
-
-
-def quantile(replicates: np.ndarray, level: float) -> float:
-    """Return the quantile of Student's t that bounds `level`, for as many degrees of freedom as units less one."""
-    freedom = replicates.shape[-1] - 2
-    return float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else np.nan
+        varying = np.isfinite(scale) & (scale > ROUNDING * np.nanmax(scale, initial=0.0))
+    if not confidence.freedom > 0 or varying.sum() < 2:
+        return confidence
+    standard = spread[varying] / scale[varying, None]  # (statistics, units), of length 1 each
+    generator, correlation = np.random.default_rng(seed), standard @ standard.T
+    normal = generator.multivariate_normal(np.zeros(len(standard)), correlation, size=resamples, method="eigh")
+    scatter = generator.chisquare(confidence.freedom, resamples) / confidence.freedom
+    largest = np.quantile(np.abs(normal).max(axis=1) / np.sqrt(scatter), confidence.level)
+    return Confidence(float(1 - 2 * stats.t.sf(largest, confidence.freedom)), confidence.freedom)
 
 
 def _centred(replicates: np.ndarray) -> np.ndarray:
@@ -94,10 +116,3 @@ def _centred(replicates: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         left = replicates[..., 1:]
         return left - left.mean(axis=-1, keepdims=True)
-
-
-def _covariance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the jackknife's covariance of two statistics from their replicates (..., 1 + units): (...)."""
-    units = one.shape[-1] - 1
-    with np.errstate(invalid="ignore"):
-        return (units - 1) / units * (_centred(one) * _centred(other)).sum(axis=-1)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from knnlm.analysis.candidates import candidates
 from knnlm.analysis.evidence import REACHES, REMOVES, Evidence, Ratio
+from knnlm.analysis.intervals import Confidence
 from knnlm.analysis.removal import Beside, in_order
 from knnlm.analysis.rule import EXPLANATION
 from knnlm.analysis.tables import BASE, JUDGED_ON, Reader, Split, tuned
@@ -22,7 +23,7 @@ INPUT_HYPOTHESIS = "input-representation"
 MOST_STEPS = 12
 
 
-def share_table(components: Table, evidence: Evidence, judged: Table, level: float) -> Table:
+def share_table(components: Table, evidence: Evidence, judged: Table, confidence: Confidence) -> Table:
     """Return the table of SHARE_COLUMNS: every component on test, what it reaches of the kNN's gain and removes.
 
     `answers` names the hypotheses of `judged`, the table of verdicts, that ask for an explanation and that the
@@ -30,7 +31,7 @@ def share_table(components: Table, evidence: Evidence, judged: Table, level: flo
     """
     rows = components[components["split"] == JUDGED_ON].set_index("component", drop=False)
     numbers = [
-        evidence.reaches(name).named("reaches", level) | evidence.removes(name).named("removes", level)
+        evidence.reaches(name).named("reaches", confidence) | evidence.removes(name).named("removes", confidence)
         for name in rows.index
     ]
     rows = rows.join(pd.DataFrame(numbers, index=rows.index)).assign(ppl_with_knn=pd.Series(evidence.with_knn))
@@ -40,7 +41,7 @@ def share_table(components: Table, evidence: Evidence, judged: Table, level: flo
 
 
 def remaining_table(
-    components: Table, evidence: Evidence, read: Reader, splits: Sequence[Split], least: float, level: float
+    components: Table, evidence: Evidence, read: Reader, splits: Sequence[Split], least: float, confidence: Confidence
 ) -> Table:
     """Return the table of REMAINING_COLUMNS: what is left of the kNN's gain beside more and more components.
 
@@ -56,7 +57,7 @@ def remaining_table(
     for step, (name, left) in enumerate(steps):
         facts = {"step": step, "component": name, "ppl": left.ppl, "ppl_with_knn": left.ppl_with_knn}
         facts |= {key: known.loc[name, key] for key in ("hypothesis", "family")}
-        rows.append(facts | Ratio(left.gain, whole.gain).named("remaining", level))
+        rows.append(facts | Ratio(left.gain, whole.gain).named("remaining", confidence))
     return pd.DataFrame(rows, columns=REMAINING_COLUMNS)
 
 

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from knnlm.analysis.intervals import interval, log_perplexities
+from knnlm.analysis.intervals import Confidence, interval, log_perplexities
 from knnlm.analysis.units import Units, resampling_units, unit_sums
 from knnlm.components.interpolation import agreement, interpolate, optimal_weight, oracle, perplexity
 from knnlm.errors import KnnlmError
@@ -59,6 +59,10 @@ class Split:
     def words(self) -> int:
         """Return the number of words of the split, `</s>` included."""
         return int(self.unit_words.sum())
+
+    def confidence(self, level: float) -> Confidence:
+        """Return what intervals of this split need to cover with probability `level`."""
+        return Confidence.of(self.unit_words, level)
 
 
 Reader = Callable[[str, str], np.ndarray]  # component name, split name -> log p of the gold tokens, float32 (T,), nats
@@ -116,7 +120,7 @@ def component_table(
     table = pd.DataFrame(rows)
     for split in splits:
         nats = log_perplexities(np.stack(sums[split.name]), split.unit_words)  # (components, 1 + units)
-        _add_gains_and_intervals(table, (table["split"] == split.name).to_numpy(), nats, level)
+        _add_gains_and_intervals(table, (table["split"] == split.name).to_numpy(), nats, split.confidence(level))
     return table[COMPONENT_COLUMNS].astype(COLUMN_TYPES)
 
 
@@ -152,15 +156,15 @@ def _check_names(names: list[str], reference: str) -> None:
         raise KnnlmError(f"components: the reference {reference} is not among them; {correct}.")
 
 
-def _add_gains_and_intervals(table: pd.DataFrame, rows: np.ndarray, nats: np.ndarray, level: float) -> None:
+def _add_gains_and_intervals(table: pd.DataFrame, rows: np.ndarray, nats: np.ndarray, confidence: Confidence) -> None:
     """Fill in the columns of differences and intervals; row i of `nats` is the i-th of `rows`, the base LM first."""
     perplexities, replicates = table.loc[rows, "ppl"], np.exp(nats)
     with np.errstate(invalid="ignore"):
         table.loc[rows, "gain"] = perplexities.iloc[0] - perplexities
         gains = replicates[0] - replicates
     # symmetric in nats, so that a perplexity's lower end stays positive
-    table.loc[rows, "ppl_low"], table.loc[rows, "ppl_high"] = map(np.exp, interval(nats, level))
-    table.loc[rows, "gain_low"], table.loc[rows, "gain_high"] = interval(gains, level)
+    table.loc[rows, "ppl_low"], table.loc[rows, "ppl_high"] = map(np.exp, interval(nats, confidence))
+    table.loc[rows, "gain_low"], table.loc[rows, "gain_high"] = interval(gains, confidence)
 
 
 def _main_variants(components: pd.DataFrame, h: str, metric: str) -> pd.DataFrame:

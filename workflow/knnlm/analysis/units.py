@@ -34,23 +34,36 @@ class Units:
 def resampling_units(ends_word: np.ndarray, document_offsets: np.ndarray, block: int) -> Units:
     """Return the documents of a split as units if there are at least ENOUGH_DOCUMENTS, else blocks of `block` words.
 
-    `ends_word`, bool (T,), marks tokens that end a word; `document_offsets` is int64 (documents+1,). A document is cut
-    into blocks of as equal a number of words as can be, as many as bring that number closest to `block`. None crosses
-    two documents or cuts a word. Documents without a token are no units. Raises KnnlmError as `unit_sums` does.
+    `ends_word`, bool (T,), marks tokens that end a word; `document_offsets` is int64 (documents+1,). Documents without
+    a token are no units. Raises KnnlmError as `unit_sums` does.
     """
-    _check(document_offsets, ends_word.size)
-    documents = np.unique(np.asarray(document_offsets, np.int64))  # empty documents have gone
-    count = max(documents.size - 1, 0)
+    documents = whole_documents(document_offsets, ends_word.size)
+    count = documents.size - 1
     if count >= ENOUGH_DOCUMENTS:
         return Units(documents, count, None)
+    return Units(blocks(ends_word, documents, block), count, block)
+
+
+def whole_documents(document_offsets: np.ndarray, tokens: int) -> np.ndarray:
+    """Return the offsets of documents that have a token, int64 (units+1,); raises KnnlmError as `unit_sums` does."""
+    _check(document_offsets, tokens)
+    return np.unique(np.asarray(document_offsets, np.int64))
+
+
+def blocks(ends_word: np.ndarray, documents: np.ndarray, block: int) -> np.ndarray:
+    """Return the token offsets of blocks of `block` words, int64 (units+1,), of documents of offsets (documents+1,).
+
+    A document is cut into blocks of as equal a number of words as can be, as many as bring that number closest to
+    `block`. None crosses two documents or cuts a word.
+    """
     ends = np.flatnonzero(ends_word) + 1  # (words,): the token after each word's last
     first_words = np.searchsorted(ends, documents, side="right")  # (documents+1,): words that end before each
     cuts = [documents]
     for first, last in pairwise(first_words):
-        blocks = max(1, int((last - first) / block + 0.5))
-        words = first + np.arange(1, blocks) * (last - first) // blocks  # (blocks-1,): words before each cut
+        count = max(1, int((last - first) / block + 0.5))
+        words = first + np.arange(1, count) * (last - first) // count  # (count-1,): words before each cut
         cuts.append(ends[words - 1])
-    return Units(np.unique(np.concatenate(cuts)), count, block)
+    return np.unique(np.concatenate(cuts))
 
 
 def unit_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:

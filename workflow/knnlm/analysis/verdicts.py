@@ -10,7 +10,7 @@ import pandas as pd
 
 from knnlm.analysis.candidates import compared
 from knnlm.analysis.evidence import REACHES, REMOVES, Evidence, Ratio
-from knnlm.analysis.intervals import simultaneous_level
+from knnlm.analysis.intervals import Confidence, simultaneous
 from knnlm.analysis.rule import EXPLANATION, NOT_TESTED, Rule
 
 GAIN = ["gain", "gain_low", "gain_high"]
@@ -22,9 +22,9 @@ Table = pd.DataFrame
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure intervals are to be: their `level`, and the `resamples` and `seed` that make several hold at once."""
+    """How sure intervals are to be, each by itself, and the `resamples` and `seed` that make several hold at once."""
 
-    level: float
+    confidence: Confidence
     resamples: int
     seed: int
 
@@ -42,19 +42,21 @@ def verdict_table(
     test; *reaches* and *removes* are differences from those of `against` as well. `facts` has hypothesis, component,
     quantity and value as text: a true `cut_off` of either component, or a sentence `not_tested`, limits the verdict.
     `rule` is the config's section `verdict`, `main` {"h", "metric"}. All intervals of *reaches* and *removes* cover at
-    once with `certainty.level`. What the paper found to matter stands first. Raises KnnlmError as `compared` does.
+    once with the level of `certainty`. What the paper found to matter stands first. Raises KnnlmError as `compared`
+    does.
     """
     pairs, judge, rows = compared(entries, components, main), Rule(rule["explains"], rule["margin"]), []
     ratios = {name: _ratios(entries[name], evidence, *pair) for name, pair in pairs.items()}
-    level = _level_of_all([ratio for of_one in ratios.values() for ratio in of_one.values()], evidence, certainty)
+    of_all = [ratio for of_one in ratios.values() for ratio in of_one.values()]
+    confidence = _confidence_of_each(of_all, evidence, certainty)
     # by name, not in the config's order, which no result may depend on
     for name in sorted(pairs, key=lambda name: (PAPER.index(entries[name]["paper"]), name)):
         entry, (best, against) = entries[name], pairs[name]
         row = {"hypothesis": name, "component": best, "against": against, "ppl": evidence.perplexities[best][0]}
         row |= {key: entry[key] for key in ("question", "asks", "paper")} | dict.fromkeys(REMOVES, np.nan)
-        row |= {"ppl_with_knn": evidence.with_knn[best]} | evidence.gain(best, against, level)
+        row |= {"ppl_with_knn": evidence.with_knn[best]} | evidence.gain(best, against, confidence)
         for number, ratio in ratios[name].items():
-            row |= ratio.named(number, level)
+            row |= ratio.named(number, confidence)
         rows.append(row | _judged(judge, entry, row, _Facts(facts, name), rule))
     return pd.DataFrame(rows, columns=VERDICT_COLUMNS)
 
@@ -89,13 +91,13 @@ def _ratios(entry: dict, evidence: Evidence, best: str, against: str) -> dict[st
     return reaches | ({"removes": evidence.removes(best, against)} if entry["asks"] == EXPLANATION else {})
 
 
-def _level_of_all(ratios: list[Ratio], evidence: Evidence, certainty: Certainty) -> float:
-    """Return the level of each interval with which those of all ratios hold at once."""
+def _confidence_of_each(ratios: list[Ratio], evidence: Evidence, certainty: Certainty) -> Confidence:
+    """Return the confidence of each interval with which those of all ratios hold at once."""
     nothing = np.zeros_like(evidence.left[evidence.reference])  # there may be no question at all
     # nats and perplexities have scales of their own, of which rounding is told apart
     with np.errstate(divide="ignore", invalid="ignore"):
         departures = np.stack([nothing, *(ratio.departures / ratio.below[0] for ratio in ratios)])
-    return simultaneous_level(departures, certainty.level, certainty.resamples, certainty.seed)
+    return simultaneous(departures, certainty.confidence, certainty.resamples, certainty.seed)
 
 
 def _judged(judge: Rule, entry: dict, row: dict, facts: _Facts, rule: dict) -> dict[str, object]:

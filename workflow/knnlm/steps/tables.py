@@ -28,8 +28,9 @@ def main(
     h, metric = main_component["h"], main_component["metric"]
     significance = settings["significance"]
     level = significance["level"]
-    certainty = verdicts.Certainty(level, significance["resamples"], settings["seed"])
     splits = read_splits(tokens, documents, continuation, significance["block"])
+    confidence = next(split for split in splits if split.name == tables.JUDGED_ON).confidence(level)
+    certainty = verdicts.Certainty(confidence, significance["resamples"], settings["seed"])
     described, read = open_components(descriptions, splits)
     reference = catalogue.main_name(main_component)
     norms = read_squared_norms(chunks)
@@ -40,7 +41,7 @@ def main(
     )
     found = evidence.gathered(components, read, splits, reference)
     judged = verdicts.verdict_table(hypotheses, components, found, measured, main_component, rule, certainty)
-    of_each = shares.share_table(components, found, judged, level)
+    of_each = shares.share_table(components, found, judged, confidence)
     curves = [read_text_table(path, temperature.CURVE_COLUMNS) for path in temperatures]
     words = wording.TEXTS["words"][settings["corpus"]["tokeniser"]]
     losses = read_text_table(loss, tables.LOSS_COLUMNS)
@@ -58,7 +59,7 @@ def main(
         "convergence.rst": converged,
         "verdicts.csv": judged.assign(lm_state=lm.lm_state),
         "shares.csv": of_each,
-        "remaining.csv": shares.remaining_table(components, found, read, splits, rule["margin"], level),
+        "remaining.csv": shares.remaining_table(components, found, read, splits, rule["margin"], confidence),
         "input_representation.csv": shares.input_representation_table(components, of_each, hypotheses, main_component),
         "facts.csv": measured,
         "indexes.csv": tables.index_table(components, pd.concat([measured, timed])),
