@@ -52,13 +52,23 @@ def test_words_cut_to_all_words_and_no_zero_rows_change_nothing(tables):
     ppl = tables["components"].query("split == 'test'").set_index("component")["ppl"]
     types = int(tables["components"].query("hypothesis == 'sparsification'")["rows"].iloc[0])
     assert ppl[f"sparsification-top-{types}"] == pytest.approx(ppl["base"], rel=1e-3)  # stored states are float16
-    for name in ("padding-exact-0", "neighbours-exact-k64"):  # the search for the temperature begins with another grid
-        assert ppl[name] == pytest.approx(ppl["knn-att-l2-exact-real"], rel=1e-4)
+    for name in ("padding-exact-0", "neighbours-exact-k64"):  # equal components have equal temperatures
+        assert ppl[name] == pytest.approx(ppl["knn-att-l2-exact-real"], rel=1e-9)
 
 
 def test_training_on_hard_labels_is_the_base_lm(tables):
     ppl = tables["components"].query("split == 'test'").set_index("component")["ppl_alone"]
     assert ppl["soft-labels-hard"] == ppl["base"]
+
+
+def test_what_has_not_memorised_its_text_is_not_tested(tables):
+    facts = tables["facts"].query("hypothesis == 'memorisation' and quantity == 'not_tested'").set_index("component")
+    assert set(facts.index) == {"memorisation-updates-10", "memorisation-last"}
+    row = tables["verdicts"].set_index("hypothesis").loc["memorisation"]
+    assert (row["component"], row["against"], row["verdict"]) == (
+        "memorisation-last", "memorisation-control-last", "not tested",
+    )  # fmt: skip
+    assert row["why"] == facts.loc["memorisation-last", "value"]
 
 
 def test_an_ensemble_is_at_least_as_good_on_valid_as_its_members(tables):

@@ -8,6 +8,7 @@ from configs import config_of
 
 from knnlm.cost.hypotheses import SECONDS, hypothesis, training_neighbours
 from knnlm.cost.sizes import Run
+from knnlm.cost.stages import states, training_job
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses import registry
 
@@ -81,11 +82,17 @@ def test_memorisation_trains_for_its_own_updates_and_keeps_models():
     run = replace(DEMO, config=config)
     half, whole = work_of(run, "memorisation"), work_of(DEMO, "memorisation")
     assert DEMO.config["hypotheses"]["memorisation"]["settings"]["updates"] == 1600
-    kept = [2, 8]
+    kept = [2 * 2, 2 * 8]  # without dropout, and the control's
     states = (whole.likely["training_flops"] - 2 * half.likely["training_flops"]) / (kept[1] - 2 * kept[0])
     assert 0 < states < half.likely["training_flops"]
     model = (whole.disk_bytes - half.disk_bytes) / (kept[1] - kept[0])
     assert model > 4 * 4 * DEMO.parameters
+
+
+def test_a_second_seed_trains_two_lms():
+    training = training_job(DEMO)
+    likely = work_of(DEMO, "second-seed").likely["training_flops"]
+    assert likely == pytest.approx(2 * training.likely["training_flops"] + 2 * states(DEMO).flops)
 
 
 def test_more_lists_are_more_look_ups_for_training_neighbours():

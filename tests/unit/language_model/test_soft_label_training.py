@@ -1,6 +1,7 @@
 """Trainings on soft labels through fairseq: its samples, the criterion, and what differs from hard labels."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -228,12 +229,12 @@ def test_trainings_on_soft_labels(corpus, tmp_path):
 @pytest.mark.slow
 def test_stages_of_memorisation(corpus, tmp_path):
     from knnlm.hypotheses.lm_training import Training
-    from knnlm.hypotheses.memorisation import stages
+    from knnlm.hypotheses.memorisation import NO_DROPOUT, stages
 
     inputs = training_inputs(
         corpus, tmp_path, updates=4, every=2, learning_rate=1e-8, warmup_updates=0, clip_norm=1.0, train_tokens=50
     )
-    found = dict(stages(inputs))
+    found = dict(stages(inputs, NO_DROPOUT, 4))
     assert list(found) == [2, 4]
     base = weights_of(corpus / "model.pt")
     assert all(are_close(base, weights_of(model), 1e-6) for model in found.values())
@@ -241,7 +242,7 @@ def test_stages_of_memorisation(corpus, tmp_path):
     assert saved_updates(folder) == 4
     assert [row["update"] for row in history(folder) if row["split"] == "train"] == [1, 2, 3, 4]
     before = [model.stat().st_mtime_ns for model in found.values()]
-    assert dict(stages(inputs)) == found
+    assert dict(stages(inputs, NO_DROPOUT, 4)) == found
     assert [model.stat().st_mtime_ns for model in found.values()] == before
 
     training = Training(inputs, 1, {})
@@ -250,3 +251,61 @@ def test_stages_of_memorisation(corpus, tmp_path):
     assert saved_updates(folder) == 4
     training.forget_after(3)  # as if the model of update 3 had been lost: what is on disk leads beyond it
     assert saved_updates(folder) == 0
+
+
+def evaluation_inputs(corpus, folder, **settings):
+    """What a step gives to a training whose LMs are read on valid and test, beside a kNN that knows nothing."""
+    from knnlm.components.catalogue import BASE, Component
+    from knnlm.components.columns import save_components
+
+    inputs, sizes = training_inputs(corpus, folder / "checkpoints", **settings), {}
+    for split in ("train", "valid", "test"):
+        tokens, lines = (np.asarray(part) for part in read_binary(corpus / "binary" / split)[:2])
+        save_array(folder / "tokens" / f"{split}.npy", tokens.astype(np.int32))
+        save_array(folder / "tokens" / f"{split}.lines.npy", lines.astype(np.int64))
+        sizes[split] = len(tokens)
+    save_array(folder / "continuation.npy", np.zeros(TYPES, bool))
+    known(*(folder / "tokens").glob("*.npy"), folder / "continuation.npy")
+    write_manifest(folder / "tokens/manifest.json", [folder / "tokens/train.npy"], kind="corpus")
+    (folder / "binary").symlink_to(corpus / "binary")
+    checkpoint = verified(corpus / "model.pt")
+    flat = {split: [np.full(sizes[split], -np.log(TYPES), np.float32)] for split in ("valid", "test")}
+    save_components(folder / "base.json", [BASE], flat, checkpoint)
+    save_components(folder / "knn.json", [Component("knn-att-l2-exact-real", "knn")], flat, checkpoint)
+    files = {"base": folder / "base.json", "components": [folder / "knn.json"], "corpus": folder}
+    files |= {"tokens": [folder / f"tokens/{split}.npy" for split in ("valid", "test")]}
+    inputs.stored = replace(inputs.stored, **files, continuation=folder / "continuation.npy")
+    inputs.main, inputs.windows = {"h": "att", "metric": "l2"}, {"evaluation": {"context": 8, "new": 8}}
+    return inputs
+
+
+@pytest.mark.slow
+def test_memorisation_ends_with_its_last_stage_and_a_control_of_as_many_updates(corpus, tmp_path):
+    from knnlm.hypotheses.memorisation import components
+
+    settings = {"updates": 4, "every": 2, "learning_rate": 1e-8, "warmup_updates": 0, "clip_norm": 1.0}
+    inputs = evaluation_inputs(corpus, tmp_path, **settings, train_tokens=50, known_by_heart=1.5)
+    inputs.lm["architecture"] = ARCHITECTURE | {"dropout": 0.5}
+    found = {result.component.component: result for result in components(inputs)}
+    assert list(found) == ["x-updates-2", "x-last", "x-control-2", "x-control-last"]
+    assert [result.component.x for result in found.values()] == [2, 4, 2, 4]
+    assert found["x-last"].facts["not_tested"].startswith("The LM does not know its training text by heart")
+    assert "not_tested" not in found["x-control-last"].facts
+    for result in found.values():  # the rate is next to nothing: all of them are the base LM
+        assert result.facts["train_ppl"] == pytest.approx(inputs.run_facts["train_ppl_base"], rel=1e-4)
+        assert result.facts["valid_ppl"] == pytest.approx(np.exp(-result.log_p["valid"].mean(dtype=float)), rel=1e-6)
+    assert len({folder.name for folder in (tmp_path / "checkpoints").iterdir()}) == 2  # with and without dropout
+
+
+@pytest.mark.slow
+def test_a_second_seed_has_the_base_lm_trained_on_as_its_control(corpus, tmp_path):
+    from knnlm.hypotheses.second_seed import components
+
+    inputs = evaluation_inputs(corpus, tmp_path, seed_offset=1)
+    inputs.lm = {"architecture": ARCHITECTURE, "training": TRAINING | {"learning_rate": 1e-8, "updates": 3}}
+    found = {result.component.component: result for result in components(inputs)}
+    assert list(found) == ["x-lm", "x-control"]
+    folders = [path.parent for path in (tmp_path / "checkpoints").rglob("model.pt")]
+    base = weights_of(corpus / "model.pt")
+    assert [are_close(base, weights_of(folder / "model.pt"), 1e-6) for folder in folders].count(True) == 1
+    assert all(saved_updates(folder) == 3 for folder in folders)

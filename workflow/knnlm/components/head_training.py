@@ -1,7 +1,7 @@
 """Training heads on stored states: batches read from the store as they lie there, Adam, the pass that is best on valid.
 
 One recipe serves every head (docs/paper.md#trained-heads): no dropout, the same batches for all, passes at one rate
-until valid stops improving, and a last pass in which the rate falls to zero.
+until valid stops improving, then passes at half the rate of the last until it stops again.
 """
 
 import math
@@ -110,7 +110,8 @@ def loss_alone(log_p: np.ndarray) -> float:
 def learning_rates(recipe: dict, updates: int, is_first: bool = True, is_last: bool = True) -> np.ndarray:
     """Return the learning rate of every update of a pass, (updates,).
 
-    It rises in a straight line over the share `warmup` of the first pass, and falls to zero along a cosine in the last.
+    It rises in a straight line over the share `warmup` of the first pass, and falls to zero along a cosine in the last
+    that is allowed.
     """
     update = np.arange(updates)
     warmup = max(1, round(recipe["warmup"] * updates)) if is_first else 0
@@ -127,25 +128,21 @@ def train_head(
 
     `loss_of` gives the loss by which passes are judged from log p of valid's gold tokens.
     `recipe` holds `passes` (at most), `patience`, `batch` (rows an update), `learning_rate`, `betas` and `warmup`
-    (share of a pass). Passes at the full rate go on until valid has not improved for `patience` of them, or one is
-    left. The last pass starts from the best, and its rate falls to zero. Batches are neighbouring rows of a chunk,
-    which stand there in random order; `seed` draws the order of the batches anew for every pass. Memory: the
-    parameters, five times, and one tile.
+    (share of a pass). Passes at the full rate go on until valid has not improved for `patience` of them. From then on
+    each starts from the best and has half the rate of the last, until one does not improve valid. Batches are
+    neighbouring rows of a chunk, which stand there in random order; `seed` draws the order of the batches anew for
+    every pass. Memory: the parameters, five times, and one tile.
     """
     blocks = [(part, some) for part in rows for some in even_slices(len(part.gold), recipe["batch"])]
     head.wide = wide_dtype(head.wide, device)
-    optimiser, limit = Adam(head.parameters, tuple(recipe["betas"])), recipe["passes"]
+    optimiser, limit, share, is_slowing = Adam(head.parameters, tuple(recipe["betas"])), recipe["passes"], 1.0, False
     log_p = log_p_of(head, valid, device)  # (n,)
     best = Trained(0, math.nan, loss_of(log_p), log_p)
     kept, watch = [parameter.clone() for parameter in head.parameters], Watch(recipe["patience"], best.valid_loss)
-    has_stopped = is_cut_off = is_last = False
     for number in progress(range(1, limit + 1), label):
-        if is_last := has_stopped or number == limit:
-            is_cut_off = not has_stopped and watch.best_pass == number - 1
-            restore(head, kept)
-        total, rates = 0.0, learning_rates(recipe, len(blocks), number == 1, is_last).tolist()
-        order = np.random.default_rng([seed, number]).permutation(len(blocks))
-        for place, rate in zip(order, rates, strict=True):
+        total, order = 0.0, np.random.default_rng([seed, number]).permutation(len(blocks))
+        rates = share * learning_rates(recipe, len(blocks), number == 1, number == limit)
+        for place, rate in zip(order, rates.tolist(), strict=True):
             part, some = blocks[place]
             with training_precision():
                 total += head.accumulate(part.batch(some, device), objective)
@@ -154,13 +151,16 @@ def train_head(
         if watch.improves(valid_loss := loss_of(log_p)):
             best = Trained(number, total / sum(len(part.gold) for part in rows), valid_loss, log_p)
             kept = [parameter.clone() for parameter in head.parameters]
-        has_stopped = watch.has_stopped
-        if is_last:
+        if is_slowing and not watch.is_falling:
             break
+        if is_slowing := is_slowing or watch.has_stopped:
+            share /= 2
+            restore(head, kept)
     restore(head, kept)
     for parameter in head.parameters:
         parameter.grad = None
-    return replace(best, passes=number, cut_off_at="the last pass" if is_cut_off and best.best_pass else None)
+    is_cut_off = number == limit and watch.is_falling
+    return replace(best, passes=number, cut_off_at="the last pass" if is_cut_off else None)
 
 
 def restore(head: Head, parameters: list[torch.Tensor]) -> None:

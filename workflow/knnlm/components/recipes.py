@@ -31,6 +31,11 @@ class Watch:
         return is_lowest
 
     @property
+    def is_falling(self) -> bool:
+        """Whether the last pass was lower, by FLAT, than the lowest before it."""
+        return self._waited == 0
+
+    @property
     def has_stopped(self) -> bool:
         """Whether the loss has stopped falling."""
         return self._waited >= self.patience

@@ -35,7 +35,7 @@ def said_by(run: Run, name: str) -> dict[str, list]:
     """Return the values of the settings that WORK names, by its words; KnnlmError if a setting does not exist."""
     entry, nprobe = run.config["hypotheses"][name], run.config["index"]["nprobe"]
     said = {"hidden_states": [None], "heads": [1], "passes": [1], "queries": [run.evaluated], "lists": [nprobe]}
-    said |= {"neighbours": [run.k], "updates": [run.config["lm"]["training"]["updates"]]}
+    said |= {"trainings": [1], "neighbours": [run.k], "updates": [run.config["lm"]["training"]["updates"]]}
     said = {word: said.get(word, []) for word in registry.described("work")}
     for word, paths in registry.work(run.config, name).items():
         try:
@@ -50,8 +50,10 @@ def said_by(run: Run, name: str) -> dict[str, list]:
 def _values(settings: dict, path: str) -> list:
     """Return a setting's values: `a.*.b` of every section in `a`; `a for each b` as often as `b` has entries.
 
-    Where both have a star, `a.*.b for each a.*.c`, each section in `a` counts its own.
+    Where both have a star, `a.*.b for each a.*.c`, each section in `a` counts its own. A number stands for itself.
     """
+    if path.isdigit():
+        return [int(path)]
     path, _, each = path.partition(" for each ")
     if "*" in path and "*" in each:
         (place, of_one), (_, each_of_one) = path.split(".*.", 1), each.split(".*.", 1)
@@ -116,14 +118,14 @@ def _temperatures(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
 
 
 def _trainings(run: Run, said: dict, needs: tuple[str, ...]) -> Work:
-    """Train an LM like the base LM; with training neighbours two, on labels with and without, each with a teacher."""
+    """Train LMs like the base LM, with training neighbours each with a teacher, and read them on valid and test."""
     base, of_base = stages.training_job(run), run.config["lm"]["training"]["updates"]
     with_neighbours = "training_neighbours" in needs
-    trained, neighbours = (2 * TEACHER, 2 * SINGLE * sum(said["neighbours"])) if with_neighbours else (1, 0)
-    updates = sum(said["updates"])
-    models = updates // sum(said["updates_a_model"]) if said["updates_a_model"] else math.ceil(trained)
+    count, updates = max(said["trainings"]), sum(said["updates"])
+    trained, neighbours = (count * TEACHER, 2 * SINGLE * sum(said["neighbours"])) if with_neighbours else (count, 0)
+    models = count * (updates // sum(said["updates_a_model"]) if said["updates_a_model"] else 1)
     done = base.share(trained * updates / of_base, trained * updates / of_base).likely
-    done += Counter({TRAINING[0]: models * stages.states(run).flops, "seconds": 2 * TRAINING_SECONDS})
+    done += Counter({TRAINING[0]: models * stages.states(run).flops, "seconds": count * TRAINING_SECONDS})
     return Work(3 * neighbours * run.chunk_rows, models * base.disk_bytes + neighbours * run.train, done)
 
 

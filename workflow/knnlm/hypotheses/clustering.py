@@ -158,7 +158,7 @@ def trained(inputs: Inputs, h: str, metric: str, start: Clusters, temperature: f
         losses[rate], found[rate] = watch.lowest, (best, watch)
     rate, end = best_rate(losses)
     clusters, watch = found[rate]
-    at_last = "the last pass" if watch.best_pass == recipe["passes"] else None
+    at_last = "the last pass" if watch.is_falling else None
     facts = {"best_pass": watch.best_pass, "passes": watch.passes, "learning_rate": rate} | cut_off(at_last, end)
     return evaluated(inputs, FINE_TUNED, h, metric, clusters, facts)
 

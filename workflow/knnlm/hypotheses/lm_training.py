@@ -9,7 +9,7 @@ from knnlm.hypotheses.inputs import Inputs, Result
 from knnlm.language_model.fairseq_runs import checkpoint_folder, history, saved_updates, train_until
 from knnlm.language_model.states import extract_states, log_p_in_windows, sample_windows
 from knnlm.language_model.training import PLUGIN, TRAIN, fairseq_command, loss_table, training_devices
-from knnlm.language_model.transformer import LanguageModel, export_model, read_model
+from knnlm.language_model.transformer import LanguageModel, export_model, read_model, write_first_checkpoint
 from knnlm.storage.arrays import load_array
 from knnlm.storage.manifests import read_manifest, write_manifest
 
@@ -41,6 +41,12 @@ class Training:
         lm = self.architecture | self.training | {"updates": updates}
         command = fairseq_command(lm, self.seed, self.devices, self.binary, self.folder, program, more)
         train_until(updates, command, self.folder, self.training["patience"])
+
+    def from_model(self, model: Path) -> dict[str, Path]:
+        """Return the options of `run` with which a training starts from the weights of a model file."""
+        first = self.folder / "base.pt"
+        write_first_checkpoint(model, first)
+        return {"finetune-from-model": first}
 
     def forget_after(self, updates: int) -> None:
         """Begin from the start, unless the checkpoints lead to this number of updates and no further."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # fairseq runs this module; the import tells the workflow tha
 
 NEEDS = ("training", "model", "datastore", "training_neighbours", "components")
 SETTINGS = {"k": "neighbours", "nprobe": "lists"}
-WORK = {"neighbours": "k", "lists": "nprobe"}
+WORK = {"neighbours": "k", "lists": "nprobe", "trainings": "2"}
 CODE = PLUGIN / "soft_labels.py", Path(soft_targets.__file__)  # what fairseq loads beside the architecture
 ARRAYS = {"values": "int32", "weights": "float16"}  # of the neighbours, (1, tokens, k) by position
 
