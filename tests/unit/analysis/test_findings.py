@@ -60,7 +60,7 @@ def test_two_texts_are_compared_claim_by_claim(tmp_path):
     page = findings.page(tmp_path)
     sotu, wiki = (cells(page, name) for name in ("sotu", "wiki"))
     assert sotu[0][2:6] == ["5,000", "900", "60 documents", "200.00"]
-    assert wiki[0][6:] == ["converged", "150.00", "50.00 [40.00, 60.00]", "25.0 %", "0.250", "12"]
+    assert wiki[0][6:] == ["converged", "150.00", "50.00 [40.00, 60.00]", "25.0 %", "0.250", "12", "unknown"]
     assert sotu[0][6] == "unknown"
     assert cells(page, "[clustering](#clustering)") == [
         ["[clustering](#clustering)", "no, 25 %", "inconclusive, 60 % / 70 %", "**explains, 60 % / 70 %**"]

@@ -10,6 +10,7 @@ from runs import BLOCK, CONTINUATION, FRACTIONS, OFFSETS, REFERENCE
 from stores import known
 from toy_components import ENTRY, RULE
 
+from knnlm.analysis import findings
 from knnlm.analysis.tables import LOSS_COLUMNS
 from knnlm.components.catalogue import BASE, Component
 from knnlm.components.columns import save_components
@@ -83,6 +84,20 @@ def step(output, settings=SETTINGS, facts=("padding.facts.csv",)):
     tables_step.main(
         settings, **paths, continuation=Path("continuation.npy"), loss=Path("loss.csv"), folder=Path(output)
     )
+
+
+def test_the_page_of_findings_is_made_of_the_tables_as_they_are(run, folder):
+    """Its numbers are those of the tables, whatever columns these have by now."""
+    step("results/sotu/tables")
+    (verdict,) = pd.read_csv("results/sotu/tables/verdicts.csv").to_dict("records")
+    left = pd.read_csv("results/sotu/tables/remaining.csv")
+    page = findings.page(Path("results"))
+    (row,) = [
+        line for line in page.splitlines() if f"| `{verdict['component']}` |" in line and verdict["verdict"] in line
+    ]
+    assert f"| {verdict['reaches']:.0%} [".replace("%", " %").replace("-", "−") in row
+    assert page.count("\n| sotu | `") == 1 + len(left)
+    assert "unknown" not in page.partition("## All claims")[0].partition("| sotu |")[2]
 
 
 @pytest.mark.parametrize(

@@ -103,21 +103,23 @@ def page(folder: Path) -> str:
 def texts_table(runs: Sequence[Run]) -> str:
     """Return the table of the runs, the paper's first: text, size, base LM and kNN-LM."""
     head = ["run", "text", "keys", "words", "intervals rest on", "base LM", "it is", "with kNN", "gain"]
-    head += ["of the perplexity", "λ", "τ"]
+    head += ["of the perplexity", "λ", "τ", "τ by the keys' mean squared norm"]
     paper = WORDS["paper"]
     gain, digits = paper["base"] - paper["knn"], decimals(paper["base"])
     rows = [
         ["the paper", paper["text"], f"{paper['keys']:,}", f"{paper['words']:,}", "", f"{paper['base']:.{digits}f}", ""]
     ]
     rows[0] += [f"{paper['knn']:.{digits}f}", f"{gain:.{digits}f}", _percent(gain / paper["base"], 1)]
-    rows[0] += [f"{paper['lambda']:.3f}", ""]
+    rows[0] += [f"{paper['lambda']:.3f}", "", ""]
     for run in runs:
         base, knn = run.base, run.knn
         rests_on = units_in_words(base) if "units" in base else UNKNOWN
         cells = [run.name, WORDS["runs"][run.name], f"{knn['rows']:,.0f}", f"{base['words']:,.0f}", rests_on]
         cells += [f"{base['ppl']:.{run.digits}f}", run.lm_state or UNKNOWN, f"{knn['ppl']:.{run.digits}f}"]
         cells += [run.gain(knn), _percent(knn["gain"] / base["ppl"], 1), f"{knn['lambda']:.3f}"]
-        rows.append([*cells, f"{knn['temperature']:.3g}"])
+        temperatures = (knn[name] for name in ("temperature", "temperature_per_squared_norm") if name in knn)
+        cells += [f"{temperature:.3g}" for temperature in temperatures]
+        rows.append(cells + [UNKNOWN] * (len(head) - len(cells)))
     return _table(head, rows)
 
 
