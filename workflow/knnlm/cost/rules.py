@@ -59,7 +59,7 @@ def tables(run: Run, wildcards: dict) -> Work:
     """Make all tables; a hypothesis has some components, at most as many again as the main result."""
     work, main, most = stages.tables(run), len(run.knn_components), 1 + len(run.config["hypotheses"])
     components = main + COMPONENTS_OF_A_HYPOTHESIS * len(registry.with_step(run.config))
-    return work.share(components / (main + 1), most) + Work(most * work.memory_bytes)
+    return work.share(components / (main + 1), most)
 
 
 def helped_tokens(run: Run, wildcards: dict) -> Work:
