@@ -132,6 +132,31 @@ def test_the_interpolated_loss_leaves_out_what_the_base_knows():
     assert np.exp(log_p_of(head, rows, "cpu")[:4]) == pytest.approx([0.5] * 4, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("losses", "limit", "passes", "best", "cut_off_at"),
+    [
+        ([5, 4, 3, 2, 1.5, 1.2, 1], 6, 6, 6, "the last pass"),
+        ([5, 4, 4.5, 3.5, 3.4, 3.45], 6, 5, 4, None),  # the second is no better: from then on the rate is halved
+        ([5, 4, 4.5, 4.6], 6, 3, 1, None),
+        ([5, 6, 6, 6], 6, 3, 0, None),
+        ([5, 5.1, 4, 3], 3, 3, 3, "the last pass"),  # of no use at first
+        ([5, 4, 4.5, 3.5], 3, 3, 3, "the last pass"),
+        ([5, 4], 1, 1, 1, "the last pass"),
+        ([5, 6], 1, 1, 0, None),
+    ],
+)
+def test_passes_end_where_a_hand_made_curve_says(losses, limit, passes, best, cut_off_at):
+    """The first loss is that before training; patience is one pass."""
+    told = iter(losses)
+    head = OutputEmbedding(torch.eye(4), even_rows(4, 1), 4)
+    rows = Rows(np.eye(4, dtype=np.float16), np.arange(4))
+    recipe = RECIPE | {"passes": limit, "patience": 1}
+    trained = train_head(head, [rows], rows, likelihood, lambda log_p: next(told), recipe, 3, "cpu", "test")
+    assert (trained.passes, trained.best_pass, trained.cut_off_at) == (passes, best, cut_off_at)
+    assert trained.valid_loss == losses[best]
+    assert next(told, None) is None  # no pass more than these
+
+
 def separable(rows, seed):
     """States near one of six centres, each its own type, in float16 as in the store."""
     random = np.random.default_rng(seed)

@@ -159,7 +159,7 @@ def train_head(
     restore(head, kept)
     for parameter in head.parameters:
         parameter.grad = None
-    is_cut_off = number == limit and watch.is_falling
+    is_cut_off = best.best_pass == number == limit and watch.is_falling
     return replace(best, passes=number, cut_off_at="the last pass" if is_cut_off else None)
 
 

@@ -13,13 +13,14 @@ FLAT = 1e-3  # nats a token: a smaller difference is none. It is a tenth of a pe
 class Watch:
     """Follows a training's loss on valid from pass to pass, and says when it has stopped falling.
 
-    It has once `patience` passes in a row were not lower, by FLAT, than the lowest before them.
+    It has once `patience` passes in a row were not lower, by FLAT, than the lowest pass before them. What is there
+    before the first pass does not count in that: beside the base LM, a new head is of no use for a while.
     """
 
     def __init__(self, patience: int, loss: float = math.inf):
-        """Take the loss before the first pass, if that state may be kept."""
+        """Take the loss before the first pass, if that state may be the best."""
         self.patience, self.lowest, self.passes, self.best_pass = patience, loss, 0, 0
-        self._mark, self._waited = loss, 0
+        self._mark, self._waited = math.inf, 0
 
     def improves(self, loss: float) -> bool:
         """Take the loss after one more pass; return whether it is the lowest so far."""
