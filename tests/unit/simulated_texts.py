@@ -41,6 +41,7 @@ DOCUMENT = symmetric(
 )
 DECAY = 0.75  # of the autoregression, from cell to cell: a correlation length of 70 words
 RESAMPLES = 1000
+BLOCK = 100  # cells: 2,000 words
 WHOLE = 10**6  # cells of a block that no document is as long as
 Texts = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]  # draws units (units, 5) and the true means (4,)
 PAIRS = np.triu_indices(5)
@@ -203,8 +204,7 @@ def print_table(kinds: dict[str, Texts], trials: int, *, chosen_alone: bool = Fa
 def main(trials: int = 2000) -> None:
     """Print the tables: many units and few, of three kinds; then what blocks of few documents say of other ones."""
     units = (5, 10, 30, 60, 120, 500)
-    in_blocks = {count: (1, 100 * count) if count < 30 else (5, 20 * count) for count in units}
-    print_table({f"{n}": lambda g, n=n: blocks(g, *in_blocks[n], 100) for n in units}, trials)
+    print_table({f"{n}": lambda g, n=n: blocks(g, 1, n * BLOCK, BLOCK) for n in units}, trials)
     print_table({f"{n}": lambda g, n=n: documents(g, n, 80, 0.3) for n in units}, trials)
     print_table({f"{n}": lambda g, n=n: documents(g, n, 15, 1.0) for n in units}, trials)
     for count, mean in ((5, 300), (13, 110)):

@@ -33,6 +33,7 @@ rule tables:
         verdicts=table("verdicts"),
         shares=table("shares", "reaches and removes, every component"),
         remaining=table("remaining", "what is left of the gain"),
+        block_lengths=table("block_lengths", "how long a block must be"),
         input_representation=table("input_representation"),
         facts=table("facts", "what else was measured"),
         indexes=table("indexes", "kinds of index"),

@@ -113,7 +113,7 @@ def test_units_of_unequal_size_count_as_fewer():
 @pytest.mark.parametrize(
     "texts",
     [
-        lambda generator, count: simulated_texts.blocks(generator, 5, 20 * count, 100),
+        lambda generator, count: simulated_texts.blocks(generator, 1, 100 * count, 100),
         lambda generator, count: simulated_texts.documents(generator, count, 80, 0.3),
         lambda generator, count: simulated_texts.documents(generator, count, 15, 1.0),
     ],

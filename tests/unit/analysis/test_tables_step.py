@@ -32,7 +32,7 @@ SETTINGS = {
 SETTINGS |= {"verdict": RULE, "hypotheses": {"padding": ENTRY, "not-run": ENTRY}}
 TABLES = (
     "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "remaining",
-    "input_representation", "facts", "indexes", "convergence",
+    "input_representation", "facts", "indexes", "block_lengths", "convergence",
 )  # fmt: skip
 TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst", "convergence.rst")
 

