@@ -30,6 +30,7 @@ rule tables:
         loss=table("loss", "training loss"),
         convergence=table("convergence", "has the base LM converged?"),
         convergence_rst="results/<run>/tables/convergence.rst",
+        intervals_rst="results/<run>/tables/intervals.rst",
         verdicts=table("verdicts"),
         shares=table("shares", "reaches and removes, every component"),
         remaining=table("remaining", "what is left of the gain"),

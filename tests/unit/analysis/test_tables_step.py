@@ -34,7 +34,7 @@ TABLES = (
     "components", "temperature", "datastore_size", "lambda", "loss", "verdicts", "shares", "remaining",
     "input_representation", "facts", "indexes", "block_lengths", "convergence",
 )  # fmt: skip
-TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst", "convergence.rst")
+TEXTS = ("summary.txt", "verdicts.txt", "verdicts.rst", "convergence.rst", "intervals.rst")
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from docutils.core import publish_doctree
 from docutils.nodes import entry, strong
 from toy_components import ENTRY, MAIN, RULE, verdicts
 
-from knnlm.analysis.wording import decimals, main_rst, verdict_rst, verdict_text
+from knnlm.analysis.wording import decimals, main_rst, resting, verdict_rst, verdict_text
 
 SOTU = Path(__file__).parents[3] / "results/sotu/tables"
-BASE = {"ppl": 20.0, "documents": 5, "units": 58}
+BASE = {"ppl": 20.0, "split": "test", "words": 28_782, "documents": 5, "units": 58}
 
 
 def judged():
@@ -39,7 +39,10 @@ def test_the_text_is_aligned_and_fits_a_terminal():
     assert said == [["inconclusive", "supported"], ["better", "refuted", "no"]]
     assert "  no interval is known" in lines
     told = " ".join(lines)
-    assert all(number in told for number in ("50%", "2%", "90%", "2 questions", "5 documents cut into 58 blocks"))
+    assert all(
+        number in told
+        for number in ("50%", "2%", "90%", "2 questions", "5 documents of test", "58 blocks of 496 words")
+    )
     assert "No hypothesis" in verdict_text(judged().iloc[:0], RULE, 0.9, BASE)
 
 
@@ -83,6 +86,21 @@ def test_the_first_table_of_the_report_is_the_main_result():
     assert cells[5:10] == ["base LM", "149.60", "", "", ""]
     assert cells[-5:] == ["base LM + kNN, exact search", "127.58", "22.02 [14.39, 37.15]", "0.320", "6.73"]
     assert len(cells) == 5 * 5
+
+
+@pytest.mark.parametrize(
+    ("documents", "units", "said", "of_these_alone"),
+    [
+        (60, 60, "Intervals rest on the 60 documents of test.", False),
+        (5, 58, "the 5 documents of test, cut into 58 blocks of 496 words", True),
+        (1, 58, "the one document of test, cut into 58 blocks of 496 words", True),
+        (1, 1, "The test split is a single unit, so there are no intervals.", False),
+    ],
+)
+def test_what_intervals_rest_on_is_said(documents, units, said, of_these_alone):
+    text = resting(BASE | {"documents": documents, "units": units})
+    assert said in text
+    assert ("not of others" in text) == of_these_alone
 
 
 def test_what_is_not_known_is_said_in_words():

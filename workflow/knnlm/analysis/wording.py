@@ -40,7 +40,7 @@ def summary(components: pd.DataFrame, level: float) -> str:
     shown["ppl"] = [f"{value:.{digits}f}" for value in test["ppl"]]
     shown["gain"] = [_with_ends(values, digits) for values in test[["gain", "gain_low", "gain_high"]].to_numpy()]
     shown["oracle"] = [f"{value:.{digits}f}" for value in test["oracle"]]
-    sizes = {"tokens": first["tokens"], "words": first["words"], "units": units_in_words(first)}
+    sizes = {"tokens": first["tokens"], "words": first["words"], "resting": resting(first)}
     heading = TEXTS["summary"].format(**sizes, level=level)
     rows = components[components["split"] == "test"][["component", "family", "missing"]].to_dict("records")
     warnings = "".join(f"Warning: {line}.\n" for row in rows if (line := missing_line(Component(**row))))
@@ -49,7 +49,7 @@ def summary(components: pd.DataFrame, level: float) -> str:
 
 def rule_in_words(table: pd.DataFrame, rule: dict, level: float, base: pd.Series) -> list[str]:
     """Return the paragraphs that say what *reaches* and *removes* are, how verdicts follow, and what they rest on."""
-    known = {"level": level, "questions": len(table), "units": units_in_words(base)}
+    known = {"level": level, "questions": len(table), "resting": resting(base)}
     return [paragraph.format(**rule, **known) for paragraph in TEXTS["rule"]]
 
 
@@ -81,8 +81,8 @@ def main_rst(components: pd.DataFrame, main: dict, level: float) -> str:
         gain = _with_ends([row["gain"], row["gain_low"], row["gain_high"]], digits)
         name = f"base LM + kNN, {SEARCHES[row['mask'], row['score']]}"
         lines.append([name, f"{row['ppl']:.{digits}f}", gain, f"{row['lambda']:.3f}", f"{row['temperature']:.3g}"])
-    measured = f"Word perplexity on {units_in_words(base)}; lower is better. Gains with their {level:.0%} intervals."
-    return f"{measured}\n\n{_list_table(lines, (40, 14, 26, 10, 10))}"
+    measured = f"Word perplexity; lower is better. Gains with their {level:.0%} intervals."
+    return f"{measured} {resting(base)}\n\n{_list_table(lines, (40, 14, 26, 10, 10))}"
 
 
 def verdict_rst(table: pd.DataFrame, rule: dict, level: float, base: pd.Series) -> str:
@@ -113,9 +113,19 @@ def _escaped(text: str) -> str:
 
 def units_in_words(row: pd.Series) -> str:
     """Return what the intervals of a row of `components.csv` rest on: its documents, or the blocks of these."""
+    return _of_units(row, "units")
+
+
+def resting(row: pd.Series) -> str:
+    """Return `units_in_words` as a sentence, which says what intervals of blocks do not speak of."""
+    return _of_units(row, "resting")
+
+
+def _of_units(row: pd.Series, texts: str) -> str:
     documents, units = int(row["documents"]), int(row["units"])
     few = "one_document" if documents == 1 else "documents" if units == documents else "blocks"
-    return TEXTS["units"]["one_unit" if units == 1 else few].format(documents=documents, units=units)
+    known = {"split": row["split"], "documents": documents, "units": units, "size": row["words"] / units}
+    return TEXTS[texts]["one_unit" if units == 1 else few].format(**known)
 
 
 def convergence_text(lm: Convergence) -> str:

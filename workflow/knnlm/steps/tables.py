@@ -61,6 +61,7 @@ def main(
         "loss.csv": losses,
         "convergence.csv": pd.DataFrame([asdict(lm)]),
         "convergence.rst": converged,
+        "intervals.rst": f"{wording.resting(base)}\n",
         "verdicts.csv": judged.assign(lm_state=lm.lm_state),
         "shares.csv": of_each,
         "remaining.csv": shares.remaining_table(components, found, read, splits, rule["margin"], confidence),
