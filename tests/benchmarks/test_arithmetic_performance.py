@@ -4,19 +4,16 @@ import torch
 from configs import VOCABULARY
 from scipy.optimize import minimize_scalar
 
-from knnlm.analysis.significance import bootstrap
+from knnlm.analysis.intervals import log_perplexities, standard_error
 from knnlm.components.head_training import Rows
 from knnlm.performance import arithmetic
 
 
-def test_the_loop_and_the_bootstrap_draw_from_one_distribution():
+def test_the_loop_and_the_library_find_the_same_standard_errors():
     generator = np.random.default_rng(0)
     words = generator.integers(100, 1000, 12)
     sums = -words * generator.uniform(3, 6, (4, 12))
-    ours, looped = bootstrap(sums, words, 30000, 1), arithmetic.looped_bootstrap(sums, words, 30000, 2)
-    assert looped.shape == ours.shape
-    for share in (0.025, 0.5, 0.975):
-        assert np.quantile(looped, share, axis=1) == pytest.approx(np.quantile(ours, share, axis=1), rel=0.015)
+    assert arithmetic.looped_error(sums, words) == pytest.approx(standard_error(log_perplexities(sums, words)))
 
 
 def test_the_weights_are_the_best_at_each_temperature():

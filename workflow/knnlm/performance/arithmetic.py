@@ -1,11 +1,11 @@
-"""Temperatures and λ from stored neighbours, the bootstrap, a head on stored states, each against the long way."""
+"""Temperatures and λ from stored neighbours, intervals, a head on stored states, each against the long way."""
 
 from functools import partial
 
 import numpy as np
 import torch
 
-from knnlm.analysis.significance import bootstrap
+from knnlm.analysis.intervals import Confidence, interval, log_perplexities
 from knnlm.components.catalogue import knn_components, retrievals
 from knnlm.components.head_training import Rows, loss_alone, train_head, training_precision
 from knnlm.components.heads import OutputEmbedding, even_rows, likelihood, random_weights
@@ -19,10 +19,9 @@ from knnlm.performance.language_model import bare_forward, inputs, multiplying, 
 from knnlm.performance.search import QUERIES_OF_ROWS, queries_for
 from knnlm.performance.stores import WHOLE, Retrieval, random_vectors
 
-GOALS = {"temperatures": 100, "bootstrap": 50, "epoch": 0.4}
+GOALS = {"temperatures": 100, "intervals": 50, "epoch": 0.4}
 GOLD_SHARE = 0.1  # of the neighbours that have the gold token
-DOCUMENTS = 40  # about as many as the test split of config/sotu.yaml has
-LOOPED_RESAMPLES = 200
+UNITS = 60  # of a test split: documents of WikiText-103, or blocks of some ten documents
 BATCH, MOST_BATCHES = 1024, 256  # of an epoch: rows an update, as in config/hypotheses.yaml, and updates
 
 
@@ -30,7 +29,7 @@ def measure(config: dict, retrieval: Retrieval, store: Datastore, bench: Bench) 
     """Measure both."""
     components = 1 + sum(len(knn_components(config, *found)) for found in retrievals(config))
     tuned = temperatures(config["temperature"]["grid"], retrieval, store, bench)
-    return tuned + resampling(components, config["significance"]["resamples"], bench)
+    return tuned + intervals(components, config["significance"]["level"], bench)
 
 
 def temperatures(grid: list[float], retrieval: Retrieval, store: Datastore, bench: Bench) -> Measured:
@@ -55,29 +54,29 @@ def best_weights(near: np.ndarray, matches: np.ndarray, log_p_base: np.ndarray, 
     return [optimal_weight(log_p_base, share(temperature)) for temperature in grid]
 
 
-def resampling(components: int, resamples: int, bench: Bench) -> Measured:
-    """Compare the bootstrap of all components with a loop over some resamples, for each component and for all."""
+def intervals(components: int, level: float, bench: Bench) -> Measured:
+    """Compare the intervals of all components with a loop over units, for each component and for all."""
     generator = np.random.default_rng(bench.seed)
-    words = generator.integers(500, 5000, DOCUMENTS)
-    sums = -6 * words * generator.uniform(0.9, 1.1, (components, DOCUMENTS))
-    looped = min(resamples, LOOPED_RESAMPLES)
+    words = generator.integers(500, 5000, UNITS)
+    sums = -6 * words * generator.uniform(0.9, 1.1, (components, UNITS))
+    confidence = Confidence.of(words, level)
     speeds = bench.speeds(
-        ours=(resamples, lambda: bootstrap(sums, words, resamples, bench.seed)),
-        each=(looped, lambda: [looped_bootstrap(one, words, looped, bench.seed) for one in sums[:, None]]),
-        at_once=(looped, lambda: looped_bootstrap(sums, words, looped, bench.seed)),
+        ours=(components, lambda: interval(log_perplexities(sums, words), confidence)),
+        each=(components, lambda: [looped_error(one, words) for one in sums[:, None]]),
+        at_once=(components, lambda: looped_error(sums, words)),
     )
-    stage = f"bootstrap of {components} components: a loop over resamples for"
-    each = row(f"{stage} each", "resamples/s", speeds["ours"], speeds["each"], GOALS["bootstrap"])
-    return Measured([each, row(f"{stage} all at once", "resamples/s", speeds["ours"], speeds["at_once"])], {})
+    stage = f"intervals of {components} components: a loop over units for"
+    each = row(f"{stage} each", "components/s", speeds["ours"], speeds["each"], GOALS["intervals"])
+    return Measured([each, row(f"{stage} all at once", "components/s", speeds["ours"], speeds["at_once"])], {})
 
 
-def looped_bootstrap(sums: np.ndarray, words: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Do what `significance.bootstrap` does, up to the draw, one resample after the other; shapes are those of it."""
-    generator, found = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        drawn = generator.integers(len(words), size=len(words))
-        found.append(np.exp(-sums[:, drawn].sum(axis=1) / words[drawn].sum()))
-    return np.stack(found, axis=1)
+def looped_error(sums: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Return the standard error of each component's nats a word, (components,), with one unit left out after another.
+
+    `sums` is (components, units) in nats, `words` (units,).
+    """
+    left = [-np.delete(sums, unit, axis=1).sum(axis=1) / np.delete(words, unit).sum() for unit in range(words.size)]
+    return np.sqrt((words.size - 1) * np.var(left, axis=0))
 
 
 def epoch(rows: Rows, weights: torch.Tensor, types: int, batch: int, device: str) -> torch.Tensor:
