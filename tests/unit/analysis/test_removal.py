@@ -115,6 +115,11 @@ def test_the_order_is_that_of_an_exhaustive_search_on_valid():
     assert [name for name, _ in in_order(Beside(read, splits, KNN), names, least=0.02, most=1)] == held[:1]
 
 
+def test_nothing_is_taken_from_a_knn_that_adds_nothing():
+    read, splits = simulated(copy=lambda base, knn, noise: base, half=with_noise(0.5))
+    assert not list(in_order(Beside(read, splits, "copy"), ["half"], least=0.0, most=3))
+
+
 def test_every_family_is_told_apart_by_one_rule():
     """A family that is written later counts as an explanation until the rule says otherwise."""
     assert set(registry.families()) >= OF_NEIGHBOURS - {"knn"}

@@ -94,10 +94,11 @@ def in_order(beside: Beside, names: Sequence[str], least: float, most: int) -> I
     """Yield the components in the order in which they remove most together, and what the kNN adds beside all so far.
 
     Each step tries every one of `names` beside those before it and takes the one that leaves the kNN the smallest gain
-    on valid. It ends after `most` steps, or where the best removes less than `least` of the kNN's own gain on valid.
+    on valid. It ends after `most` steps, or where the best removes less than `least` of the kNN's own gain on valid, and
+    does not begin where the kNN has none.
     """
     whole = before = beside.left_on_valid()
-    remaining = list(names)
+    remaining = list(names) if whole > 0 else []
     while remaining and len(beside.held) < most:
         left = {name: beside.left_on_valid(name) for name in remaining}
         best = min(left, key=left.get)
