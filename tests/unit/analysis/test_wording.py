@@ -9,7 +9,7 @@ from docutils.core import publish_doctree
 from docutils.nodes import entry, strong
 from toy_components import ENTRY, MAIN, RULE, verdicts
 
-from knnlm.analysis.wording import decimals, main_rst, resting, verdict_rst, verdict_text
+from knnlm.analysis.wording import decimals, main_rst, remaining_text, resting, verdict_rst, verdict_text
 
 SOTU = Path(__file__).parents[3] / "results/sotu/tables"
 BASE = {"ppl": 20.0, "split": "test", "words": 28_782, "documents": 5, "units": 58}
@@ -109,3 +109,19 @@ def test_what_is_not_known_is_said_in_words():
         assert "1.00 [unknown, unknown]" in text
         assert "nan" not in text
     assert decimals(np.inf) == decimals(np.nan) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["first"], "Beside first the kNN still adds 25% [20%, 35%] of what"),
+        (["first", "second"], "Beside first and second the kNN still adds 25%"),
+        (["first", "second", "third"], "Beside first, second and third the kNN still adds 25%"),
+        ([], "No component of this run takes as much as 2% of"),
+    ],
+)
+def test_what_is_left_is_said_in_one_sentence(names, said):
+    table = pd.DataFrame({"component": ["base", *names], "remaining": 0.25})
+    text = remaining_text(table.assign(remaining_low=0.2, remaining_high=0.35), RULE)
+    assert text.replace("\n", " ").startswith(said)
+    assert max(map(len, text.splitlines())) <= 120

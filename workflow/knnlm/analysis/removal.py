@@ -94,7 +94,7 @@ def in_order(beside: Beside, names: Sequence[str], least: float, most: int) -> I
     """Yield the components in the order in which they remove most together, and what the kNN adds beside all so far.
 
     Each step tries every one of `names` beside those before it and takes the one that leaves the kNN the smallest gain
-    on valid. It ends after `most` steps, or where the best removes less than `least` of the kNN's own gain on valid, and
+    on valid. It ends after `most` steps, or where the best removes less than `least` of the kNN's own gain on valid; it
     does not begin where the kNN has none.
     """
     whole = before = beside.left_on_valid()

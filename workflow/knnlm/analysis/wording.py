@@ -128,6 +128,15 @@ def _of_units(row: pd.Series, texts: str) -> str:
     return TEXTS[texts]["one_unit" if units == 1 else few].format(**known)
 
 
+def remaining_text(table: pd.DataFrame, rule: dict) -> str:
+    """Return what is left of the kNN's gain, of the table of REMAINING_COLUMNS, in one sentence, wrapped."""
+    names, kinds = table["component"].iloc[1:].tolist(), ("nothing", "one", "left")
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    said = TEXTS["remaining"][kinds[min(len(names), 2)]]
+    left = _shares(table.iloc[-1], "remaining")
+    return "\n".join(textwrap.wrap(said.format(names=listed, left=left, **rule), LINE_WIDTH)) + "\n"
+
+
 def convergence_text(lm: Convergence) -> str:
     """Return the sentence that stands beside the base LM's perplexity: whether more training would lower it."""
     said = TEXTS["convergence"]["patience" if lm.ended_by == "patience" else lm.lm_state]

@@ -49,7 +49,9 @@ def main(
     losses = read_text_table(loss, tables.LOSS_COLUMNS)
     lm = read_convergence(loss, settings["lm"]["training"]["patience"])
     converged = wording.convergence_text(lm)
-    report = f"{converged}\n{wording.main_rst(components, main_component, level)}\n{words}\n.. verdicts\n\n"
+    remaining = shares.remaining_table(components, found, read, splits, rule["margin"], confidence)
+    left = f"\n{wording.remaining_text(remaining, rule)}" if hypotheses else ""
+    report = f"{converged}\n{wording.main_rst(components, main_component, level)}\n{words}{left}\n.. verdicts\n\n"
     base = components[components["component"] == tables.BASE].iloc[-1]  # on test
     cut, weights = partial(read_splits, tokens, documents, continuation), components.set_index("component")["lambda"]
     lengths = (reference, weights[reference].iloc[0], read, cut, significance["block"], level)
@@ -64,12 +66,12 @@ def main(
         "intervals.rst": f"{wording.resting(base)}\n",
         "verdicts.csv": judged.assign(lm_state=lm.lm_state),
         "shares.csv": of_each,
-        "remaining.csv": shares.remaining_table(components, found, read, splits, rule["margin"], confidence),
+        "remaining.csv": remaining,
         "input_representation.csv": shares.input_representation_table(components, of_each, hypotheses, main_component),
         "block_lengths.csv": block_length_table(*lengths),
         "facts.csv": measured,
         "indexes.csv": tables.index_table(components, pd.concat([measured, timed])),
-        "summary.txt": f"{converged}\n{wording.summary(components, level)}\n{words}",
+        "summary.txt": f"{converged}\n{wording.summary(components, level)}\n{words}{left}",
         "verdicts.txt": f"{converged}\n{wording.verdict_text(judged, rule, level, base)}",
         "verdicts.rst": f"{report}{converged}\n{wording.verdict_rst(judged, rule, level, base)}",
     }
