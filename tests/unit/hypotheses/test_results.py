@@ -28,7 +28,8 @@ def make(inputs, number):
     print("making", number, flush=True)
     random = {split: np.random.default_rng(number) for split in EVALUATED}
     log_p = {split: random[split].uniform(-3, -1, len(inputs.gold[split])).astype(np.float32) for split in EVALUATED}
-    return Result(inputs.component(str(number), x=number / 3), log_p, {"pass": number, "loss": number / 7})
+    facts = {"loss": number / 7, "cut_off": True, "why": "a, b", "correlation": float("nan")}
+    return Result(inputs.component(str(number), x=number / 3), log_p, facts)
 
 def components(inputs):
     for number in range(4):
@@ -107,6 +108,14 @@ def test_each_result_is_made_once_whenever_the_step_is_killed(step, tmp_path):
     found = outputs(tmp_path, "killed")
     assert found == outputs(tmp_path, "undisturbed")
     assert len(found) == 5
+    facts = found[".csv"].decode().splitlines()
+    assert facts[:4] == [
+        "hypothesis,component,quantity,value",
+        "four,four-0,loss,0",
+        "four,four-0,cut_off,True",
+        'four,four-0,why,"a, b"',
+    ]
+    assert facts[4:6] == ["four,four-0,correlation,", "four,four-1,loss,0.1428571429"]
 
 
 def test_nothing_is_kept_of_other_settings_code_or_inputs(step, tmp_path):

@@ -1,5 +1,6 @@
 """Make the components of one hypothesis, and measure what else its family measures."""
 
+import math
 from importlib import import_module
 from pathlib import Path
 
@@ -37,9 +38,20 @@ def main(
     measured = [(result.component.component, result.facts) for result in results] + [("", inputs.run_facts)]
     timed = [(result.component.component, result.speeds) for result in results]
     for path, found in ((facts, measured), (speeds, timed)):
-        rows = [(inputs.hypothesis, name, *fact) for name, facts_of_it in found for fact in facts_of_it.items()]
-        write_table(path, pd.DataFrame(rows, columns=FACT_COLUMNS), DIGITS)
+        rows = [(inputs.hypothesis, name, *as_text(fact)) for name, known in found for fact in known.items()]
+        write_table(path, pd.DataFrame(rows, columns=FACT_COLUMNS))
     log_p = {split: [result.log_p[split] for result in results] for split in EVALUATED}
     made = [result.component for result in results]
     save_components(descriptions, made, log_p, inputs.checkpoint, more_files=[facts])
     forget(checkpoints / KEPT)
+
+
+def as_text(fact: tuple[str, float | bool | str]) -> tuple[str, str]:
+    """Return a quantity and its value as they stand in the table; an unknown number (NaN) is empty.
+
+    In a column that has other text too, pandas would give a number all of its digits.
+    """
+    quantity, value = fact
+    if isinstance(value, bool | str):
+        return quantity, str(value)
+    return quantity, "" if math.isnan(value) else DIGITS % value
