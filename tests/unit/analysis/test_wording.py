@@ -122,6 +122,8 @@ def test_what_is_not_known_is_said_in_words():
 )
 def test_what_is_left_is_said_in_one_sentence(names, said):
     table = pd.DataFrame({"component": ["base", *names], "remaining": 0.25})
-    text = remaining_text(table.assign(remaining_low=0.2, remaining_high=0.35), RULE)
+    table = table.assign(remaining_low=0.2, remaining_high=0.35)
+    text = remaining_text(table, RULE)
     assert text.replace("\n", " ").startswith(said)
     assert max(map(len, text.splitlines())) <= 120
+    assert remaining_text(table.assign(remaining=np.nan), RULE).startswith("The kNN adds nothing")

@@ -97,3 +97,21 @@ def test_the_waterfall_falls_from_all_of_the_gain_to_what_nothing_explains():
     ends = [(low, high) for (low, _), (high, _) in whiskers.get_segments()]
     np.testing.assert_allclose(ends, [(0.3, 0.5), (0.2, 0.35), (0.2, 0.35)])
     assert axes.yaxis_inverted()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_knn_that_gains_nothing_has_pictures_in_which_nothing_is_known(name, tmp_path, recwarn):
+    table = TABLES[name]()
+    numbers = table.columns[table.columns.str.startswith(("reaches", "removes", "remaining"))]
+    made = draw(
+        name,
+        table.assign(**dict.fromkeys(numbers, np.nan)).iloc[: 1 if name == "remaining" else None],
+        None,
+        MAIN,
+        None,
+        RULE,
+    )
+    save(made, tmp_path / "unknown.png", 40)
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+    if name == "remaining":
+        assert [text.get_text() for text in made.axes[0].texts] == ["unknown", "unknown"]

@@ -132,7 +132,8 @@ def remaining_text(table: pd.DataFrame, rule: dict) -> str:
     """Return what is left of the kNN's gain, of the table of REMAINING_COLUMNS, in one sentence, wrapped."""
     names, kinds = table["component"].iloc[1:].tolist(), ("nothing", "one", "left")
     listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    said = TEXTS["remaining"][kinds[min(len(names), 2)]]
+    unknown = np.isnan(table["remaining"].iloc[-1])
+    said = TEXTS["remaining"]["unknown" if unknown else kinds[min(len(names), 2)]]
     left = _shares(table.iloc[-1], "remaining")
     return "\n".join(textwrap.wrap(said.format(names=listed, left=left, **rule), LINE_WIDTH)) + "\n"
 

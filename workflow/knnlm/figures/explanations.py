@@ -1,6 +1,7 @@
 """The pictures of what explains the kNN's gain: all verdicts, reaches against removes, and what is left in the end."""
 
 import textwrap
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -96,23 +97,27 @@ def remaining(table: pd.DataFrame, components: pd.DataFrame | None, main: dict, 
     axes.barh(places[-1], left[-1], height, color="#7799bb")
     axes.vlines(left, places[:-1], places[1:], color=parts.INK, linewidth=0.6, linestyle=parts.DOTTED)
     whiskers = {"color": parts.INK, "elinewidth": 1, "linestyle": "none", "capsize": 2.5}
-    ends, bars = np.append(left, left[-1]), np.append(parts.spread(rows, "remaining"), [[0], [0]], axis=1)
-    bars[:, -1] = bars[:, -2]
-    axes.errorbar(ends[1:], places[1:], xerr=bars[:, 1:], **whiskers)
-    high = np.append(rows["remaining_high"], rows["remaining_high"].iloc[-1]).astype(np.float64)
-    for place, value, end in zip(places, ends, np.fmax(high, ends), strict=True):
-        if place == 0 or place == places[-1]:
-            parts.note(axes, f"{value:.0%}", (end, place), (5, 0), "data", va="center")
-        else:
-            taken = left[place - 1] - left[place]
-            parts.note(axes, f"−{taken:.0%}", (max(end, left[place - 1]), place), (5, 0), "data", va="center")
+    spread = parts.spread(rows, "remaining")
+    ends, spread = np.append(left[1:], left[-1]), np.append(spread[:, 1:], spread[:, -1:], axis=1)
+    axes.errorbar(ends, places[1:], xerr=spread, **whiskers)
+    for place, beyond, share in _waterfall_notes(left, ends + spread[1]):
+        text = "unknown" if np.isnan(share) else f"{round(share, 2) + 0.0:.0%}".replace("-", "−")  # never −0%
+        parts.note(axes, text, (np.nan_to_num(beyond), place), (5, 0), "data", va="center")
     axes.axvline(0, color=parts.INK, linewidth=0.8)
     axes.set_yticks(places, names)
     axes.tick_params(axis="y", length=0)
-    axes.set(ylim=(places[-1] + 0.6, -0.6), xlim=(min(0, np.nanmin(ends) - 0.05), 1.12))
+    axes.set(ylim=(places[-1] + 0.6, -0.6), xlim=(min(0, np.nan_to_num(ends).min() - 0.05), 1.12))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("share of the kNN's gain that it still adds, in nats a word on test")
     return picture
+
+
+def _waterfall_notes(left: np.ndarray, high: np.ndarray) -> list[tuple[int, float, float]]:
+    """Return place, end and share of what is written beside each bar: all, each fall, and what is left in the end."""
+    falls = [
+        (place, max(before, high[place - 1]), after - before) for place, (before, after) in enumerate(pairwise(left), 1)
+    ]
+    return [(0, left[0], left[0]), *falls, (len(left), high[-1], left[-1])]
 
 
 def _lines(line: object, span: object, rule: dict, explains: bool = True) -> None:
