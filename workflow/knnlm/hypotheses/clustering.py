@@ -20,7 +20,7 @@ from knnlm.components.word_centroids import Centroids, WordRows
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses.inputs import Inputs
-from knnlm.hypotheses.results import Result, Results
+from knnlm.hypotheses.results import Fact, Result, Results
 
 NEEDS = ("states", "datastore", "temperature")
 SETTINGS = {
@@ -43,7 +43,7 @@ WORK = {
     "held_rows": "words.rows, fine_tuning.rows",
 }
 FINE_TUNED = "fine-tuned"
-Made = tuple[Clusters, dict[str, float]]  # clusters and what was measured of them
+Made = tuple[Clusters, dict[str, Fact]]  # clusters and what was measured of them
 
 
 def clustered(inputs: Inputs, h: str, spherical: bool = False, unit: bool = False) -> Made:
@@ -121,7 +121,7 @@ def made(inputs: Inputs, kind: str, h: str) -> Made:
     return centroids.one_word_each(*OF_WORDS[kind](inputs, h), len(inputs.continuation))
 
 
-def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters, facts: dict[str, float]) -> Result:
+def evaluated(inputs: Inputs, kind: str, h: str, metric: str, clusters: Clusters, facts: dict[str, Fact]) -> Result:
     """Return the component that clusters make, its temperature tuned on what is kept for each query."""
     share = {split: gold_share(inputs, split, h, metric, clusters) for split in EVALUATED}
     count, width = clusters.centroids.shape

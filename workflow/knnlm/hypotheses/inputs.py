@@ -19,7 +19,7 @@ from knnlm.components.knn import Neighbours, knn_scorer, missing_share
 from knnlm.components.temperature import first_tried, mixed_loss, tuned
 from knnlm.corpus.text import EVALUATED
 from knnlm.datastore.store import Datastore, open_datastore
-from knnlm.hypotheses.results import KEPT, Result, keep, kept
+from knnlm.hypotheses.results import KEPT, Fact, Result, keep, kept
 from knnlm.hypotheses.results import Results as Results  # modules of hypotheses import all they need from here
 from knnlm.running.devices import Job
 from knnlm.storage.arrays import load_array
@@ -190,7 +190,7 @@ class Inputs:
         """Return a component of this hypothesis, `<hypothesis>-<name>`; `described` are fields of Component."""
         return Component(f"{self.hypothesis}-{name}", self.family, hypothesis=self.hypothesis, **described)
 
-    def tuned(self, component: Component, log_p_at: Callable[[str, float], np.ndarray], **facts: float) -> Result:
+    def tuned(self, component: Component, log_p_at: Callable[[str, float], np.ndarray], **facts: Fact) -> Result:
         """Return the component at the τ that is best on valid (needs `temperature`).
 
         `log_p_at(split, τ)` is log p of the gold tokens, float32 (n,) in nats.

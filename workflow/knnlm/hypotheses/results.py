@@ -16,6 +16,7 @@ from knnlm.storage.arrays import load_array, save_array
 from knnlm.storage.manifests import read_manifest, write_manifest
 
 KIND, KEPT = "kept result", "results"  # of manifests; the folder of results that are kept until a step has ended
+Fact = float | bool | str  # what is measured of a component, or said of it
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Result:
 
     component: Component
     log_p: dict[str, np.ndarray]
-    facts: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Fact] = field(default_factory=dict)
     speeds: dict[str, float] = field(default_factory=dict)
 
 

@@ -10,7 +10,7 @@ from knnlm.components.columns import FACT_COLUMNS, save_components
 from knnlm.corpus.text import EVALUATED
 from knnlm.errors import KnnlmError
 from knnlm.hypotheses.inputs import Inputs, Stored
-from knnlm.hypotheses.results import KEPT, forget, show
+from knnlm.hypotheses.results import KEPT, Fact, forget, show
 from knnlm.running.devices import Job
 from knnlm.storage.tables import DIGITS, write_table
 
@@ -46,7 +46,7 @@ def main(
     forget(checkpoints / KEPT)
 
 
-def as_text(fact: tuple[str, float | bool | str]) -> tuple[str, str]:
+def as_text(fact: tuple[str, Fact]) -> tuple[str, str]:
     """Return a quantity and its value as they stand in the table; an unknown number (NaN) is empty.
 
     In a column that has other text too, pandas would give a number all of its digits.
