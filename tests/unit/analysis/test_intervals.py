@@ -120,11 +120,11 @@ def test_units_of_unequal_size_count_as_fewer():
     ids=["blocks", "documents", "unequal documents"],
 )
 def test_intervals_of_95_percent_cover_what_longer_texts_would_give(texts, count):
-    """Gain, share and removes on texts with the dependence of the demo's; 1,500 texts tell coverage to 0.6 %."""
-    found = simulated_texts.covered(lambda generator: texts(generator, count), 1500, chosen_alone=True)
+    """Gain, share and removes on texts with the dependence of the demo's; 1,000 texts tell coverage to 0.7 %."""
+    found = simulated_texts.covered(lambda generator: texts(generator, count), 1000, chosen_alone=True)
     for coverage in found.values():
-        assert (coverage > 0.93 - 0.006).all()
-        assert (coverage < 0.97 + 0.006).all()
+        assert (coverage > 0.93 - 0.007).all()
+        assert (coverage < 0.97 + 0.007).all()
 
 
 @pytest.mark.slow
