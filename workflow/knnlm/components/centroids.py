@@ -8,6 +8,7 @@ what was kept (`knn.log_p_knn`).
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -151,20 +152,34 @@ def gold_shares(distribution: sparse.csr_array, ids: np.ndarray, gold: np.ndarra
     return shares
 
 
+class GoldCentroids(NamedTuple):
+    """The centroids that stand for each row's gold word, row after row, on the device."""
+
+    counts: torch.Tensor  # of each row, int64 (rows,), which sum to m
+    ids: torch.Tensor  # int64 (m,)
+    log_shares: torch.Tensor  # log P(gold|c), float32 (m,)
+
+
 def centroid_gradient(
-    keys: torch.Tensor, centroids: torch.Tensor, log_shares: torch.Tensor, temperature: float, metric: str
+    keys: torch.Tensor, centroids: torch.Tensor, gold: GoldCentroids, temperature: float, metric: str
 ) -> torch.Tensor:
     """Return the gradient of the rows' mean −log p(gold) by the centroids, float32 (C, width); P(w|c) is held fixed.
 
-    keys: float32 (rows, width); log_shares: log P(gold|c), float32 (rows, C), −inf where P is 0. With z = s/τ the
-    gradient by z is softmax(z) − softmax(z + log P).
+    keys: float32 (rows, width). With z = s/τ the gradient by z is softmax(z) − softmax(z + log P), and the second
+    softmax is 0 but at the centroids of the gold word.
     """
     if metric == "l2":  # 2 h·c − ‖c‖²: the query's own length cancels
         norms = centroids.square().sum(1)
         logits = torch.addmm(norms, keys, centroids.T, beta=-1 / temperature, alpha=2 / temperature)  # (rows, C)
     else:
         logits = keys @ centroids.T / temperature
-    by_logits = torch.softmax(logits, 1).sub_(torch.softmax(logits.add_(log_shares), 1))  # (rows, C)
+    row = torch.repeat_interleave(gold.counts)  # of each of the gold's centroids, (m,)
+    of_gold = logits[row, gold.ids] + gold.log_shares
+    of_gold -= torch.segment_reduce(of_gold, "max", lengths=gold.counts, unsafe=True)[row]
+    of_gold = of_gold.exp_()
+    of_gold /= torch.segment_reduce(of_gold, "sum", lengths=gold.counts, unsafe=True)[row]
+    by_logits = torch.softmax(logits, 1)  # (rows, C)
+    by_logits[row, gold.ids] -= of_gold
     pulled = by_logits.T @ keys  # (C, width)
     gradient = 2 * (pulled - by_logits.sum(0)[:, None] * centroids) if metric == "l2" else pulled
     return gradient / (temperature * len(keys))
@@ -188,18 +203,10 @@ def fine_tune(
         order = generator.permutation(len(keys))
         for some in slices(len(order), recipe["batch"]):
             rows = order[some]
-            log_shares = _dense_log_shares(log_of_words, values[rows], device)
+            of_gold = log_of_words[values[rows]]
+            parts = np.diff(of_gold.indptr).astype(np.int64), of_gold.indices.astype(np.int64), of_gold.data
+            gold = GoldCentroids(*(torch.from_numpy(part).to(device) for part in parts))
             batch = torch.from_numpy(keys[rows]).to(device)  # (batch, width)
-            centroids.grad = centroid_gradient(batch, centroids, log_shares, temperature, metric)
+            centroids.grad = centroid_gradient(batch, centroids, gold, temperature, metric)
             optimiser.step(recipe["learning_rate"])
         yield centroids.cpu().numpy().copy()
-
-
-def _dense_log_shares(log_of_words: sparse.csr_array, gold: np.ndarray, device: str) -> torch.Tensor:
-    """Write out log P(gold|c), float32 (rows, C), with −inf where P is 0."""
-    some = log_of_words[gold]
-    row = np.repeat(np.arange(len(gold)), np.diff(some.indptr))
-    places = (torch.from_numpy(part).to(device) for part in (row, some.indices.astype(np.int64)))
-    dense = torch.full(some.shape, -torch.inf, device=device)
-    dense[tuple(places)] = torch.from_numpy(some.data).to(device)
-    return dense
