@@ -143,3 +143,13 @@ def test_several_seeds_are_runs_of_their_own_and_tables_of_mean_and_spread(new_p
     assert table.loc[row, "ppl_mean"] == pytest.approx(np.mean([one.loc[row, "ppl"] for one in each]))
     assert table.loc[row, "ppl_std"] == pytest.approx(np.std([one.loc[row, "ppl"] for one in each], ddof=1))
     assert "Nothing to be done" in project("-n", config="config/seeds.yaml").stdout
+    del overlay["seeds"]
+    long = overlay | {"variants": {f"seed-{seed}": {"seed": seed} for seed in (1, 2)}}
+    (project.folder / "config/variants.yaml").write_text(json.dumps(long))
+    assert "Nothing to be done" in project("-n", config="config/variants.yaml").stdout
+    over = pd.read_csv(project.folder / "results/tiny/tables/variants.csv")
+    assert list(over["variant"]) == ["tiny-seed-1", "tiny-seed-2"]
+    assert list(over["seed"]) == [1, 2]
+    assert list(over["ppl_test"]) == [one.loc[("base", "test"), "ppl"] for one in each]
+    assert (project.folder / "results/tiny/figures/variants.png").read_bytes().startswith(b"\x89PNG")
+    assert not (project.folder / "results/tiny-seed-1/lm").exists()  # the main run's own seed

@@ -20,7 +20,14 @@ def project(new_project):
 
 @pytest.mark.parametrize(
     "overlay",
-    ["config/config.yaml", "config/tiny.yaml", "config/sotu.yaml", "config/wiki.yaml", "config/wikitext103.yaml"],
+    [
+        "config/config.yaml",
+        "config/tiny.yaml",
+        "config/sotu.yaml",
+        "config/wiki.yaml",
+        "config/ladder.yaml",
+        "config/wikitext103.yaml",
+    ],
 )
 def test_every_config_makes_a_plan_of_jobs(project, overlay):
     output = project("-n", config=overlay).stdout

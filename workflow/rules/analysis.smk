@@ -259,8 +259,10 @@ rule redraw:
     params:
         settings=settings("figures", "main", "verdict", tables=FIGURES, hypotheses=all_shown),
         folders=run_folders(),
+        over_variants=of_runs([config["name"]], "") if VARIANTS else [],
     shell:
         "logged {log} python -m knnlm.steps redraw --settings {params.settings:q} --folders {params.folders:q}"
+        " --over-variants {params.over_variants:q}"
 
 
 rule findings:

@@ -129,8 +129,10 @@ def store_files():
 
 def over_variants():
     """List the tables over all variants, and what `all` makes of each; nothing where there are none."""
+    if not VARIANTS:
+        return []
     each = [getattr(rules, f"{rule_prefix(run)}all").input for run in VARIANTS]
-    return [*each, *(rules.seed_tables.output if SEEDS else [])]
+    return [*each, rules.plot_variants.output, rules.seed_tables.output if SEEDS else []]
 
 
 def corpus_files(wildcards):

@@ -47,6 +47,48 @@ rule lm_search:
         " --table {output}"
 
 
+rule variant_table:
+    """Put the main numbers of all variants into one table."""
+    input:
+        components=of_runs(VARIANTS, "tables/components.csv"),
+        verdicts=of_runs(VARIANTS, "tables/verdicts.csv"),
+        convergence=of_runs(VARIANTS, "tables/convergence.csv"),
+        code=sources("variant_table"),
+    output:
+        table("variants"),
+    log:
+        "<logs>/variant_table.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=settings("main", varied=variants.varied(config, VARIANTS)),
+    shell:
+        "logged {log} python -m knnlm.steps variant_table --settings {params.settings:q}"
+        " --components {input.components} --verdicts {input.verdicts} --convergence {input.convergence}"
+        " --table {output}"
+
+
+rule plot_variants:
+    """Draw what is found against the base LM's perplexity."""
+    input:
+        table=rules.variant_table.output,
+        code=sources("plot"),
+    output:
+        png=figure("variants"),
+        pdf="results/<run>/figures/variants.pdf",
+    log:
+        "<logs>/plot/variants.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        settings=settings("figures"),
+    shell:
+        "logged {log} python -m knnlm.steps plot --figure variants --settings {params.settings:q}"
+        " --table {input.table} --pdf {output.pdf} --png {output.png}"
+
+
 rule seed_tables:
     """Put the tables of all seeds together: mean and spread."""
     input:

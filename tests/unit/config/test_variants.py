@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnlm.config import variants
+from knnlm.config.checks import check, check_combinations
+from knnlm.config.schema import read_schema
 from knnlm.config.sizes import complete
 
 TINY = config_of("tiny")
@@ -142,3 +144,29 @@ def test_what_a_variant_changes_is_said_on_one_line():
     overlay = {"lm": {"architecture": {"width": 64}}, "seed": 2, "fractions": [0.5, 1.0]}
     assert variants.changes(overlay) == "lm.architecture.width 64, seed 2, fractions [0.5, 1.0]"
     assert variants.changes({}) == ""
+
+
+def test_the_keys_that_any_variant_changes_are_told_of_all():
+    config = TINY | {"seeds": [2], "variants": {"narrow": {"lm": {"architecture": {"width": 16}}, "fractions": [1.0]}}}
+    runs = {name: variants.applied(config, name, overlay) for name, overlay in variants.overlays(config).items()}
+    assert variants.varied(config, runs) == {
+        "index": ["seed-2", "narrow"],
+        "columns": ["seed", "lm.architecture.width", "fractions"],
+        "data": [[2, 32, "[0.05, 0.1, 0.5, 1.0]"], [1, 16, "[1.0]"]],
+    }
+
+
+def test_the_rungs_of_the_ladder_fit_and_share_their_text():
+    ladder, runs = config_of("ladder"), {}
+    for name, overlay in variants.overlays(ladder).items():
+        runs[name] = variants.applied(ladder, name, overlay)
+        check(runs[name], read_schema())
+        complete(runs[name])
+        check_combinations(runs[name])
+    assert len(runs) >= 9
+    corpora = {
+        name: variants.makers(own, [ladder, *list(runs.values())[:place]])["corpus"]
+        for place, (name, own) in enumerate(runs.items())
+    }
+    assert len(set(corpora.values())) == len({own["corpus"]["share"] for own in runs.values()}) == 3
+    assert variants.makers(runs["w128-whole"], [ladder])["hypotheses"] == "ladder"

@@ -82,7 +82,7 @@ def drawn(axes):
 
 def test_every_figure_is_drawn_by_one_of_these_or_the_main_tests():
     others = {"verdicts", "explanations", "remaining", "temperature", "datastore_size", "lambda", "loss", "components"}
-    others |= {"performance", "scaling"}
+    others |= {"performance", "scaling", "variants"}
     assert set(FIGURES) == others | {name.partition("-")[0] for name in NAMES}
 
 

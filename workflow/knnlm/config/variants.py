@@ -77,6 +77,18 @@ def changes(overlay: Overlay) -> str:
     return ", ".join(f"{key} {json.dumps(value)}" for key, value in _leaves(overlay))
 
 
+def varied(config: dict, runs: dict[str, dict]) -> dict[str, list]:
+    """Return the values of the keys that any variant changes, as pandas reads a table: `index`, `columns`, `data`.
+
+    There is a row for each of the `runs`, by its name, and a column for each dotted key. A list is given as text. A key
+    that a run has not is None.
+    """
+    keys = dict.fromkeys(key for overlay in overlays(config).values() for key, _ in _leaves(overlay))
+    data = [[_value(own, key) for key in keys] for own in runs.values()]
+    data = [[json.dumps(value) if isinstance(value, list) else value for value in row] for row in data]
+    return {"index": list(runs), "columns": list(keys), "data": data}
+
+
 def _leaves(section: dict, prefix: str = "") -> Iterable[tuple[str, object]]:
     for key, value in section.items():
         yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
@@ -103,5 +115,5 @@ def _shape(config: dict, stage: str) -> dict:
 
 def _value(config: dict, key: str) -> object:
     for part in key.split("."):
-        config = config[part]
+        config = (config or {}).get(part)
     return config

@@ -20,6 +20,7 @@ from knnlm.errors import KnnlmError
 from knnlm.figures import parts
 from knnlm.figures.explanations import explanations, remaining, verdicts
 from knnlm.figures.hypotheses import helped_tokens, hypothesis, indexes, parameters
+from knnlm.figures.variants import variants
 from knnlm.storage.atomic import atomic
 
 LARGE = {"markersize": 6.5, "markeredgecolor": parts.INK, "markeredgewidth": 0.8}  # the mark of a tuned value
@@ -214,7 +215,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {  # table, components, main, and wh
     "temperature": _temperature, "datastore_size": _datastore_size, "lambda": _lambda, "loss": _loss,
     "components": _components, "verdicts": verdicts, "parameters": parameters, "helped_tokens": helped_tokens,
     "performance": _performance, "scaling": _scaling, "hypothesis": hypothesis,
-    "indexes": indexes, "explanations": explanations, "remaining": remaining,
+    "indexes": indexes, "explanations": explanations, "remaining": remaining, "variants": variants,
 }  # fmt: skip
 
 
