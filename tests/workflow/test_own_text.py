@@ -55,7 +55,7 @@ def test_five_lines_run_to_the_last_verdict(project):
     project(config="config/mine.yaml")
     verdicts = pd.read_csv(project.folder / "results/mine/tables/verdicts.csv")
     shipped = yaml.safe_load((project.folder / "config/hypotheses.yaml").read_text(encoding="utf-8"))["hypotheses"]
-    train_lm = {"memorisation", "soft-labels", "second-seed", "second-seed-and-knn"}
+    train_lm = {"memorisation", "soft-labels", "soft-labels-of-knn", "second-seed", "second-seed-and-knn"}
     assert set(verdicts["hypothesis"]) == set(shipped) - train_lm
     assert verdicts["verdict"].isin(VERDICTS).all()
     components = pd.read_csv(project.folder / "results/mine/tables/components.csv")
