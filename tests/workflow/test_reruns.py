@@ -109,6 +109,7 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
     [
         pytest.param("figures: {dpi: 80}", "figures: {dpi: 90}", PLOTS, id="dpi"),
         pytest.param("resamples: 1000", "resamples: 999", TABLES, id="resamples"),
+        pytest.param("block: 50", "block: 60", TABLES, id="block"),
         pytest.param("resamples: 1000}", "resamples: 1000}\nverdict: {explains: 0.4}", TABLES, id="verdict"),
         pytest.param(
             "30.0, 100.0]",
