@@ -121,6 +121,18 @@ def run_folders():
     return of_runs(VARIANTS or [config["name"]], "")
 
 
+def trained_lms():
+    """List the runs whose LMs can be compared, this or its variants: name, what changes, patience, and who trains."""
+    overlays = variants.overlays(config)
+    found = []
+    for name, overlay in zip(VARIANTS, overlays.values()):
+        own = VARIANTS[name]
+        told = {"name": name, "changes": variants.changes(overlay), "patience": own["lm"]["training"]["patience"]}
+        found.append(told | {"maker": own["variant"][1]["language_model"]})
+    this = {"name": config["name"], "changes": "", "patience": config["lm"]["training"]["patience"]}
+    return found or [this | {"maker": MAKERS["language_model"]}]
+
+
 def store_files():
     """List the files of the datastore; those of variants are among what `over_variants` lists."""
     files = ["manifest.json", *(f"{array}.npy" for array in CHUNK_ARRAYS)]

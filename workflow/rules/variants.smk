@@ -1,15 +1,3 @@
-def trained_lms():
-    """List the runs whose LMs can be compared, this or its variants: name, what changes, patience, and who trains."""
-    overlays = variants.overlays(config)
-    found = []
-    for name, overlay in zip(VARIANTS, overlays.values()):
-        own = VARIANTS[name]
-        told = {"name": name, "changes": variants.changes(overlay), "patience": own["lm"]["training"]["patience"]}
-        found.append(told | {"maker": own["variant"][1]["language_model"]})
-    this = {"name": config["name"], "changes": "", "patience": config["lm"]["training"]["patience"]}
-    return found or [this | {"maker": MAKERS["language_model"]}]
-
-
 LMS = trained_lms()  # before each variant takes its own
 
 
