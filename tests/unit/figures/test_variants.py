@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib.colors import same_color
 
+from knnlm.errors import KnnlmError
 from knnlm.figures.plots import draw
+from knnlm.steps import redraw
 
 GAIN = "kNN-LM's gain,\npart of the perplexity"
 WIDTHS, SHARES = (64, 128, 256), (0.25, 0.5, 1.0)
@@ -74,3 +76,15 @@ def test_seeds_alone_and_a_question_that_nobody_asks_have_a_picture_too():
     seeds = table_of().iloc[:2].drop(columns=["lm.architecture.width", "lm.architecture.heads", "corpus.share"])
     seeds = seeds.assign(other_reaches=np.nan, other_reaches_low=np.nan, other_reaches_high=np.nan)
     assert "other:\nreaches" not in panels(seeds)
+
+
+def test_redraw_draws_it_again_from_the_table_as_it_is(tmp_path):
+    (tmp_path / "tables").mkdir()
+    settings = {"tables": {}, "figures": {"dpi": 50}}
+    with pytest.raises(KnnlmError, match=r"variants\.csv: the table is missing"):
+        redraw.main(settings, [], tmp_path)
+    table_of().to_csv(tmp_path / "tables/variants.csv", index=False)
+    (tmp_path / "figures").mkdir()
+    redraw.main(settings, [], tmp_path)
+    assert (tmp_path / "figures/variants.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "figures/variants.png").exists()
