@@ -65,6 +65,13 @@ def test_colour_and_mark_tell_two_keys_of_which_neither_follows_from_the_other()
     assert told == [f"width {width}" for width in WIDTHS] + [f"share {share}" for share in SHARES]
 
 
+def test_a_key_that_not_every_variant_has_tells_nothing():
+    table = table_of()
+    table.insert(1, "lm.training.patience", [None, 2, 3] * 3)
+    (legend,) = draw("variants", table).legends
+    assert "width 64" in {text.get_text() for text in legend.get_texts()}
+
+
 def test_a_base_lm_that_has_not_converged_is_hollow():
     states = ["still falling"] + ["converged"] * (len(WIDTHS) * len(SHARES) - 1)
     axes = panels(table_of(lm_state=states))["few:\nreaches"]

@@ -70,7 +70,7 @@ def _panel(axes: Axes, table: pd.DataFrame, column: str, colours: dict, markers:
 def _styles(table: pd.DataFrame) -> tuple[dict, dict]:
     """Return, by key, a colour for each value of the first key that varies, and a mark for each of a further one."""
     keys = [key for key in table.columns[: list(table).index("ppl_valid")] if key not in KNOWN]
-    keys = [key for key in keys if 1 < table[key].nunique() <= len(COLOURS)]
+    keys = [key for key in keys if 1 < table[key].nunique() <= len(COLOURS) and table[key].notna().all()]
     if not keys:
         return {}, {}
     first, *others = keys
