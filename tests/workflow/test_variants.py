@@ -77,3 +77,10 @@ def test_a_mistake_in_a_variant_is_one_sentence_that_names_its_key(tmp_path, ove
     said = announced(tmp_path, variants={"bad": overlay}, check=False)
     assert f"Error: config key {key}: " in said
     assert "Traceback" not in said
+
+
+def test_what_a_variant_is_too_small_for_is_said_under_its_name_and_nothing_twice(tmp_path):
+    few = {"index": {"factory": "IVF2,PQ8", "nprobe": 2}}
+    said = announced(tmp_path, variants={"few": few, "same": {}}, hypotheses={"padding": {"enabled": False}})
+    assert "variants.few.hypotheses.approximate-search.settings.nprobe: " in said
+    assert "variants.same." not in said

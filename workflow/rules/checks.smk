@@ -98,12 +98,17 @@ def forget_sizes(whole, given):
     sizes.forget(whole, given, own)
 
 
-def complete(given):
+SAID = set()  # of the config; its variants do not repeat it
+
+
+def complete(given, variant=""):
     """Choose the sizes that a config leaves open, say what looks wrong, and return what was chosen, by key."""
     chosen, lines = sizes.complete(given)
+    said = [line for line in (*lines, *checks.warnings(given)) if line not in SAID]
     if workflow.is_main_process and not IN_MODULE:
-        for line in (*lines, *checks.warnings(given)):
-            logger.info(line)
+        for line in said:
+            logger.info(variant + line)
+    SAID.update(said)
     return chosen
 
 
@@ -132,7 +137,7 @@ def complete_variants(given, main):
             checks.check(own, schema.read_schema())
             if own["hypotheses"].keys() != given["hypotheses"].keys():
                 validate(own, SCHEMA)  # defaults of a new entry
-            chosen, _ = sizes.complete(own)
+            chosen = complete(own, f"variants.{name}.")
             own["variant"] = chosen, variants.makers(own, [main, *found.values()])
             checks.check_combinations(without_counted(own))
         except KnnlmError as error:
