@@ -223,12 +223,12 @@ def test_a_clone_with_tables_alone_draws_every_figure(clone, finished):
     assert made == {"tables", "figures", "logs", ".lock"}
 
 
-def test_a_clone_of_this_repository_draws_every_figure_of_sotu_and_trains_nothing(new_project):
-    """The repository has only tables and figures in results/sotu, of which the tables alone are taken."""
-    project, committed = new_project("sotu"), ROOT / "results/sotu"
-    made = project.folder / "results/sotu"
+def test_a_clone_of_this_repository_draws_every_figure_of_the_demo_and_trains_nothing(new_project):
+    """The repository has only tables and figures in results/demo, of which the tables alone are taken."""
+    project, committed = new_project("demo"), ROOT / "results/demo"
+    made = project.folder / "results/demo"
     shutil.copytree(committed / "tables", made / "tables", copy_function=shutil.copyfile)
-    output = project("redraw", config="config/sotu.yaml").stdout
+    output = project("redraw", config="config/config.yaml").stdout
     assert re.findall(r"^ *(?:local)?rule (\w+):$", output, flags=re.MULTILINE) == ["redraw"]
     assert {path.name for path in (made / "figures").iterdir()} == {
         path.name for path in (committed / "figures").iterdir()

@@ -146,12 +146,7 @@ def test_the_step_writes_the_same_tables_twice(run, folder):
 @pytest.mark.parametrize(
     ("patience", "losses", "state", "said"),
     [
-        (
-            None,
-            (5.2, 5.1, 5.05),
-            "still falling",
-            "by -0.150 nats per BPE token over the last 3 validations of 150 upd",
-        ),
+        (None, (5.2, 5.1, 5.05), "still falling", "by 0.150 nats per BPE token over the last 3 validations of 150 upd"),
         (None, (5.2, 5.1, 5.1, 5.1), "converged", "by +0.000 nats"),
         (None, (5.2, 5.1, 5.15, 5.3), "rising", "The checkpoint of update 100 is used"),
         (2, (5.2, 5.1, 5.15, 5.3), "converged", "lowest at update 100, and training ended at update 200"),

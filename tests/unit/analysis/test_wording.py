@@ -11,7 +11,7 @@ from toy_components import ENTRY, MAIN, RULE, verdicts
 
 from knnlm.analysis.wording import decimals, main_rst, remaining_text, resting, verdict_rst, verdict_text
 
-SOTU = Path(__file__).parents[3] / "results/sotu/tables"
+DEMO = Path(__file__).parents[3] / "results/demo/tables"
 BASE = {"ppl": 20.0, "split": "test", "words": 28_782, "documents": 5, "units": 58}
 
 
@@ -81,10 +81,14 @@ def test_the_digits_of_a_gain_follow_the_size_of_the_perplexity(perplexity, gain
 
 
 def test_the_first_table_of_the_report_is_the_main_result():
-    components = pd.read_csv(SOTU / "components.csv").assign(documents=39, units=60)
+    components = pd.read_csv(DEMO / "components.csv")
     cells = [node.astext() for node in publish_doctree(main_rst(components, MAIN, 0.95)).findall(entry)]
-    assert cells[5:10] == ["base LM", "149.60", "", "", ""]
-    assert cells[-5:] == ["base LM + kNN, exact search", "127.58", "22.02 [14.39, 37.15]", "0.320", "6.73"]
+    test = components[components["split"] == "test"].set_index("component")
+    knn = test.loc["knn-att-l2-exact-real"]
+    gain = f"{knn['gain']:.2f} [{knn['gain_low']:.2f}, {knn['gain_high']:.2f}]"
+    weight, temperature = f"{knn['lambda']:.3f}", f"{knn['temperature']:.3g}"
+    assert cells[5:10] == ["base LM", f"{test.loc['base', 'ppl']:.2f}", "", "", ""]
+    assert cells[-5:] == ["base LM + kNN, exact search", f"{knn['ppl']:.2f}", gain, weight, temperature]
     assert len(cells) == 5 * 5
 
 

@@ -10,7 +10,7 @@ unequal length (docs/intervals.md).
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # scipy.stats takes half a second to import
 
 ROUNDING = 1e-9  # of a spread, in units of the largest among several statistics
 
@@ -35,7 +35,7 @@ class Confidence:
     @property
     def quantile(self) -> float:
         """Return the t within which a standardised statistic stays with probability `level`; NaN with one unit."""
-        return float(stats.t.ppf((1 + self.level) / 2, self.freedom)) if self.freedom > 0 else np.nan
+        return float(stdtrit(self.freedom, (1 + self.level) / 2)) if self.freedom > 0 else np.nan
 
 
 def totals(values: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ def simultaneous(replicates: np.ndarray, confidence: Confidence, resamples: int,
     normal = generator.multivariate_normal(np.zeros(len(standard)), correlation, size=resamples, method="eigh")
     scatter = generator.chisquare(confidence.freedom, resamples) / confidence.freedom
     largest = np.quantile(np.abs(normal).max(axis=1) / np.sqrt(scatter), confidence.level)
-    return Confidence(float(1 - 2 * stats.t.sf(largest, confidence.freedom)), confidence.freedom)
+    return Confidence(float(1 - 2 * stdtr(confidence.freedom, -largest)), confidence.freedom)
 
 
 def _centred(replicates: np.ndarray) -> np.ndarray:

@@ -141,7 +141,7 @@ def remaining_text(table: pd.DataFrame, rule: dict) -> str:
 def convergence_text(lm: Convergence) -> str:
     """Return the sentence that stands beside the base LM's perplexity: whether more training would lower it."""
     said = TEXTS["convergence"]["patience" if lm.ended_by == "patience" else lm.lm_state]
-    return "\n".join(textwrap.wrap(said.format(**asdict(lm), last=LAST), LINE_WIDTH)) + "\n"
+    return "\n".join(textwrap.wrap(said.format(**asdict(lm), size=abs(lm.change), last=LAST), LINE_WIDTH)) + "\n"
 
 
 def _list_table(lines: list[list[str]], widths: tuple[int, ...]) -> str:
