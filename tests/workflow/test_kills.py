@@ -316,4 +316,4 @@ def test_heads_that_were_trained_before_a_kill_are_not_trained_again(attempt, pr
 
 def heads_of(running):
     """Return the heads that an attempt has trained, in their order."""
-    return re.findall(r"^(\S+): 1 of 1, ", running.output(), flags=re.MULTILINE)
+    return re.findall(r"^(\S+) at \S+: 1 of 1, ", running.output(), flags=re.MULTILINE)

@@ -62,6 +62,7 @@ ON_COMPONENTS = hypotheses(
 )
 ON_NEIGHBOURS = hypotheses("approximate-search", "neighbours", "padding")
 ON_TEMPERATURE = ON_NEIGHBOURS | hypotheses("clustering")
+OF_BASE_LM = hypotheses("base-temperature")  # tuned on the same grid, from states alone
 EXACT, APPROXIMATE = searched("exact"), searched("approximate")
 COMPONENTS = {job for job in EXACT | APPROXIMATE if job.startswith("knn_components")}
 
@@ -114,7 +115,7 @@ def test_editing_the_plotting_module_redraws_the_figures(project):
         pytest.param(
             "30.0, 100.0]",
             "30.0, 99.0]",
-            COMPONENTS | ON_TEMPERATURE | ON_COMPONENTS | TABLES | {"helped_tokens"},
+            COMPONENTS | ON_TEMPERATURE | OF_BASE_LM | ON_COMPONENTS | TABLES | {"helped_tokens"},
             id="temperature grid",
         ),
         pytest.param(
@@ -186,7 +187,7 @@ def test_a_deleted_chunk_is_made_again_with_all_that_reads_it_or_by_its_name_alo
     chunk = project.folder / "results/tiny/datastore/chunk-1"
     before = {path.name: np.load(path) for path in chunk.glob("*.npy")}
     shutil.rmtree(chunk)
-    without_store = hypotheses("second-seed", "sparsification")
+    without_store = hypotheses("second-seed", "sparsification") | OF_BASE_LM
     below = INDEX | EXACT | APPROXIMATE | (hypotheses(*WITH_STEP) - without_store) | TABLES | {"helped_tokens"}
     assert project.jobs() == {"datastore_chunk 1"} | below
     project("results/tiny/datastore/chunk-1/manifest.json")

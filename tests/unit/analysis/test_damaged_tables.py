@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pictures import RULE, remaining_table, shares_table, verdicts_table
+from pictures import RULE
 
 from knnlm.errors import KnnlmError
 from knnlm.figures.catalogue import FIGURES
 from knnlm.figures.plots import EMPTY_WITHOUT_HYPOTHESES
 from knnlm.steps import plot, redraw
 
-SOTU = Path(__file__).parents[3] / "results" / "sotu" / "tables"
-MADE_UP = {"verdicts": verdicts_table, "shares": shares_table, "remaining": remaining_table}
+DEMO = Path(__file__).parents[3] / "results" / "demo" / "tables"
 MAIN = {"h": "att", "metric": "l2"}
 HYPOTHESIS = "sparsification"
 ABOUT = {"name": HYPOTHESIS, "question": "Why?", "x_label": "k'", "against": None, "candidates": None}
@@ -22,13 +21,10 @@ DRAWN = FIGURES | {f"hypothesis-{HYPOTHESIS}": "components"}
 
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory) -> Path:
-    """Every table that is drawn: those of sotu, and small ones of what explains the gain."""
+    """Every table of the demo that is drawn."""
     folder = tmp_path_factory.mktemp("tables")
     for name in set(FIGURES.values()):
-        if name in MADE_UP:
-            MADE_UP[name]().to_csv(folder / f"{name}.csv", index=False)
-        else:
-            shutil.copy(SOTU / f"{name}.csv", folder)
+        shutil.copy(DEMO / f"{name}.csv", folder)
     return folder
 
 
@@ -100,6 +96,12 @@ def test_all_that_is_drawn_as_a_number_is_known_as_one(tables):
     shown_only = {
         "k",
         "words",
+        "documents",
+        "units",
+        "missing",
+        "temperature_per_squared_norm",
+        "ppl_with_knn",
+        "paper_reaches",
         "ppl_alone",
         "ppl_low",
         "ppl_high",
