@@ -51,6 +51,13 @@ def sentence(function, *arguments) -> str:
     return message
 
 
+def refusal(function, *arguments) -> str:
+    """Return the one sentence, about a key of the config, in which a call ends."""
+    message = sentence(function, *arguments)
+    assert message.startswith("config key ")
+    return message
+
+
 def changed(config: dict, key: str, value: object) -> dict:
     """Return the config with one dotted key set."""
     config = copy.deepcopy(config)

@@ -13,6 +13,7 @@ apart, and what is left. The noise is as skewed as an exponential, somewhat more
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy import signal, stats
@@ -167,6 +168,11 @@ def documents(generator: np.random.Generator, count: int, mean: int, spread: flo
     return in_units(simulated_text(generator, lengths)[0], borders), MEAN
 
 
+def of_others(documents: int, mean: int, block: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the blocks of a text as `blocks` does, with the true numbers of all such texts."""
+    return blocks(generator, documents, mean, block)[0], MEAN
+
+
 def in_units(cells: np.ndarray, borders: np.ndarray) -> np.ndarray:
     """Return the sums of cells in each unit, and their number: (units, 5)."""
     sums = np.add.reduceat(cells, borders[:-1], axis=1)
@@ -208,10 +214,9 @@ def main(trials: int = 2000) -> None:
     print_table({f"{n}": lambda g, n=n: documents(g, n, 80, 0.3) for n in units}, trials)
     print_table({f"{n}": lambda g, n=n: documents(g, n, 15, 1.0) for n in units}, trials)
     for count, mean in ((5, 300), (13, 110)):
-        sizes = (12, 25, 50, 100, WHOLE)
         kinds = {
-            f"{n * CELL}" if n < WHOLE else "whole documents": lambda g, n=n: (blocks(g, count, mean, n)[0], MEAN)  # noqa: B023
-            for n in sizes
+            f"{n * CELL}" if n < WHOLE else "whole documents": partial(of_others, count, mean, n)
+            for n in (12, 25, 50, 100, WHOLE)
         }
         print_table(kinds, trials, chosen_alone=True)
 

@@ -4,16 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-MEASURES = [
-    "temperature",
-    "lambda",
-    "ppl_alone",
-    "ppl",
-    "oracle",
-    "gain",
-    "reaches",
-    "removes",
-]  # those with a spread over seeds
+# What has a spread over seeds
+MEASURES = ["temperature", "lambda", "ppl_alone", "ppl", "oracle", "gain", "reaches", "removes"]
 
 
 def over_seeds(tables: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
