@@ -1,6 +1,7 @@
 """Fresh LMs trained on the base LM's distribution, on the kNN-LM's, and on the text (docs/paper.md#soft-labels).
 
-The LM trained on hard labels is the base LM itself: the same seed, data and updates give the same LM.
+The LM trained on hard labels is the base LM itself: the same seed, data and updates give the same LM. With
+`lm.training.patience` each of the three ends by its own loss on valid.
 """
 
 from contextlib import ExitStack
